@@ -1,0 +1,101 @@
+"""Rigid motions, similarity transforms, intrinsics and the axes of other programs.
+
+`T_a_b` takes coordinates in frame b to frame a: `x_a = T_a_b @ x_b`. Cameras have OpenCV axes
+(x right, y down, z forward); pixel (0, 0) has its centre at (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "OPENCV_FROM_OPENGL",
+    "invert",
+    "project",
+    "quaternion_wxyz",
+    "rotation_angle_deg",
+    "rotation_from_wxyz",
+    "scale_intrinsics",
+    "unproject",
+]
+
+Array = npt.NDArray[Any]
+
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+"""OpenGL and Blender cameras look along -z with y up: `T_world_cv = T_world_gl @ this`."""
+
+
+def invert(T: Array) -> Array:
+    """Invert rigid motions [..., 4, 4] exactly: the transpose of R, not a solve."""
+    R = np.swapaxes(T[..., :3, :3], -1, -2)
+    inverse = np.zeros_like(T)
+    inverse[..., :3, :3] = R
+    inverse[..., :3, 3] = -(R @ T[..., :3, 3:])[..., 0]
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def quaternion_wxyz(R: Array) -> Array:
+    """Return the unit quaternion (w >= 0) of a rotation [3, 3] (Shepperd's method)."""
+    trace = np.trace(R)
+    choices = np.array([trace, R[0, 0], R[1, 1], R[2, 2]])
+    largest = int(np.argmax(choices))
+    q = np.empty(4)
+    if largest == 0:
+        q[:] = 1 + trace, R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
+    else:
+        i = largest - 1
+        j, k = (i + 1) % 3, (i + 2) % 3
+        q[0] = R[k, j] - R[j, k]
+        q[1 + i] = 1 + R[i, i] - R[j, j] - R[k, k]
+        q[1 + j] = R[j, i] + R[i, j]
+        q[1 + k] = R[k, i] + R[i, k]
+    q /= np.linalg.norm(q)
+    return -q if q[0] < 0 else q
+
+
+def rotation_from_wxyz(q: Array) -> Array:
+    """Return the rotation [3, 3] of a quaternion (w, x, y, z) of any length above zero."""
+    w, x, y, z = np.asarray(q, dtype=np.float64) / np.linalg.norm(q)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def rotation_angle_deg(R: Array) -> Array:
+    """Return the angles of rotations [..., 3, 3] in degrees."""
+    cosine = (np.trace(R, axis1=-2, axis2=-1) - 1) / 2
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def scale_intrinsics(K: Array, sx: float, sy: float) -> Array:
+    """Return the intrinsics [..., 3, 3] of the image resized by `sx`, `sy`."""
+    return np.diag([sx, sy, 1.0]) @ K
+
+
+def project(xyz: Array, K: Array, T_camera_world: Array) -> tuple[Array, Array]:
+    """Project world points [N, 3] into one camera.
+
+    Returns:
+        Pixels [N, 2] and depths z [N]; pixels mean nothing where z <= 0.
+    """
+    camera = xyz @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+    z = camera[:, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        uv = (camera @ K.T)[:, :2] / z[:, None]
+    return uv, z
+
+
+def unproject(depth: Array, K: Array, T_world_camera: Array) -> Array:
+    """Return the world points [H, W, 3] of a depth map [H, W]; NaN stays NaN."""
+    h, w = depth.shape
+    u, v = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(K).T
+    return (rays * depth[..., None]) @ T_world_camera[:3, :3].T + T_world_camera[:3, 3]

@@ -1,0 +1,106 @@
+"""What a running stage tells of itself, as plain data that crosses process borders."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Artefact", "Event", "Loss", "Meter", "Metric", "Progress", "Warn", "peak_memory_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a long call has come; any unit."""
+
+    done: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warn:
+    """A fallback or a doubt."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A piece of the source, or a part of the result, that could not be made."""
+
+    what: str
+    why: str
+    detail: str = ""
+    """A traceback, for `errors.jsonl` only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of quality with its unit in its name."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A file or folder of the run folder is whole."""
+
+    path: str
+    """Relative to the run folder."""
+    kind: str
+    """What it is, such as `point cloud`."""
+
+
+Event = Progress | Warn | Loss | Metric | Artefact
+
+
+@dataclass
+class Meter:
+    """What one stage did in one run."""
+
+    items: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list[str])
+    losses: list[Loss] = field(default_factory=list[Loss])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    artefacts: dict[str, str] = field(default_factory=dict[str, str])
+    """Path to kind."""
+
+    def take(self, event: Event) -> None:
+        """Record a warning, a loss or a metric; the same warning counts once."""
+        if isinstance(event, Warn) and event.text not in self.warnings:
+            self.warnings.append(event.text)
+        elif isinstance(event, Loss):
+            self.losses.append(event)
+        elif isinstance(event, Metric):
+            self.metrics[event.name] = event.value
+        elif isinstance(event, Artefact):
+            self.artefacts[event.path] = event.kind
+
+    def timed(self) -> Timed:
+        """Return a context that adds the wall and thread CPU time spent inside it."""
+        return Timed(self)
+
+
+class Timed:
+    """Adds the time between entering and leaving to a meter."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._meter.seconds += time.perf_counter() - self._wall
+        self._meter.cpu_seconds += time.process_time() - self._cpu
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size so far of this process and its ended children, summed."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + children) * 1024
