@@ -182,7 +182,11 @@ class Actions(Message):
     model: str
     """The model that said so, such as `action/motion`."""
 
-    SPEC: ClassVar = {"start_ns": ("int64", "N"), "end_ns": ("int64", "N"), "score": ("float32", "N")}
+    SPEC: ClassVar = {
+        "start_ns": ("int64", "N"),
+        "end_ns": ("int64", "N"),
+        "score": ("float32", "N"),
+    }
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
