@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.errors import OutputError
 
 __all__ = ["disk_errors", "replacing", "replacing_folder", "write_text"]
 
@@ -29,7 +29,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             why = "the name is too long; choose a shorter one with --out"
         else:
             raise
-        raise UsageError(f"cannot write {path}: {why}") from error
+        raise OutputError(f"cannot write {path}: {why}") from error
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     stood at `path` before stays.
 
     Raises:
-        UsageError: The disk is full or may not be written.
+        OutputError: The disk is full or may not be written.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

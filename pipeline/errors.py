@@ -3,7 +3,8 @@
 ::
 
     Reel3dError
-    ├── UsageError     exit 2   the command, an option, a preset or the output folder is wrong
+    ├── UsageError     exit 2   the command, an option or a preset is wrong
+    │   └── OutputError         the output folder or its disk cannot take the result
     ├── SourceError    exit 3   the video, folder or camera cannot be used
     ├── PartNotMade    exit 4   one part cannot be made from this source; the rest goes on
     └── WorkerDied     exit 4   a stage's process crashed or hung; what it held is lost
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 __all__ = [
+    "OutputError",
     "PartNotMade",
     "Reel3dError",
     "SourceError",
@@ -40,6 +42,10 @@ class UsageError(Reel3dError):
     """The command line, the configuration or the output folder is wrong."""
 
     exit_code = 2
+
+
+class OutputError(UsageError):
+    """The output folder exists, may not be written, or its disk is full: the run stops."""
 
 
 class SourceError(Reel3dError):

@@ -61,8 +61,9 @@ class Meter:
     """What one stage did in one run."""
 
     items: int = 0
+    """Parcels taken."""
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    """Wall time spent inside the stage."""
     warnings: list[str] = field(default_factory=list[str])
     losses: list[Loss] = field(default_factory=list[Loss])
     metrics: dict[str, float] = field(default_factory=dict[str, float])
@@ -81,7 +82,7 @@ class Meter:
             self.artefacts[event.path] = event.kind
 
     def timed(self) -> Timed:
-        """Return a context that adds the wall and thread CPU time spent inside it."""
+        """Return a context that adds the wall time spent inside it."""
         return Timed(self)
 
 
@@ -92,11 +93,10 @@ class Timed:
         self._meter = meter
 
     def __enter__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._began = time.perf_counter()
 
     def __exit__(self, *exc: Any) -> None:
-        self._meter.seconds += time.perf_counter() - self._wall
-        self._meter.cpu_seconds += time.process_time() - self._cpu
+        self._meter.seconds += time.perf_counter() - self._began
 
 
 def peak_memory_bytes() -> int:
