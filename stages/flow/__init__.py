@@ -1,0 +1,1 @@
+"""Optical flow between neighbouring frames: `Frames` to `Motion`."""

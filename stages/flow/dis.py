@@ -1,0 +1,52 @@
+"""Dense inverse search (Kroeger, Timofte, Dai and Van Gool, ECCV 2016), as OpenCV has it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+from pydantic import Field
+
+from pipeline.messages import Frames, Motion
+from pipeline.stage import Context, Options, Stage
+from stages.flow._pairs import dense_motion
+
+__all__ = ["Config", "Model"]
+
+PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+class Config(Options):
+    """Options of the DIS flow."""
+
+    preset: Literal["ultrafast", "fast", "medium"] = Field(
+        "fast", description="speed against accuracy; medium costs five times as much as fast"
+    )
+    working_side: int = Field(
+        640,
+        ge=32,
+        le=4096,
+        description="longest side in px at which flow is computed; larger frames are reduced",
+    )
+
+
+class Model(Stage[Config]):
+    """Flow by gradient descent on patches; good up to about 25 px of motion at 640 px."""
+
+    def open(self, context: Context) -> None:
+        """Take the threads."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        self._dis = cv2.DISOpticalFlow.create(PRESETS[self.config.preset])
+
+    def process(self, frames: Frames) -> Motion:
+        """Return the flow of every pair of neighbouring frames."""
+        return dense_motion(
+            frames,
+            self.config.working_side,
+            lambda first, second: self._dis.calc(first, second, None),  # pyright: ignore
+        )
