@@ -32,8 +32,11 @@ __all__ = ["Choice", "RunConfig", "RunOptions", "is_override", "load", "presets"
 LARGEST_FILE_BYTES = 1 << 20
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 
+OFF = ("none", False)
+"""What leaves out a format; YAML reads `off` as False."""
+
 Tree = dict[str, Any]
-O = TypeVar("O", bound=Options)
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def _cores() -> int:
@@ -192,10 +195,9 @@ def _override(tree: Tree, word: str) -> None:
     _check_step(step)
     value = _yaml(text, f"the value of {path}")
     if step == EXPORT and len(keys) == 1:
-        on = {"on": {}, True: {}, None: {}}.get(value, None)
-        if on is None and value not in ("none", "off", False):
+        if value is not True and value not in OFF:
             raise UsageError(f"{word}: a format is switched with =on or =none")
-        _merge_into(tree, {EXPORT: {keys[0]: on if on is not None else "none"}})
+        _merge_into(tree, {EXPORT: {keys[0]: {} if value is True else "none"}})
         return
     if len(keys) != (2 if step == EXPORT else 1):
         want = "export.<format>.<option>" if step == EXPORT else f"{step}.<option>"
@@ -233,7 +235,7 @@ def _resolve(tree: Tree, name: str, uri: str) -> RunConfig:
             raise UsageError(f"{step} must hold options, got {section!r}; such as {step}.model=…")
         if step == EXPORT:
             for model, values in section.items():
-                if values in ("none", "off", False):
+                if values in OFF:
                     continue
                 choices.append(_choice(step, str(model), {} if values is None else values))
             continue
@@ -267,7 +269,7 @@ def _choice(step: str, model: str, values: Any) -> Choice:
     return Choice(step, model, _validated(config, values, where))
 
 
-def _validated(config: type[O], values: Mapping[str, Any], where: str) -> O:
+def _validated(config: type[AnyOptions], values: Mapping[str, Any], where: str) -> AnyOptions:
     try:
         return config.model_validate(dict(values))
     except ValidationError as error:
@@ -280,4 +282,5 @@ def _validated(config: type[O], values: Mapping[str, Any], where: str) -> O:
                 + did_you_mean(option, known)
             ) from None
         message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise UsageError(f"{where}.{option} = {first['input']!r} is not allowed: {message}") from None
+        got = f"{where}.{option} = {first['input']!r}"
+        raise UsageError(f"{got} is not allowed; it should be {message}") from None

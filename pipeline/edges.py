@@ -1,0 +1,79 @@
+"""Bounded edges between stages: the upstream stage runs ahead in a thread, but only so far."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["prefetch"]
+
+T = TypeVar("T")
+
+
+class _End:
+    """Marks the end of the upstream, with the exception that ended it, if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class prefetch(Iterator[T], Generic[T]):  # noqa: N801: it reads as a verb where it is used
+    """Run an iterator in a thread of its own, at most `depth` items ahead of the consumer.
+
+    Closing it stops the thread and closes the upstream generator; an exception of the upstream
+    is raised where the consumer stands.
+    """
+
+    def __init__(self, upstream: Iterator[T], depth: int, name: str = "prefetch") -> None:
+        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._upstream = upstream
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        end = _End()
+        try:
+            for item in self._upstream:
+                if not self._put(item):
+                    break
+        except BaseException as error:
+            end = _End(error)
+        finally:
+            close = getattr(self._upstream, "close", None)
+            if close is not None:
+                close()
+        self._put(end)
+
+    def _put(self, item: T | _End) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> prefetch[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._ended:
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, _End):
+            self._ended = True
+            self._thread.join()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """Stop the upstream and wait for its thread."""
+        self._ended = True
+        self._stop.set()
+        self._thread.join()
