@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["prefetch"]
+__all__ = ["Prefetch"]
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class _End:
         self.error = error
 
 
-class prefetch(Iterator[T], Generic[T]):  # noqa: N801: it reads as a verb where it is used
+class Prefetch(Iterator[T], Generic[T]):
     """Run an iterator in a thread of its own, at most `depth` items ahead of the consumer.
 
     Closing it stops the thread and closes the upstream generator; an exception of the upstream
@@ -57,7 +57,7 @@ class prefetch(Iterator[T], Generic[T]):  # noqa: N801: it reads as a verb where
                 continue
         return False
 
-    def __iter__(self) -> prefetch[T]:
+    def __iter__(self) -> Prefetch[T]:
         return self
 
     def __next__(self) -> T:

@@ -85,6 +85,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._log: Path | None = None
+        self._busy = False
         self.peak_memory_bytes = 0
 
     def open(self, context: Context) -> None:
@@ -121,6 +122,9 @@ class Worker:
 
     def close(self) -> None:
         """Close the stages and end the child, by force if it does not follow."""
+        if self._busy:
+            # Left in the middle of a call: what the child holds is of no use to anyone.
+            self._kill()
         process, connection = self._process, self._connection
         self._process = self._connection = None
         if connection is not None:
@@ -140,6 +144,7 @@ class Worker:
         connection = self._connection
         if connection is None:
             raise WorkerDied(f"{self._name}: its process has ended")
+        self._busy = True
         try:
             _send(connection, (verb, payload))
             while True:
@@ -156,8 +161,10 @@ class Worker:
                     self._report(value)
                 elif kind == "done":
                     self.peak_memory_bytes = value
+                    self._busy = False
                     return
                 else:
+                    self._busy = False
                     self._raise(*value)
         except (EOFError, ConnectionError, BrokenPipeError):
             raise WorkerDied(self._obituary()) from None
