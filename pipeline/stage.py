@@ -20,7 +20,7 @@ import importlib
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
     "Resources",
     "Stage",
     "find",
+    "iterate",
     "models",
     "options_of",
     "ports",
@@ -159,6 +160,17 @@ class Ports:
     """Parameter name to message type."""
     optional: dict[str, type]
     makes: tuple[type, ...]
+
+    def take(self, parcel: Mapping[type, Any]) -> dict[str, Any] | None:
+        """Return the arguments for `process` out of a parcel, or None where it has no business.
+
+        Every required message must be there; if all are optional, any one will do.
+        """
+        if not all(wanted in parcel for wanted in self.required.values()):
+            return None
+        both = {**self.required, **self.optional}
+        arguments = {name: parcel[wanted] for name, wanted in both.items() if wanted in parcel}
+        return arguments or None
 
     @property
     def reads(self) -> tuple[type, ...]:

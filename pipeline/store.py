@@ -17,6 +17,7 @@ option and that stage and those after it are done again, nothing else is.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -100,6 +101,8 @@ class RunFolder:
         self.path = path
         self._state = path / STATE
         self.entries: dict[str, Entry] = {}
+        self.fresh = True
+        """Whether this process made the folder."""
 
     @classmethod
     def create(cls, path: Path, *, resume: bool) -> RunFolder:
@@ -110,6 +113,7 @@ class RunFolder:
         """
         folder = cls(path)
         if os.path.lexists(path):
+            folder.fresh = False
             if not path.is_dir():
                 raise OutputError(f"{path} is a file; give --out a folder that does not exist yet")
             if resume and (folder._state / "ledger.json").is_file():
@@ -125,9 +129,27 @@ class RunFolder:
                 )
         with disk_errors(path):
             folder._state.mkdir(parents=True, exist_ok=True)
+            folder._lock()
             # Asking the system is not enough: a read-only or full disk shows on writing.
-            write_text(folder._state / "writable", "")
+            if not (folder._state / "ledger.json").is_file():
+                write_text(folder._state / "ledger.json", "{}")
         return folder
+
+    def _lock(self) -> None:
+        """Keep a second reel3d out until this process ends or `close` is called."""
+        self._held = (self._state / "lock").open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._held.close()
+            raise OutputError(
+                f"another reel3d is working on {self.path}; wait for it, or choose another "
+                "folder with --out"
+            ) from None
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._held.close()
 
     def _load(self) -> None:
         try:

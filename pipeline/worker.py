@@ -9,6 +9,7 @@ them are trusted.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -74,22 +75,31 @@ def _receive(connection: Connection) -> Any:
 class Worker:
     """One child process that runs one stage, or decode and sample together."""
 
-    def __init__(self, stages: list[Stage[Any]], specs: list[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        stages: list[Stage[Any]],
+        specs: list[tuple[str, str]],
+        silence_s: float | None = None,
+    ) -> None:
+        """Prepare a worker for `stages`, whose (step, model) names are `specs`.
+
+        `silence_s` is the deadline where the stages name none.
+        """
         self._specs = [
             _Spec(step, model, stage.config.model_dump())
             for (step, model), stage in zip(specs, stages, strict=True)
         ]
         self._name = "+".join(f"{step}/{model}" for step, model in specs)
         limits = [stage.deadline_s for stage in stages if stage.deadline_s is not None]
-        self._deadline_s = max(limits) if limits else None
+        self._deadline_s = max(limits) if limits else silence_s
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._log: Path | None = None
         self._busy = False
         self.peak_memory_bytes = 0
 
-    def open(self, context: Context) -> None:
-        """Start the child and open its stages."""
+    def open(self, context: Context, reports: list[Callable[[Event], None]]) -> None:
+        """Start the child and open its stages; each stage's events go to its own report."""
         ours, theirs = socket.socketpair()
         handle, log = tempfile.mkstemp(prefix="reel3d-worker-", suffix=".log")
         self._log = Path(log)
@@ -108,7 +118,7 @@ class Worker:
             os.close(handle)
             theirs.close()
         self._connection = Connection(ours.detach())
-        self._report = context.report
+        self._reports = reports
         plain = replace(context, report=Context().report)
         list(self._call("open", (self._specs, plain)))
 
@@ -158,7 +168,8 @@ class Worker:
                 if kind == "message":
                     yield value
                 elif kind == "event":
-                    self._report(value)
+                    stage, event = value
+                    self._reports[stage](event)
                 elif kind == "done":
                     self.peak_memory_bytes = value
                     self._busy = False
@@ -204,8 +215,8 @@ class Worker:
 def _serve(connection: Connection) -> None:
     stages: list[Stage[Any]] = []
 
-    def report(event: Event) -> None:
-        _send(connection, ("event", event))
+    def report(stage: int, event: Event) -> None:
+        _send(connection, ("event", (stage, event)))
 
     while True:
         verb, payload = _receive(connection)
@@ -219,7 +230,8 @@ def _serve(connection: Connection) -> None:
                 for spec in specs:
                     config = options_of(spec.step, spec.model).model_validate(spec.options)
                     stages.append(find(spec.step, spec.model)(config))
-                    stages[-1].open(replace(context, report=report))
+                    own = functools.partial(report, len(stages) - 1)
+                    stages[-1].open(replace(context, report=own))
             elif verb == "process":
                 for message in _process(stages, payload):
                     _send(connection, ("message", message))

@@ -1,0 +1,73 @@
+"""What a run has to do: all of it, or with `--resume` only what is missing.
+
+Stages are visited from the end of the chain to its start, as make does: a stage whose work
+stands is left alone, unless a later stage must run and needs a message that was never kept
+(frames and flow are too large to keep; they are made again).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.chain import Chain, Link
+from pipeline.store import Entry, RunFolder
+from pipeline.telemetry import Meter
+
+__all__ = ["Job", "plan"]
+
+
+@dataclass
+class Job:
+    """One stage of this run and what is to be done about it."""
+
+    link: Link
+    key: str
+    action: Literal["run", "replay", "skip"] = "run"
+    """`replay`: hand on the messages that an earlier run kept. `skip`: nothing is needed."""
+    entry: Entry | None = None
+    """The ledger's word, where the work stands."""
+    meter: Meter = field(default_factory=Meter)
+    state: str = "skipped"
+    """As `Entry.state`, or `failed` for a crash or a bug, which the next resume tries again."""
+
+    @property
+    def name(self) -> str:
+        """`depth/multiview`."""
+        return self.link.name
+
+
+def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[Job]:
+    """Decide for every stage but the report; remove what stands under an outdated key."""
+    jobs: list[Job] = []
+    keys: dict[str, str] = {}
+    for link in (*chain.head, *chain.body):
+        feeders = [keys[feeder.name] for feeder in chain.feeders(link)]
+        identity = [
+            link.name,
+            link.stage.version,
+            link.choice.options.model_dump(mode="json"),
+            seed,
+            feeders or [source_hash],
+        ]
+        keys[link.name] = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        jobs.append(Job(link, keys[link.name]))
+    for name in set(folder.entries) - {job.name for job in jobs}:
+        folder.forget(name)
+    needed: set[type] = set()
+    for job in reversed(jobs):
+        job.entry = folder.done(job.name, job.key)
+        if job.entry is None:
+            folder.forget(job.name)
+        wanted = bool(needed & set(job.link.ports.makes))
+        if job.entry is not None and not wanted:
+            job.action = "skip"
+        elif job.entry is not None and (job.link.keeps or job.entry.state != "made"):
+            job.action = "replay"
+        else:
+            needed |= set(job.link.ports.reads)
+        if job.entry is not None and job.action != "run":
+            job.meter, job.state = job.entry.meter, job.entry.state
+    return jobs
