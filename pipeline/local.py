@@ -112,7 +112,7 @@ class Execution:
 
     def settle(self, job: Job, kept: list[str] | None = None) -> None:
         """Record a stage's end in the ledger, unless it crashed: that is tried again."""
-        if job.state != "failed":
+        if job.sound:
             artefacts = [self.folder.describe(p, kind) for p, kind in job.meter.artefacts.items()]
             entry = Entry(job.key, job.state, job.meter, kept or [], artefacts)
             self.folder.record(job.name, entry)
@@ -149,14 +149,14 @@ class Execution:
                 raise SourceError(f"{shown} cannot be decoded: {error}") from error
             why = f"the decoder failed there: {error}"
             decode.meter.losses.append(Loss(what="the rest of the video", why=why))
-            decode.state = "failed"
+            decode.flawed = True
         finally:
             self.workers_peak_bytes = max(self.workers_peak_bytes, worker.peak_memory_bytes)
             worker.close()
         if not clips:
             raise SourceError(f"{self.source.shown} holds no frame that can be decoded")
         for job in head:
-            job.state = "made" if decode.state != "failed" else "failed"
+            job.state = "made"
             self.settle(job)
 
     def _replay(self, job: Job, parcels: Parcels) -> Parcels:
@@ -262,6 +262,7 @@ class _Node:
             why = f"a bug in {job.name}: {summary}; errors.jsonl holds the traceback"
             if job.link.stage.scope == "clip" and Frames in parcel:
                 # Clip-scoped stages have no memory: only this clip is lost.
+                job.flawed = True
                 job.meter.losses.append(Loss(what=f"clip {where}", why=why, detail=detail))
             else:
                 self._give_up("failed", why, detail)
@@ -269,6 +270,7 @@ class _Node:
     def _give_up(self, state: str, why: str, detail: str = "") -> None:
         self._over = True
         self._job.state = state
+        self._job.flawed = state == "failed"
         made = [NAMES[made] for made in self._job.link.ports.makes if made in NAMES]
         what = ", ".join(made) or self._job.link.choice.model
         self._job.meter.losses.append(Loss(what=what, why=why, detail=detail))

@@ -31,29 +31,38 @@ class Job:
     """The ledger's word, where the work stands."""
     meter: Meter = field(default_factory=Meter)
     state: str = "skipped"
-    """As `Entry.state`, or `failed` for a crash or a bug, which the next resume tries again."""
+    """As `Entry.state`, or `failed` for a crash or a bug."""
+    flawed: bool = False
+    """Whether a crash or a bug cost a part of it: the next resume tries again."""
+    feeders: list[Job] = field(default_factory=list["Job"], repr=False)
 
     @property
     def name(self) -> str:
         """`depth/multiview`."""
         return self.link.name
 
+    @property
+    def sound(self) -> bool:
+        """Whether it and all that fed it went through without a crash or a bug."""
+        return not self.flawed and all(feeder.sound for feeder in self.feeders)
+
 
 def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[Job]:
     """Decide for every stage but the report; remove what stands under an outdated key."""
     jobs: list[Job] = []
-    keys: dict[str, str] = {}
+    by_name: dict[str, Job] = {}
     for link in (*chain.head, *chain.body):
-        feeders = [keys[feeder.name] for feeder in chain.feeders(link)]
+        feeders = [by_name[feeder.name] for feeder in chain.feeders(link)]
         identity = [
             link.name,
             link.stage.version,
             link.choice.options.model_dump(mode="json"),
             seed,
-            feeders or [source_hash],
+            [feeder.key for feeder in feeders] or [source_hash],
         ]
-        keys[link.name] = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        jobs.append(Job(link, keys[link.name]))
+        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        jobs.append(Job(link, key, feeders=feeders))
+        by_name[link.name] = jobs[-1]
     for name in set(folder.entries) - {job.name for job in jobs}:
         folder.forget(name)
     needed: set[type] = set()

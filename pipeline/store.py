@@ -194,6 +194,18 @@ class RunFolder:
         (self.path / "manifest.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", config_yaml)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what an earlier run found out about the source; empty if none did."""
+        try:
+            facts = json.loads((self._state / "facts.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Keep what the source's own container says."""
+        write_text(self._state / "facts.json", json.dumps(facts))
+
     def keep(self, name: str, key: str, message: Message) -> str:
         """Keep a stream's message for `--resume`; return its file name."""
         arrays: dict[str, Any] = {}
