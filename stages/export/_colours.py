@@ -1,0 +1,103 @@
+"""The usual colours of flow and depth."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["UNKNOWN_RGB", "colour_wheel", "depth_colours", "flow_colours", "inverse_depth_range"]
+
+UNKNOWN_RGB = (38, 38, 42)
+"""Dark grey: it is on neither scale."""
+
+ANGLES, RADII = 512, 128
+
+
+def colour_wheel() -> npt.NDArray[np.float64]:
+    """Return the 55 colours of the wheel, float64 [55, 3] in 0..1.
+
+    Source: Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011;
+    the numbers of steps are those of Middlebury's `colorcode.cpp`, as in torchvision.
+    """
+    parts = []
+    # Each stretch keeps one channel full while another rises or falls.
+    for steps, full, moving, rises in (
+        (15, 0, 1, True),
+        (6, 1, 0, False),
+        (4, 1, 2, True),
+        (11, 2, 1, False),
+        (13, 2, 0, True),
+        (6, 0, 2, False),
+    ):
+        part = np.zeros((steps, 3))
+        ramp = np.floor(255 * np.arange(steps) / steps) / 255
+        part[:, full] = 1
+        part[:, moving] = ramp if rises else 1 - ramp
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+@cache
+def _flow_table() -> npt.NDArray[np.uint8]:
+    """Return the colour of every (angle, radius), uint8 [ANGLES * RADII, 3]."""
+    wheel = colour_wheel()
+    n = len(wheel)
+    # OpenCV measures the angle of (u, v) from 0 to 2 pi; the wheel starts at (-1, 0).
+    angle = np.arange(ANGLES) * (2 * np.pi / ANGLES)
+    position = (np.arctan2(-np.sin(angle), -np.cos(angle)) / np.pi + 1) / 2 * (n - 1)
+    low = np.floor(position).astype(int)
+    share = (position - low)[:, None]
+    hue = (1 - share) * wheel[low % n] + share * wheel[(low + 1) % n]
+    radius = np.linspace(0, 1, RADII)[None, :, None]
+    table = np.floor(255 * (1 - radius * (1 - hue[:, None]))).astype(np.uint8)
+    return table.reshape(-1, 3)
+
+
+def flow_colours(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[np.uint8]:
+    """Colour flow [H, W, 2] by direction and, up to `scale_px`, by magnitude; RGB [H, W, 3].
+
+    Unknown flow (NaN) is dark grey. Against the exact formula the table is at most 5 grey
+    levels off.
+    """
+    known = np.isfinite(flow).all(axis=-1)
+    u, v = (np.where(known, flow[..., i], 0).astype(np.float32) for i in (0, 1))
+    magnitude, angle = cv2.cartToPolar(u, v)
+    row = (angle * np.float32(ANGLES / (2 * np.pi)) + np.float32(0.5)).astype(np.int32) % ANGLES
+    radius = np.minimum(magnitude / np.float32(scale_px), 1) * np.float32(RADII - 1)
+    colours = _flow_table()[row * RADII + (radius + np.float32(0.5)).astype(np.int32)]
+    if not known.all():
+        colours[~known] = UNKNOWN_RGB
+    return colours
+
+
+def inverse_depth_range(depth: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the range of 1/depth that leaves out the outer 2 % on either side.
+
+    One in 16 pixels is looked at. Where nothing is known the range is (0, 1).
+    """
+    sample = depth[..., ::4, ::4]
+    sample = sample[np.isfinite(sample) & (sample > 0)]
+    if sample.size == 0:
+        return 0.0, 1.0
+    far, near = np.percentile(1 / sample.astype(np.float64), [2, 98])
+    return float(far), float(max(near, far * 1.05))
+
+
+def depth_colours(depth: npt.NDArray[Any], inverse: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Colour one depth map [H, W] by inverse depth, red near and blue far; RGB [H, W, 3].
+
+    Args:
+        depth: Depth in any unit; NaN, infinite and non-positive values are unknown: dark grey.
+        inverse: The inverse depths of the far and the near end of the scale.
+    """
+    known = np.isfinite(depth) & (depth > 0)
+    far, near = inverse
+    nearness = (1 / np.where(known, depth, 1) - far) / (near - far)
+    levels = (np.clip(nearness, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    colours[~known] = UNKNOWN_RGB
+    return colours  # type: ignore[return-value]

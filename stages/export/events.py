@@ -1,0 +1,76 @@
+"""`events.jsonl` and `actions.vtt`: what happened when, for programs and for players."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.messages import Actions
+from pipeline.stage import Context, Options, Stage
+from stages.export._publish import publish
+from stages.export._vtt import chapters
+
+__all__ = ["Config", "Model"]
+
+KINDS = ("shot", "camera", "object", "action")
+
+Event = dict[str, Any]
+
+
+class Config(Options):
+    """How often the files are renewed while the stream runs."""
+
+    every_s: float = Field(
+        1.0, ge=0, le=3600, description="shortest time between two renewals of the files, s"
+    )
+
+
+class Model(Stage[Config]):
+    """Keeps both files whole and in order of time, also while events are still coming."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def open(self, context: Context) -> None:
+        """Begin with no events."""
+        super().open(context)
+        self._events: dict[tuple[Any, ...], Event] = {}
+        self._written_at = -math.inf
+
+    def process(self, actions: Actions) -> None:
+        """Take events; one that came before counts once."""
+        for row in range(len(actions.label)):
+            start_ns, end_ns = int(actions.start_ns[row]), int(actions.end_ns[row])
+            label, kind = actions.label[row], actions.kind[row]
+            score = float(actions.score[row])
+            self._events[start_ns, end_ns, kind, label, actions.model] = {
+                "start_s": start_ns / 1e9,
+                "end_s": end_ns / 1e9,
+                "label": label,
+                "kind": kind,
+                "score": round(score, 4) if math.isfinite(score) else None,
+                "model": actions.model,
+            }
+        if time.monotonic() - self._written_at >= self.config.every_s:
+            self._write()
+
+    def finish(self) -> None:
+        """Write the last state; without events both files are there and empty of them."""
+        self._write()
+
+    def _write(self) -> None:
+        events = sorted(self._events.values(), key=_order)
+        with publish(self, "events.jsonl", "events") as path:
+            lines = (json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events)
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        with publish(self, "actions.vtt", "chapters") as path:
+            path.write_text(chapters(events), encoding="utf-8")
+        self._written_at = time.monotonic()
+
+
+def _order(event: Event) -> tuple[Any, ...]:
+    rank = KINDS.index(event["kind"]) if event["kind"] in KINDS else len(KINDS)
+    return event["start_s"], -event["end_s"], rank, event["label"]

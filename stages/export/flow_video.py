@@ -1,0 +1,140 @@
+"""`flow.mp4`: the optical flow as a video in the colours of the Middlebury wheel."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.messages import Frames, Motion
+from pipeline.stage import Context, Options, Stage
+from stages.export._colours import flow_colours
+from stages.export._growing import Growing
+from stages.export._video import PreviewVideo, fit_width
+
+__all__ = ["Config", "Model"]
+
+SPARSE_SHARE = 0.5
+"""With less flow known than this the model tracks points: they are drawn on the picture."""
+
+
+class Config(Options):
+    """How the video looks."""
+
+    width: int = Field(640, ge=64, le=4096, description="largest width of one picture, px")
+    scale_px: float | None = Field(
+        None, gt=0, description="flow that has the full colour, px; chosen by itself if not given"
+    )
+    beside: bool = Field(False, description="show the frame on the left of its flow")
+    quality: int = Field(26, ge=0, le=51, description="x264 rate factor; lower is better")
+
+
+class Model(Stage[Config]):
+    """Encodes while clips arrive; every pair of frames appears once, at the first one's time."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def open(self, context: Context) -> None:
+        """Begin with nothing written."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        self._file: Growing | None = None
+        self._video: PreviewVideo | None = None
+        self._last_ns = -1
+        self._shot = -1
+        self._scale_px = 0.0
+
+    def process(self, frames: Frames, motion: Motion) -> None:
+        """Add the pairs of one clip that no clip before held."""
+        fresh = np.flatnonzero(frames.pts_ns[:-1] > self._last_ns)
+        if len(fresh) == 0:
+            return
+        wanted_px = self._wanted_scale(frames, motion.flow[fresh])
+        if self._file is None:
+            self._file = Growing(self, "flow.mp4", "flow video")
+        with self._file.writing():
+            if self._video is None:
+                self._video = PreviewVideo(
+                    self._file.path, quality=self.config.quality, threads=self.context.threads
+                )
+            start_px = self._scale_px or wanted_px
+            for step, t in enumerate(fresh, 1):
+                # A change of scale is spread over the clip, so that no colour jumps.
+                self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
+                picture = self._picture(frames.images[t], motion.flow[t])
+                pts_ns = int(frames.pts_ns[t])
+                self._video.add(picture, pts_ns, int(frames.pts_ns[t + 1]) - pts_ns)
+        self._last_ns = int(frames.pts_ns[fresh[-1]])
+
+    def _wanted_scale(self, frames: Frames, flow: npt.NDArray[np.float32]) -> float:
+        """Return the flow with the full colour, in px of the frames.
+
+        It is the 98th percentile of the shot's first clip, at least 1 px, and grows where a
+        later clip exceeds it by a quarter: colours of one shot compare, and none is clipped much.
+        """
+        if self.config.scale_px is not None:
+            return self.config.scale_px
+        if frames.shot != self._shot:
+            self._shot, self._scale_px = frames.shot, 0.0
+        u, v = flow[:, ::8, ::8, 0], flow[:, ::8, ::8, 1]
+        if np.isfinite(u).mean() < SPARSE_SHARE:
+            u, v = flow[..., 0], flow[..., 1]
+        known = np.isfinite(u) & np.isfinite(v)
+        if not known.any():
+            return self._scale_px or 1.0
+        high_px = max(1.0, float(np.percentile(np.hypot(u[known], v[known]), 98)))
+        return high_px if high_px > 1.25 * self._scale_px else self._scale_px
+
+    def _picture(
+        self, image: npt.NDArray[np.uint8], flow: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.uint8]:
+        known = np.isfinite(flow[..., 0])
+        width = self.config.width
+        if known.mean() < SPARSE_SHARE:
+            colours = fit_width(_tracks(image, flow, known, self._scale_px), width)
+        else:
+            # Nearest: a mean of flow with unknown neighbours would be unknown.
+            size = (width, max(1, round(flow.shape[0] * width / flow.shape[1])))
+            if flow.shape[1] > width:
+                flow = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
+            colours = flow_colours(flow, self._scale_px)
+        if self.config.beside:
+            return np.hstack([fit_width(image, width), colours])
+        return colours
+
+    def finish(self) -> None:
+        """Close the video; without a single pair of frames there is no file."""
+        if self._file is not None and self._video is not None:
+            with self._file.writing():
+                video, self._video = self._video, None
+                video.close()
+            self._file.commit()
+
+    def close(self) -> None:
+        """Remove an unfinished video."""
+        if getattr(self, "_video", None) is not None:
+            self._video.close()  # type: ignore[union-attr]
+        if getattr(self, "_file", None) is not None:
+            self._file.abandon()  # type: ignore[union-attr]
+
+
+def _tracks(
+    image: npt.NDArray[np.uint8],
+    flow: npt.NDArray[np.float32],
+    known: npt.NDArray[np.bool_],
+    scale_px: float,
+) -> npt.NDArray[np.uint8]:
+    """Draw sparse flow as coloured strokes on the darkened picture."""
+    canvas = (image * 0.35).astype(np.uint8)
+    rows, columns = np.nonzero(known)
+    moved = flow[rows, columns]
+    colours = flow_colours(moved[None], scale_px)[0]
+    starts = np.stack([columns, rows], axis=1)
+    ends = np.rint(starts + moved).astype(np.int64)
+    for start, end, colour in zip(starts.tolist(), ends.tolist(), colours.tolist(), strict=True):
+        cv2.line(canvas, start, end, colour, 1, cv2.LINE_AA)
+        cv2.circle(canvas, start, 2, colour, -1, cv2.LINE_AA)
+    return canvas
