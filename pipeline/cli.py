@@ -1,0 +1,292 @@
+"""The command: `reel3d run`, `view`, `options` and `doctor`.
+
+Exit codes: 0 done · 2 bad command, configuration or output folder · 3 unusable source ·
+4 finished, but a part could not be made (each is named) · 130 interrupted · 1 a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.chain import EXPORT, ORDER
+from pipeline.config import RunOptions, is_override, load, presets
+from pipeline.doctor import examine
+from pipeline.errors import Reel3dError, SourceError, UsageError
+from pipeline.run import Result, run, version
+from pipeline.source import Source
+from pipeline.stage import Options, find, models, options_of
+from pipeline.store import clean_name, free_folder
+from pipeline.terminal import Terminal
+
+__all__ = ["main", "make_source"]
+
+INTERRUPTED = 130
+
+RUN_HELP = """\
+examples:
+  reel3d run holiday.mp4
+  reel3d run frames/ --out runs/kitchen decode.fps=30
+  reel3d run drive.mp4 --preset understand sample.model=fps sample.fps=5
+  reel3d run holiday.mp4 --out runs/holiday --resume fuse.voxel=0.02
+
+An option of a stage is written step.option=value; step.model=NAME chooses its model and
+step.model=none leaves it out; export.FORMAT=on or =none adds or leaves out a format.
+`reel3d options` lists all of them.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    console = Console(stderr=True, highlight=False)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser().parse_intermixed_args(words) if "run" not in words[:1] else None
+        if options is None:
+            options = _parse_run(words)
+        logging.basicConfig(format="%(name)s: %(message)s", level=options.log_level)
+        return options.command(options, console)
+    except Reel3dError as error:
+        console.print(f"[bold red]reel3d:[/] {escape(str(error))}", soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("reel3d: interrupted; the same command with --resume finishes the run")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; a second failure on flushing would only confuse.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        console.print(escape(traceback.format_exc()), soft_wrap=True)
+        console.print(f"[bold red]reel3d {version()}: this is a bug[/]; please report the above")
+        return 1
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="reel3d",
+        description="Turns video into what happened in it and the place it happened in.",
+    )
+    parser.add_argument("--version", action="version", version=f"reel3d {version()}")
+    parser.set_defaults(log_level=logging.WARNING)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run_ = commands.add_parser(
+        "run",
+        help="turn videos or folders of images into run folders",
+        epilog=RUN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run_.add_argument(
+        "words",
+        nargs="+",
+        metavar="SOURCE|step.option=value",
+        help="video files, folders or 'globs' of images; options of the stages",
+    )
+    run_.add_argument("--out", type=Path, help="run folder (default: runs/<name of the source>)")
+    preset = run_.add_mutually_exclusive_group()
+    preset.add_argument("--preset", default="default", help=f"one of {', '.join(presets())}")
+    preset.add_argument("--config", type=Path, help="YAML file; a run's config.yaml repeats it")
+    run_.add_argument(
+        "--resume", action="store_true", help="do only what is missing or what options outdate"
+    )
+    run_.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
+    run_.set_defaults(command=_run)
+
+    view = commands.add_parser("view", help="look at a run in Open3D, or at its report")
+    view.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+    view.add_argument("--screenshot", type=Path, metavar="FILE.png", help="write a picture instead")
+    view.set_defaults(command=_view)
+
+    options = commands.add_parser("options", help="list the models and options of the stages")
+    options.add_argument("steps", nargs="*", metavar="STEP", help="such as depth, or export.points")
+    options.set_defaults(command=_options)
+
+    doctor = commands.add_parser("doctor", help="what this machine can run, what to install")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _parse_run(words: list[str]) -> argparse.Namespace:
+    """Parse `run`, whose sources, overrides and flags may stand in any order."""
+    parser = _parser()
+    options, extra = parser.parse_known_args(words)
+    flags = [word for word in extra if word.startswith("-")]
+    if flags:
+        parser.error(f"there is no flag {flags[0]} for run")
+    options.words += extra
+    return options
+
+
+def make_source(uri: str, taken: Sequence[str] = ()) -> Source:
+    """Return the source of a path or URL, with a clean name that none of `taken` has."""
+    shown = uri
+    if "://" in uri:
+        parts = urlsplit(uri)
+        if parts.username or parts.password:
+            host = parts.netloc.rpartition("@")[2]
+            shown = urlunsplit(parts._replace(netloc=f"***@{host}"))
+        stem = clean_name(f"{parts.hostname or ''}{parts.path}")
+    else:
+        # A folder keeps its whole name, dots included.
+        path = Path(uri)
+        stem = clean_name(path.resolve().name if path.is_dir() else path.stem)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return Source(uri=uri, shown=shown, name=name)
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    overrides = [word for word in options.words if is_override(word)]
+    uris = [word for word in options.words if not is_override(word)]
+    if not uris:
+        raise UsageError("no source given; name a video file or a folder of images")
+    sources: list[Source] = []
+    for uri in uris:
+        sources.append(make_source(uri, [source.name for source in sources]))
+    # A wrong option must not show only after the first of many films.
+    configs = [
+        load(preset=options.preset, file=options.config, overrides=overrides, uri=source.uri)
+        for source in sources
+    ]
+    code = 0
+    for source, config in zip(sources, configs, strict=True):
+        out = _out(options, source, alone=len(sources) == 1)
+        try:
+            with Terminal(console, quiet=options.quiet) as watch:
+                result = run(source, config, out, watch, resume=options.resume)
+        except SourceError as error:
+            if len(sources) == 1:
+                raise
+            console.print(f"[bold red]reel3d:[/] {escape(str(error))}", soft_wrap=True)
+            code = max(code, error.exit_code)
+            continue
+        if not options.quiet:
+            _summarise(result, console)
+        code = max(code, result.exit_code)
+        print(result.folder, flush=True)
+    return code
+
+
+def _out(options: argparse.Namespace, source: Source, *, alone: bool) -> Path:
+    if options.out is not None:
+        return options.out if alone else options.out / source.name
+    runs = Path("runs")
+    return runs / source.name if options.resume else free_folder(runs, source.name)
+
+
+def _summarise(result: Result, console: Console) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for artefact in result.manifest["artefacts"]:
+        if artefact["kind"] in ("configuration", "metrics", "errors"):
+            continue
+        size = _size(artefact["bytes"])
+        table.add_row(f"[cyan]{escape(artefact['path'])}[/]", artefact["kind"], size)
+    console.print(table)
+    skipped = [s["step"] for s in result.manifest["stages"] if s["state"] == "skipped"]
+    seconds = result.manifest["seconds"]
+    memory = _size(result.manifest["peak_memory_bytes"])
+    console.print(f"{seconds:.1f} s, {memory} of memory at most")
+    if result.exit_code:
+        console.print(
+            f"[yellow]{len(result.losses)} part(s) could not be made[/]"
+            + (f"; left out with them: {', '.join(dict.fromkeys(skipped))}" if skipped else "")
+        )
+    console.print(f"look at it: reel3d view {escape(str(result.folder))}", soft_wrap=True)
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.2f} GB"
+
+
+def _view(options: argparse.Namespace, console: Console) -> int:
+    folder: Path = options.folder
+    if not folder.is_dir():
+        raise UsageError(f"there is no run folder {folder}; `reel3d run` prints the one it made")
+    if not (folder / "manifest.json").is_file():
+        raise UsageError(f"{folder} holds no complete run; `reel3d run … --resume` finishes it")
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    report = folder / "report.html"
+    if not display and options.screenshot is None and report.is_file():
+        console.print("there is no display; open the report in a browser:")
+        print(report.resolve().as_uri())
+        return 0
+    viewer: Any = find("view", "open3d")(options_of("view", "open3d")())
+    viewer.show(folder, options.screenshot)
+    if options.screenshot is not None:
+        print(options.screenshot)
+    return 0
+
+
+def _options(options: argparse.Namespace, console: Console) -> int:
+    wanted = options.steps or ["run", *ORDER]
+    out = Console(highlight=False)
+    for name in wanted:
+        step, _, model = name.partition(".")
+        if step == "run":
+            _list_options(out, "run", "", RunOptions)
+            continue
+        if step not in ORDER:
+            raise UsageError(f"there is no step '{step}'; there are run, {', '.join(ORDER)}")
+        for found in [model] if model else models(step):
+            prefix = f"{step}.{found}" if step == EXPORT else step
+            choice = "" if step == EXPORT else f"{step}.model={found}"
+            _list_options(out, prefix, choice, options_of(step, found), find(step, found))
+    return 0
+
+
+def _list_options(
+    console: Console, prefix: str, choice: str, config: type[Options], stage: Any = None
+) -> None:
+    about = (sys.modules[stage.__module__].__doc__ or "").strip().splitlines() if stage else []
+    console.print(f"[bold]{escape(choice or prefix)}[/]  {escape(about[0]) if about else ''}")
+    for name, field in config.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        kind = re.sub(r"<class '(\w+)'>", r"\1", str(field.annotation)).replace("typing.", "")
+        bounds = ", ".join(str(m) for m in field.metadata)
+        about_it = "; ".join(part for part in (field.description or "", kind, bounds) if part)
+        head = f"  {prefix}.{name}={'none' if default is None else default}"
+        lines = textwrap.wrap(about_it, 64) or [""]
+        console.print(f"[cyan]{escape(head):<34}[/] {escape(lines[0])}")
+        for line in lines[1:]:
+            console.print(" " * 35 + escape(line))
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    del options, console
+    findings = examine()
+    out = Console(highlight=False)
+    marks = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "broken": "[red]✗[/]"}
+    for finding in findings:
+        advice = f"  [dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        what, told = escape(finding.what), escape(finding.told)
+        out.print(f"{marks[finding.state]} {what:<26} {told}{advice}", soft_wrap=True)
+    return 4 if any(finding.state == "broken" for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
