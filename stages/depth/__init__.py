@@ -1,0 +1,5 @@
+"""How far everything is."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

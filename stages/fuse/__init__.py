@@ -1,0 +1,5 @@
+"""Depth maps to one surface."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

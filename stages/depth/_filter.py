@@ -1,0 +1,68 @@
+"""The end of every depth model: keep what neighbouring views confirm, and say how much that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import PartNotMade
+from pipeline.stage import Stage
+from stages.depth._consistency import drop_speckles, keep_consistent
+from stages.depth._rig import Rig, choose_neighbours
+
+__all__ = ["finish_maps", "neighbours_or_reason"]
+
+SPECKLE_SHARE = 2e-4
+"""Patches below this share of the image are dropped: 46 px at 640x360."""
+SPECKLE_STEP = 0.02
+"""Depths that differ by less belong to one patch."""
+
+
+def neighbours_or_reason(rig: Rig, count: int) -> list[list[int]]:
+    """Choose each view's neighbours, or say why depth cannot be made.
+
+    Raises:
+        PartNotMade: There are fewer than two views, or no two stand apart and share points.
+    """
+    if len(rig.K) < 2:
+        raise PartNotMade(
+            f"depth needs at least 2 posed views, got {len(rig.K)}; "
+            "sample more frames or move the camera more slowly"
+        )
+    neighbours = choose_neighbours(rig, count)
+    if not any(neighbours):
+        raise PartNotMade(
+            f"depth needs views of the same place from different places, but none of the "
+            f"{len(rig.K)} views has parallax against another; move the camera sideways"
+        )
+    return neighbours
+
+
+def finish_maps(
+    stage: Stage[Any],
+    rig: Rig,
+    neighbours: list[list[int]],
+    near: npt.NDArray[np.float32],
+    tolerance: float,
+) -> npt.NDArray[np.float32]:
+    """Turn inverse depths [K, H, W] (0 unknown) into filtered depth maps (NaN unknown).
+
+    Reports `depth_known_share` and `depth_confirmed_share` (of what was known before).
+    """
+    before, depth = 0, np.full(near.shape, np.nan, np.float32)
+    for i, mates in enumerate(neighbours):
+        before += np.count_nonzero(near[i])
+        if not mates:
+            continue
+        A, b = zip(*(rig.relative(i, j) for j in mates), strict=True)
+        kept = np.empty_like(near[i])
+        least = min(2, len(mates))
+        keep_consistent(near[i], near[mates], np.stack(A), np.stack(b), tolerance, least, kept)
+        kept = drop_speckles(kept, round(SPECKLE_SHARE * kept.size), SPECKLE_STEP)
+        np.divide(1, kept, out=depth[i], where=kept > 0)
+    known = np.count_nonzero(np.isfinite(depth))
+    stage.measure("depth_known_share", known / depth.size)
+    stage.measure("depth_confirmed_share", known / before if before else 0.0)
+    return depth

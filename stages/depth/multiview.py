@@ -1,0 +1,136 @@
+"""Depth by triangulating optical flow between a view and its neighbours.
+
+Two views are matched in both directions with DIS flow (Kroeger et al. 2016) after one was warped
+to the other through a rough depth, so that what is left to find is small. Matches that lead back
+and lie on the epipolar line are triangulated; the pairs of a view vote on each pixel; what the
+maps of the neighbouring views do not confirm is dropped. Nothing is invented: moving objects,
+what only one view sees, and what has too little parallax stay unknown.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.errors import PartNotMade
+from pipeline.messages import DepthMaps, Views
+from pipeline.stage import Context, Options, Stage
+from stages.depth._filter import finish_maps, neighbours_or_reason
+from stages.depth._rig import Rig
+from stages.depth._sweep import shrink, sweep
+from stages.depth._triangulate import combine, targets, triangulate, warp_map
+
+Map = npt.NDArray[np.float32]
+
+ROUGH_SIDE_PX = 160
+"""Longer side of the images that the rough depth is swept at."""
+ROUGH_PLANES = 48
+AGREE_PX = 1.0
+"""How far two pairs may differ on a pixel and still support each other."""
+
+
+class Config(Options):
+    """Options of `depth/multiview`."""
+
+    neighbours: int = Field(4, ge=1, le=16, description="views to match each view with")
+    max_back_px: float = Field(
+        1.0, gt=0, le=10, description="how far flow there and back may end from where it began"
+    )
+    max_epipolar_px: float = Field(
+        1.0, gt=0, le=10, description="how far a match may lie from its epipolar line"
+    )
+    min_parallax_px: float = Field(
+        6.0, ge=0, le=100, description="drop pixels with less parallax over all neighbours"
+    )
+    consistency: float = Field(
+        0.02, gt=0, le=0.5, description="how far (share of depth) neighbouring maps may differ"
+    )
+
+
+class Model(Stage[Config]):
+    """Triangulates flow to neighbouring views."""
+
+    def open(self, context: Context) -> None:
+        """Take the threads."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+
+    def process(self, views: Views) -> DepthMaps:
+        """Return the depth of each view, NaN where unknown.
+
+        Raises:
+            PartNotMade: There are fewer than two views, or none stand apart.
+        """
+        rig = Rig.of(views)
+        neighbours = neighbours_or_reason(rig, self.config.neighbours)
+        count, rows, columns = views.images.shape[:3]
+        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in views.images]
+        near = np.zeros((count, rows, columns), np.float32)
+        with ThreadPoolExecutor(self.context.threads) as pool:
+            rough = list(pool.map(self._rough(rig, neighbours, grey), range(count)))
+            waiting: list[dict[int, Map]] = [{} for _ in range(count)]
+            done = set[tuple[int, int]]()
+            for i in range(count):
+                # A pair is matched once for both of its views, and kept until both are combined.
+                mates = [j for j in range(count) if j in neighbours[i] or i in neighbours[j]]
+                todo = [j for j in mates if (min(i, j), max(i, j)) not in done]
+                match = self._matcher(rig, i, grey, rough)
+                for j, (here, there) in zip(todo, pool.map(match, todo), strict=True):
+                    waiting[i][j], waiting[j][i] = here, there
+                    done.add((min(i, j), max(i, j)))
+                near[i] = self._combined(rig, i, waiting[i])
+                waiting[i] = {}
+                self.progress(i + 1, count + 1)
+        depth = finish_maps(self, rig, neighbours, near, self.config.consistency)
+        self.progress(count + 1, count + 1)
+        return DepthMaps(depth=depth)
+
+    def _rough(self, rig, neighbours, grey):
+        rows, columns = grey[0].shape
+        scale = min(ROUGH_SIDE_PX / max(rows, columns), 1.0)
+        size = (max(round(columns * scale), 8), max(round(rows * scale), 8))
+        small = [shrink(image, size) for image in grey]
+
+        def rough(i: int) -> Map:
+            near = sweep(rig, i, neighbours[i], small, scale, ROUGH_PLANES)
+            near = cv2.GaussianBlur(cv2.medianBlur(near, 5), (0, 0), 1.0)
+            return cv2.resize(near, (columns, rows), interpolation=cv2.INTER_LINEAR)
+
+        return rough
+
+    def _matcher(self, rig, i, grey, rough):
+        def match(j: int) -> tuple[Map, Map]:
+            dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            found = []
+            for a, b in ((i, j), (j, i)):
+                A, t = rig.relative(a, b)
+                where = np.empty((*grey[a].shape, 2), np.float32)
+                warp_map(rough[a], A, t, where)
+                warped = cv2.remap(grey[b], where, None, cv2.INTER_LINEAR)
+                flow = dis.calc(grey[a], warped, None)
+                targets(flow, rough[a], A, t, where)
+                found.append((where, A, t))
+            (there, A, t), (back, A_back, t_back) = found
+            here, other = np.empty_like(rough[i]), np.empty_like(rough[i])
+            limits = self.config.max_back_px, self.config.max_epipolar_px
+            triangulate(there, back, A, t, *limits, here)
+            triangulate(back, there, A_back, t_back, *limits, other)
+            return here, other
+
+        return match
+
+    def _combined(self, rig: Rig, i: int, pairs: dict[int, Map]) -> Map:
+        out = np.zeros(next(iter(pairs.values())).shape if pairs else (1, 1), np.float32)
+        if pairs:
+            order = sorted(pairs)
+            A, b = zip(*(rig.relative(i, j) for j in order), strict=True)
+            stack = np.stack([pairs[j] for j in order])
+            least = min(2, len(order))
+            combine(
+                stack, np.stack(A), np.stack(b), AGREE_PX, least, self.config.min_parallax_px, out
+            )
+        return out

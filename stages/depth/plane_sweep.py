@@ -1,0 +1,80 @@
+"""Depth by plane sweep with semi-global smoothing, at half the image size.
+
+It tries a set of inverse depths everywhere, so it needs no small motion between the views and
+follows thin things better than flow does; it is coarser and takes the range of depths from the
+sparse points of the poses, without which it cannot work.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline.errors import PartNotMade
+from pipeline.messages import DepthMaps, Views
+from pipeline.stage import Context, Options, Stage
+from stages.depth._filter import finish_maps, neighbours_or_reason
+from stages.depth._rig import Rig
+from stages.depth._sweep import WORST, enlarge, shrink, sweep
+
+SURFACE_STEP = 0.05
+"""Inverse depths of neighbouring pixels that differ by less lie on one surface."""
+
+
+class Config(Options):
+    """Options of `depth/plane_sweep`."""
+
+    neighbours: int = Field(4, ge=1, le=16, description="views to match each view with")
+    planes: int = Field(64, ge=8, le=256, description="inverse depths to try")
+    side: int = Field(320, ge=32, le=4096, description="longer side to match at, px")
+    min_correlation: float = Field(
+        0.3, ge=-1, le=1, description="drop pixels whose windows correlate less"
+    )
+    consistency: float = Field(
+        0.03, gt=0, le=0.5, description="how far (share of depth) neighbouring maps may differ"
+    )
+
+
+class Model(Stage[Config]):
+    """Sweeps planes through each view's neighbours."""
+
+    def open(self, context: Context) -> None:
+        """Take the threads."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+
+    def process(self, views: Views) -> DepthMaps:
+        """Return the depth of each view, NaN where unknown.
+
+        Raises:
+            PartNotMade: Fewer than two views, none apart, or no sparse points to take the range
+                of depths from.
+        """
+        rig = Rig.of(views)
+        neighbours = neighbours_or_reason(rig, self.config.neighbours)
+        if rig.inverse_depth_range(0)[1] <= 0:
+            raise PartNotMade(
+                "depth/plane_sweep takes the range of depths from the sparse points of the poses, "
+                f"got {len(views.points)}; use depth.model=multiview"
+            )
+        count, rows, columns = views.images.shape[:3]
+        scale = min(self.config.side / max(rows, columns), 1.0)
+        size = (max(round(columns * scale), 8), max(round(rows * scale), 8))
+        small = [shrink(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size) for image in views.images]
+        max_cost = min(round(WORST * (1 - self.config.min_correlation)), WORST)
+        near = np.empty((count, rows, columns), np.float32)
+        ratio = np.array([size[0] / columns, size[1] / rows])
+
+        def one(i: int) -> None:
+            found = sweep(rig, i, neighbours[i], small, scale, self.config.planes, max_cost)
+            enlarge(found, ratio, SURFACE_STEP, near[i])
+
+        with ThreadPoolExecutor(self.context.threads) as pool:
+            for done, _ in enumerate(pool.map(one, range(count)), 1):
+                self.progress(done, count + 1)
+        depth = finish_maps(self, rig, neighbours, near, self.config.consistency)
+        self.progress(count + 1, count + 1)
+        return DepthMaps(depth=depth)

@@ -1,0 +1,187 @@
+"""Fuses depth maps into one surface: a truncated signed distance field over sparse voxel blocks.
+
+Curless and Levoy 1996, with Open3D's `VoxelBlockGrid` (Dong et al. 2022). It runs in a process of
+its own: Open3D's wheel brings its own copies of much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.errors import PartNotMade, require
+from pipeline.geometry import invert
+from pipeline.messages import DepthMaps, Points, Views
+from pipeline.stage import Context, Options, Resources, Stage
+
+DEBIAN = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
+
+BLOCK = 16
+"""Voxels along the side of a block."""
+BLOCK_BYTES = BLOCK**3 * (4 + 2 + 3 * 2)
+"""A voxel holds distance (float32), weight and colour (uint16)."""
+MAX_BLOCKS = 24_000
+"""1.2 GB of voxels; the surface's extraction needs about as much again."""
+TRUNCATION_VOXELS = 4.0
+
+
+class Config(Options):
+    """Options of `fuse/tsdf`."""
+
+    voxel: float | None = Field(
+        None, gt=0, description="voxel size in world units; by default from the scene's scale"
+    )
+    pixels: float = Field(
+        2.0, ge=0.25, le=32, description="voxel size in pixels at the median depth"
+    )
+    max_depth: float = Field(
+        4.0, ge=1, le=100, description="leave out what is farther, in median depths"
+    )
+    min_views: float = Field(
+        3.0, ge=1, le=100, description="leave out surface that fewer views have seen"
+    )
+    min_component: int = Field(
+        200, ge=0, description="leave out pieces of the mesh with fewer triangles"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """An integrated volume and the numbers that it was made with."""
+
+    volume: Any
+    voxel: float
+
+
+class Model(Stage[Config]):
+    """Open3D's voxel block grid on the CPU."""
+
+    isolated: ClassVar[bool] = True
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return Resources(cpus=1, memory_bytes=2 * MAX_BLOCKS * BLOCK_BYTES)
+
+    def open(self, context: Context) -> None:
+        """Load Open3D."""
+        super().open(context)
+        self.o3d: ModuleType = require("open3d", debian=DEBIAN)
+
+    def process(self, views: Views, depth: DepthMaps) -> Points:
+        """Return the surface that the views agree on.
+
+        Raises:
+            PartNotMade: No depth is known, or no surface was seen often enough.
+        """
+        known = depth.depth[:, ::4, ::4]
+        known = known[np.isfinite(known) & (known > 0)]
+        if known.size == 0:
+            raise PartNotMade(
+                f"fusion needs depth, but none is known in any of the {len(depth.depth)} views; "
+                "more views with more parallax and texture are needed"
+            )
+        median = float(np.median(known))
+        focal = float(np.median(views.intrinsics[:, 0, 0]))
+        voxel = self.config.voxel or self.config.pixels * median / focal
+        farthest = min(self.config.max_depth * median, float(np.percentile(known, 99.5)))
+        grid = self._integrate(views, depth, voxel, farthest)
+        points = self._extract(grid, views)
+        self.measure("points", len(points.xyz))
+        self.measure("voxel_world_units", grid.voxel)
+        return points
+
+    def _integrate(self, views: Views, depth: DepthMaps, voxel: float, farthest: float) -> _Grid:
+        """Integrate all maps; start again with larger voxels where the blocks would not fit."""
+        while True:
+            volume = self._attempt(views, depth, voxel, farthest)
+            if volume is not None:
+                return _Grid(volume, voxel)
+            self.warn(
+                f"the scene does not fit into {MAX_BLOCKS} blocks with voxels of {voxel:.4g}; "
+                f"using {voxel * 1.5:.4g}"
+            )
+            voxel *= 1.5
+
+    def _attempt(self, views: Views, depth: DepthMaps, voxel: float, farthest: float) -> Any:
+        core = self.o3d.core
+        device = core.Device("CPU:0")
+        volume = self.o3d.t.geometry.VoxelBlockGrid(
+            attr_names=("tsdf", "weight", "color"),
+            attr_dtypes=(core.float32, core.uint16, core.uint16),
+            attr_channels=((1), (1), (3)),
+            voxel_size=voxel,
+            block_resolution=BLOCK,
+            block_count=4000,
+            device=device,
+        )
+        count = len(views.images)
+        for i in range(count):
+            z = np.nan_to_num(depth.depth[i], nan=0.0, posinf=0.0, neginf=0.0)
+            z[z > farthest] = 0
+            if not z.any():
+                continue
+            image = self.o3d.t.geometry.Image(core.Tensor(z[..., None]))
+            colour = views.images[i].astype(np.float32) / 255
+            # Open3D puts the centre of the first pixel at 0, we at 0.5.
+            K = views.intrinsics[i].copy()
+            K[:2, 2] -= 0.5
+            intrinsic = core.Tensor(K)
+            extrinsic = core.Tensor(invert(views.T_world_camera[i]))
+            blocks = volume.compute_unique_block_coordinates(
+                image, intrinsic, extrinsic, 1.0, farthest, TRUNCATION_VOXELS
+            )
+            if volume.hashmap().size() + len(blocks) > MAX_BLOCKS:
+                known = volume.hashmap().find(blocks)[1].numpy()
+                if volume.hashmap().size() + np.count_nonzero(~known) > MAX_BLOCKS:
+                    return None
+            volume.integrate(
+                blocks,
+                image,
+                self.o3d.t.geometry.Image(core.Tensor(colour)),
+                intrinsic,
+                intrinsic,
+                extrinsic,
+                1.0,
+                farthest,
+                TRUNCATION_VOXELS,
+            )
+            self.progress(i + 1, count + 2)
+        return volume
+
+    def _extract(self, grid: _Grid, views: Views) -> Points:
+        least = min(self.config.min_views, float(len(views.images)))
+        count = len(views.images)
+        mesh = grid.volume.extract_triangle_mesh(weight_threshold=least)
+        self.progress(count + 1, count + 2)
+        cloud = grid.volume.extract_point_cloud(weight_threshold=least)
+        if len(cloud.point.positions) == 0:
+            raise PartNotMade(
+                f"fusion found no surface that {least:g} views agree on; "
+                "lower fuse.min_views or give more views"
+            )
+        self.progress(count + 2, count + 2)
+        return Points(
+            xyz=_array(cloud.point.positions, np.float32),
+            rgb=_bytes(cloud.point.colors),
+            normals=_array(cloud.point.normals, np.float32),
+            voxel_size=grid.voxel,
+            vertices=_array(mesh.vertex.positions, np.float32),
+            vertices_rgb=_bytes(mesh.vertex.colors),
+            vertices_normals=_array(mesh.vertex.normals, np.float32),
+            triangles=_array(mesh.triangle.indices, np.int32),
+        )
+
+
+def _array(tensor: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(tensor.numpy(), dtype=dtype)
+
+
+def _bytes(tensor: Any) -> npt.NDArray[np.uint8]:
+    colour = tensor.numpy()
+    return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
