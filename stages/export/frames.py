@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.atomic import disk_errors
@@ -118,7 +119,7 @@ class Model(Stage[Config]):
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
         ):
             for batch in spool.iter_batches(batch_size=ROW_GROUP):
-                keyframe = pa.compute.is_in(batch.column("index"), value_set=chosen)
+                keyframe = pc.is_in(batch.column("index"), value_set=chosen)
                 columns = [*batch.columns, keyframe]
                 writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
 
