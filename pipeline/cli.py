@@ -59,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_intermixed_args(words) if "run" not in words[:1] else None
-        if options is None:
-            options = _parse_run(words)
+        options = _parse(words)
         logging.basicConfig(format="%(name)s: %(message)s", level=options.log_level)
         return options.command(options, console)
     except Reel3dError as error:
@@ -125,14 +123,15 @@ def _parser() -> _Parser:
     return parser
 
 
-def _parse_run(words: list[str]) -> argparse.Namespace:
-    """Parse `run`, whose sources, overrides and flags may stand in any order."""
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Parse; the sources, overrides and flags of `run` may stand in any order."""
     parser = _parser()
     options, extra = parser.parse_known_args(words)
-    flags = [word for word in extra if word.startswith("-")]
-    if flags:
-        parser.error(f"there is no flag {flags[0]} for run")
-    options.words += extra
+    unknown = [word for word in extra if word.startswith("-") or options.command is not _run]
+    if unknown:
+        parser.error(f"'{unknown[0]}' is not understood")
+    if extra:
+        options.words += extra
     return options
 
 

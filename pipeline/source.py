@@ -55,6 +55,8 @@ class Probe:
     container: str = ""
     poses: str = ""
     """Where poses or intrinsics came from, such as `transforms.json`; empty for none."""
+    start_s: float = 0.0
+    """The container's own time of what counts as 0 here."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -63,16 +65,19 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """All frames of a source in presentation order, known without decoding any.
+    """The frames of a source in presentation order, known without decoding any.
 
-    Time runs from the first frame: `pts_ns[0]` may be above 0 only if the container's own start
-    time says so.
+    Time runs from the container's own start, as players count it: `pts_ns[0]` is above 0 where
+    the video begins after its sound. A trim (`start_s`, `end_s`) leaves out rows, and changes
+    neither times nor indices.
     """
 
     pts_ns: npt.NDArray[np.int64]
     """int64 [N], strictly rising."""
     keyframe: npt.NDArray[np.bool_]
     """bool [N]: the codec's random access points."""
+    index: npt.NDArray[np.int64]
+    """int64 [N]: number in the source, rising; what `Reader.pictures` takes."""
 
 
 class Picture(Protocol):

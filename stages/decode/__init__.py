@@ -1,0 +1,5 @@
+"""Sources to readers: files, folders of images."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

@@ -1,0 +1,5 @@
+"""One file format each."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

@@ -1,1 +1,5 @@
-"""Optical flow between neighbouring frames: `Frames` to `Motion`."""
+"""Optical flow between neighbouring frames."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

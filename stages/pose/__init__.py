@@ -1,0 +1,5 @@
+"""Where the camera was."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

@@ -1,0 +1,5 @@
+"""Looking at a finished run."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)
