@@ -67,7 +67,8 @@ def paint(seed: int, texel_m: float, plain: bool = False) -> Atlas:
 
 def _toned(radiance: np.ndarray) -> np.ndarray:
     """Compress highlights smoothly, so that nothing under a lamp burns out."""
-    return radiance * (1 + radiance / 4) / (1 + 0.72 * radiance)
+    exposed = 1.42 * radiance
+    return exposed * (1 + exposed / 4) / (1 + 0.72 * exposed)
 
 
 def _shape(solids_half_m: tuple[float, float, float], axis: int, texel_m: float):

@@ -15,7 +15,8 @@ from tests.scenes.raycast import Camera, trace
 from tests.scenes.truth import Effects, Truth
 
 CLEAR_M = 0.5
-LOOK_M = (1.9, 4.2)
+LOOK_M = (2.2, 4.2)
+SOLIDS_IN_VIEW = 7
 BALL_SHARE = (0.006, 0.06)
 BALL_M_S = 0.75
 
@@ -123,8 +124,9 @@ def _roomy(solids: Solids, path: Path, width: int, height: int) -> bool:
         return False
     away = solids.moved(-1, rigid(np.eye(3), np.array([0.0, 100.0, 0.0])))
     for i in np.linspace(0, len(path.pts_ns) - 1, 5).astype(int):
-        _, depth = trace(away, _thumbnail(path, i, width, height))
-        if not (LOOK_M[0] < np.median(depth) < LOOK_M[1] and depth.min() > 0.8):
+        seen, depth = trace(away, _thumbnail(path, i, width, height))
+        deep = LOOK_M[0] < np.median(depth) < LOOK_M[1] and depth.min() > 0.8
+        if not deep or len(np.unique(seen)) < SOLIDS_IN_VIEW:
             return False
     return True
 
@@ -169,13 +171,17 @@ def _turned(forward: np.ndarray, way_m: float, centre: np.ndarray) -> np.ndarray
 
 
 def _in_view(solids, path, poses, watched, width, height) -> bool:
-    for i in np.linspace(watched[0], watched[-1], 7).astype(int):
-        camera = _thumbnail(path, i, width, height)
-        local = path.T_world_camera[i, :3, :3].T @ (poses[i, :3, 3] - path.T_world_camera[i, :3, 3])
-        if local[2] < 0.3 or abs(local[0] / local[2]) > 0.5 * camera.width / camera.focal_px:
+    """Tell whether the ball lies wholly inside the picture, in front of things, and small."""
+    samples = np.linspace(watched[0], watched[-1], 7).astype(int)
+    cameras = [_thumbnail(path, i, width, height) for i in samples]
+    for i, camera in zip(samples, cameras, strict=True):
+        pose = camera.T_world_camera
+        x, y, z = pose[:3, :3].T @ (poses[i, :3, 3] - pose[:3, 3])
+        around = BALL_RADIUS_M * camera.focal_px
+        if z < 0.5 or max(abs(x) * camera.focal_px + around - 0.5 * camera.width * z,
+                          abs(y) * camera.focal_px + around - 0.5 * camera.height * z) > 0:
             return False
-    for i in np.linspace(watched[0], watched[-1], 7).astype(int):
-        camera = _thumbnail(path, i, width, height)
+    for i, camera in zip(samples, cameras, strict=True):
         seen, _ = trace(solids.moved(-1, poses[i]), camera)
         if not BALL_SHARE[0] < np.mean(seen == len(solids.kind) - 1) < BALL_SHARE[1]:
             return False

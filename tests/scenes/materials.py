@@ -32,12 +32,30 @@ def grained(image: np.ndarray, noise: np.ndarray, contrast: float) -> np.ndarray
 def plaster(
     rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
 ) -> np.ndarray:
-    """Paint a wall: broad stains, trowel marks and fine flecks."""
+    """Paint a wall: limewash, trowel marks, and flecks of straw a little off its tone."""
     image = np.full((*shape, 3), tone, np.float32)
-    image = grained(image, fractal(rng, shape, 0.9 / texel_m, 10, 0.75), 0.075)
-    streaks = fractal(rng, shape, (0.30 / texel_m, 0.04 / texel_m), 4, 0.7)
-    image = grained(image, streaks, 0.03)
-    return scattered(rng, image, texel_m, tone * np.float32(0.7), 60.0, (0.003, 0.02), 0.4)
+    for lightness, per_m2 in ((0.80, 90.0), (1.17, 60.0)):
+        strewn = tone * np.float32(lightness)
+        image = scattered(rng, image, texel_m, strewn, per_m2, (0.004, 0.022), 0.07)
+    for _ in range(2):
+        angle = rng.uniform(-0.5, 0.5) + np.pi / 2 * rng.integers(2)
+        strokes = _strokes(rng, shape, texel_m, angle)
+        image = grained(image, strokes, 0.035)
+    return grained(image, fractal(rng, shape, 0.9 / texel_m, 10, 0.8), 0.06)
+
+
+def _strokes(rng: np.random.Generator, shape: Shape, texel_m: float, angle: float) -> np.ndarray:
+    """Return brush marks along a direction, ``float32 [rows, columns]`` of unit variance."""
+    field = np.zeros(shape, np.float32)
+    rows, columns = shape
+    along = np.array([np.cos(angle), np.sin(angle)])
+    for _ in range(int(55 * rows * columns * texel_m**2)):
+        at = rng.uniform(0, [columns, rows])
+        end = at + along * rng.uniform(0.05, 0.25) / texel_m + rng.normal(0, 0.02, 2) / texel_m
+        thick = max(int(rng.uniform(0.004, 0.03) / texel_m), 1)
+        ends = (tuple(at.astype(int)), tuple(end.astype(int)))
+        cv2.line(field, *ends, float(rng.normal()), thick)
+    return field / max(float(field.std()), 1e-6)
 
 
 def scattered(
@@ -74,7 +92,7 @@ def leaves(
     rows, columns = shape
     greens = np.float32([[0.42, 0.50, 0.38], [0.55, 0.58, 0.42], [0.35, 0.45, 0.45],
                          [0.72, 0.55, 0.38], [0.62, 0.40, 0.34]])
-    for _ in range(int(42 * rows * columns * texel_m**2)):
+    for _ in range(int(60 * rows * columns * texel_m**2)):
         length = np.exp(rng.uniform(*np.log([0.025, 0.16]))) / texel_m
         angle = rng.uniform(0, 360)
         centre = np.array([rng.uniform(0, columns), rng.uniform(0, rows)])
