@@ -1,0 +1,46 @@
+"""Windows of T frames with a stride between frames and an overlap between windows."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from pipeline.source import Timeline
+from pipeline.stage import Options
+from stages.sample._listed import Ints, ListedSampler
+
+__all__ = ["Config", "Model"]
+
+
+class Config(Options):
+    """Options of `sample/dense`."""
+
+    frames: int = Field(16, ge=2, le=128, description="frames in a window")
+    stride: int = Field(1, ge=1, le=1000, description="take every so-many-th frame")
+    overlap: int = Field(1, ge=0, le=127, description="frames that neighbouring windows share")
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Self:
+        if self.overlap >= self.frames:
+            raise ValueError(f"overlap ({self.overlap}) must be below frames ({self.frames})")
+        return self
+
+
+class Model(ListedSampler[Config]):
+    """Every window is a clip; the last may be shorter."""
+
+    @property
+    def overlap(self) -> int:
+        """How many frames neighbouring windows share."""
+        return self.config.overlap
+
+    @property
+    def clip_frames(self) -> int:
+        """How many frames a window holds."""
+        return self.config.frames
+
+    def choose(self, timeline: Timeline) -> Ints:
+        """Return the wanted rows of the timeline, rising."""
+        return np.arange(0, len(timeline.pts_ns), self.config.stride, dtype=np.int64)
