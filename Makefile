@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEBIAN := $(shell cat docker/debian-packages.txt)
 
-.PHONY: demo test setup lint format bench clean
+.PHONY: demo test setup lint format lock bench clean
 
 demo: $(READY)
 	@$(BIN)/python -m tests.demo
@@ -23,6 +23,11 @@ lint: $(READY)
 
 format: $(READY)
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock:
+	@$(BIN)/uv pip compile pyproject.toml --extra decord --extra dev --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet \
+	  --upgrade -o requirements.lock
 
 bench: $(READY)
 	@cat benchmarks/README.md

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ __all__ = ["disk_errors", "replacing", "replacing_folder", "write_text"]
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Generator[None]:
     """Turn a full disk, a missing right or a read-only disk under `path` into a clear line."""
     try:
         yield
@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Yield a temporary path with the same suffix that becomes `path` on a clean exit.
 
     The file is flushed to the disk before it takes its name. On an error it is removed and what
@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path) -> Generator[Path]:
     """Yield an empty temporary folder that becomes `path` on a clean exit, replacing it whole."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 __all__ = [
     "OPENCV_FROM_OPENGL",
+    "align_sim3",
     "invert",
     "project",
     "quaternion_wxyz",
@@ -20,6 +21,7 @@ __all__ = [
     "rotation_from_wxyz",
     "scale_intrinsics",
     "unproject",
+    "upright",
 ]
 
 Array = npt.NDArray[Any]
@@ -99,3 +101,40 @@ def unproject(depth: Array, K: Array, T_world_camera: Array) -> Array:
     u, v = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(K).T
     return (rays * depth[..., None]) @ T_world_camera[:3, :3].T + T_world_camera[:3, 3]
+
+
+def align_sim3(source: Array, target: Array) -> tuple[float, Array, Array]:
+    """Return s, R [3, 3], t [3] that bring points [N, 3] closest: `target ~ s R source + t`.
+
+    Least squares in closed form: Umeyama, IEEE PAMI 13(4), 1991. Points on one line leave the
+    turn about it open; one point or none leaves s = 1 and R = I.
+    """
+    mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
+    a, b = source - mean_source, target - mean_target
+    variance = float(np.mean(np.sum(a**2, axis=1)))
+    if variance == 0:
+        return 1.0, np.eye(3), mean_target - mean_source
+    U, D, Vt = np.linalg.svd(b.T @ a / len(a))
+    mirror = np.array([1, 1, np.linalg.det(U @ Vt)])
+    R = U @ np.diag(mirror) @ Vt
+    s = float(D @ mirror) / variance
+    return s, R, mean_target - s * R @ mean_source
+
+
+def upright(T_world_camera: Array) -> Array:
+    """Return the rotation [3, 3] that turns a world so that its y axis points down.
+
+    Down is where people hold cameras: level, so that the x axes of all cameras [K, 4, 4] lie in
+    the horizon. Where those do not span it (a camera that never turns), the mean y axis decides.
+    The first camera then looks along z as far as it looks level.
+    """
+    x, y = T_world_camera[:, :3, 0], T_world_camera[:, :3, 1]
+    mean = y.mean(axis=0)
+    # The eigenvector of least level error; the prior breaks ties towards the mean y axis.
+    _, vectors = np.linalg.eigh(x.T @ x / len(x) - 0.1 * np.outer(mean, mean))
+    down = vectors[:, 0] * (1 if vectors[:, 0] @ mean >= 0 else -1)
+    forward = T_world_camera[0, :3, 2] - down * (T_world_camera[0, :3, 2] @ down)
+    if np.linalg.norm(forward) < 1e-3:
+        forward = -(T_world_camera[0, :3, 1] - down * (T_world_camera[0, :3, 1] @ down))
+    forward /= np.linalg.norm(forward)
+    return np.stack([np.cross(down, forward), down, forward])

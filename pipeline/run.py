@@ -195,10 +195,11 @@ def _report(chain: Chain, execution: Execution, manifest: dict[str, Any], watch:
         manifest["exit_code"] = 4
     finally:
         stage.close()
-    account = {
+    state = "failed" if meter.losses else "made"
+    account: dict[str, Any] = {
         "step": link.step,
         "model": link.choice.model,
-        "state": "failed" if meter.losses else "made",
+        "state": state,
         "seconds": round(meter.seconds, 3),
         "warnings": meter.warnings,
         "losses": [{"what": loss.what, "why": loss.why} for loss in meter.losses],
@@ -206,7 +207,7 @@ def _report(chain: Chain, execution: Execution, manifest: dict[str, Any], watch:
     manifest["stages"].append(account)
     described = [execution.folder.describe(p, kind) for p, kind in meter.artefacts.items()]
     manifest["artefacts"] += described
-    watch.ended(link.name, account["state"], meter)
+    watch.ended(link.name, state, meter)
 
 
 def _versions() -> dict[str, str]:

@@ -287,7 +287,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _main() -> None:
+def serve_parent() -> None:
+    """Be the child: serve the parent at the other end of the socket named by argv."""
     # Ctrl-C goes to the whole process group; the parent decides what becomes of the child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
@@ -299,6 +300,6 @@ def _main() -> None:
 
 if __name__ == "__main__":
     # Pickles name this module by its import path, not "__main__".
-    from pipeline.worker import _main as main
+    from pipeline.worker import serve_parent as serve
 
-    main()
+    serve()
