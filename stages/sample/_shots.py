@@ -1,0 +1,165 @@
+"""Hard cuts, found while frames stream by, from small luma previews.
+
+A cut is a change that motion does not explain and that stands out from what went on before. The
+next frame decides between a cut and a flash. Slow transitions (fades, dissolves) are no cuts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.source import Picture
+from stages.sample._clips import SHARPNESS_WIDTH_PX
+
+__all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "looks", "shots"]
+
+Grey = npt.NDArray[np.uint8]
+
+PREVIEW_WIDTH_PX = 160
+"""Motion and cuts are judged at this width: DIS takes 0.15 ms a pair there."""
+
+# Measured over 22 real clips (previews of 160 px, grey levels): at true cuts the change is 43-72
+# and the correlation after motion compensation is at most .35 (.51 where the histogram changes
+# by half); inside the wildest hand-held shot, change 47 goes with correlation .95.
+CHANGE_LEAST = 15.0
+"""Mean absolute difference below which there is no cut."""
+CHANGE_RATIO = 2.5
+"""How far the change must stand out from the median change before it."""
+ALIKE = 0.45
+"""Correlation after motion compensation below which two frames show different scenes."""
+ALIKE_OTHER_TONES = 0.7
+"""The same, where the histograms differ as well."""
+OTHER_TONES = 0.4
+"""Share of pixels that change their histogram bin."""
+ACTIVITY_FRAMES = 12
+ACTIVITY_PRIOR_PER_S = 80.0
+"""Change expected of an unknown scene, for each second between frames: views a second apart may
+differ in everything and still be one walk through one room."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a frame at a glance."""
+
+    picture: Picture
+    luma: Grey
+    """At `SHARPNESS_WIDTH_PX`."""
+    preview: Grey
+    """At `PREVIEW_WIDTH_PX`."""
+    shot: int = 0
+
+
+class Matcher:
+    """Dense flow between two previews (Kroeger et al., DIS, ECCV 2016)."""
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._grid: npt.NDArray[np.float32] | None = None
+
+    def flow(self, a: Grey, b: Grey) -> npt.NDArray[np.float32]:
+        """Return the flow from `a` to `b`, float32 [h, w, 2] px of the preview."""
+        return self._dis.calc(a, b, None)
+
+    def motion(self, a: Grey, b: Grey) -> float:
+        """Return how far most of the picture moved, as a fraction of its width.
+
+        The upper quartile: large enough to see what passes close by, deaf to the few worst
+        vectors.
+        """
+        # One vector a 4x4 block: the preset computes no finer.
+        flow = self.flow(a, b)[2::4, 2::4]
+        speed = np.hypot(flow[..., 0], flow[..., 1]).ravel()
+        rank = 3 * len(speed) // 4
+        return float(np.partition(speed, rank)[rank]) / a.shape[1]
+
+    def likeness(self, a: Grey, b: Grey) -> float:
+        """Return the correlation of `a` with `b` after motion compensation, -1..1."""
+        flow = self.flow(a, b)
+        if self._grid is None or self._grid.shape != flow.shape:
+            h, w = a.shape
+            self._grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
+        warped = cv2.remap(
+            b, self._grid + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        x, y = a.astype(np.float32), warped.astype(np.float32)
+        x -= x.mean()
+        y -= y.mean()
+        scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+        return float((x * y).sum()) / scale if scale > 1 else 1.0
+
+
+def looks(pictures: Iterable[Picture]) -> Iterator[Look]:
+    """Look at every frame without converting it."""
+    for picture in pictures:
+        luma = picture.luma(SHARPNESS_WIDTH_PX)
+        h = max(16, round(luma.shape[0] * PREVIEW_WIDTH_PX / SHARPNESS_WIDTH_PX))
+        preview = cv2.resize(luma, (PREVIEW_WIDTH_PX, h), interpolation=cv2.INTER_AREA)
+        yield Look(picture, luma, preview)
+
+
+def shots(seen: Iterable[Look], matcher: Matcher) -> Iterator[Look]:
+    """Number the shots. A frame that looks like a cut waits for the one after it."""
+    shot = 0
+    activity: deque[float] = deque(maxlen=ACTIVITY_FRAMES)
+    before: Look | None = None
+    waiting: Look | None = None
+    for look in seen:
+        if before is None:
+            before = look
+            yield look
+            continue
+        if waiting is not None:
+            if matcher.likeness(before.preview, look.preview) < ALIKE_OTHER_TONES:
+                shot += 1
+                activity.clear()
+            yield _in(waiting, shot)
+            before, waiting = waiting, None
+            if shot and not activity:
+                # The frame after a cut says how lively the new shot is.
+                activity.append(_change(before.preview, look.preview))
+                before = look
+                yield _in(look, shot)
+                continue
+        change = _change(before.preview, look.preview)
+        gap_s = (look.picture.pts_ns - before.picture.pts_ns) / 1e9
+        if _cuts(before, look, change, _typical(activity, gap_s), matcher):
+            waiting = look
+            continue
+        activity.append(change)
+        before = look
+        yield _in(look, shot)
+    if waiting is not None:
+        yield _in(waiting, shot + 1)
+
+
+def _in(look: Look, shot: int) -> Look:
+    return look if look.shot == shot else Look(look.picture, look.luma, look.preview, shot)
+
+
+def _change(a: Grey, b: Grey) -> float:
+    return float(cv2.norm(a, b, cv2.NORM_L1)) / a.size
+
+
+def _typical(activity: deque[float], gap_s: float) -> float:
+    prior = [ACTIVITY_PRIOR_PER_S * gap_s] * (ACTIVITY_FRAMES // 2 - len(activity))
+    return float(np.median([*activity, *prior]))
+
+
+def _cuts(before: Look, look: Look, change: float, typical: float, matcher: Matcher) -> bool:
+    if change < CHANGE_LEAST or change < CHANGE_RATIO * typical:
+        return False
+    likeness = matcher.likeness(before.preview, look.preview)
+    if likeness < ALIKE:
+        return True
+    tones = 0.5 * np.abs(_histogram(before.preview) - _histogram(look.preview)).sum()
+    return bool(likeness < ALIKE_OTHER_TONES and tones > OTHER_TONES)
+
+
+def _histogram(preview: Grey) -> npt.NDArray[np.float64]:
+    return np.bincount(preview.ravel() >> 3, minlength=32) / preview.size
