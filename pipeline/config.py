@@ -114,7 +114,7 @@ def load(
         UsageError: A preset, step, model, option or value is not allowed.
     """
     if file is not None:
-        tree, name = _read(file), str(file)
+        tree, name = _read(file), file.name
     else:
         known = presets()
         if preset not in known:

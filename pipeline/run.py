@@ -105,6 +105,9 @@ def _run(
     began = time.perf_counter()
     jobs = plan(chain, folder, source_hash, config.run.seed)
     tree = config.as_tree()
+    finished = folder.manifest()
+    if finished is not None and all(job.action == "skip" for job in jobs):
+        return Result(folder.path, finished["exit_code"], finished)
     folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     execution = Execution(jobs, source, folder, config.run, watch)
     execution.run()

@@ -194,13 +194,13 @@ class RunFolder:
         (self.path / "manifest.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", config_yaml)
 
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of a complete run, or None."""
+        return _read_object(self.path / "manifest.json")
+
     def facts(self) -> dict[str, Any]:
         """Return what an earlier run found out about the source; empty if none did."""
-        try:
-            facts = json.loads((self._state / "facts.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+        return _read_object(self._state / "facts.json") or {}
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Keep what the source's own container says."""
@@ -252,6 +252,14 @@ class RunFolder:
         """Write one JSON value a line."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(self.path / path, text)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def remove(path: Path) -> None:

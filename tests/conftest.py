@@ -1,0 +1,59 @@
+"""What several test files share: the real clips, small films, the command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.scenes import alone, encode
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Decide every skip in one place; REEL3D_REQUIRE_DATA=1 turns it into a failure."""
+    if DATA.is_dir() or os.environ.get("REEL3D_REQUIRE_DATA") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason=f"the real clips are not at {DATA}"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def short_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sideways move of two seconds, 320x180, with parallax."""
+    path = tmp_path_factory.mktemp("films") / "truck.mp4"
+    encode(path, alone("truck-right", seed=1).images)
+    return path
+
+
+@pytest.fixture
+def reel3d(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command as a person does, in an empty folder; `models` adds a folder of stages."""
+
+    def call(
+        *words: str | Path, models: Path | None = None, timeout: float = 120, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        paths = [str(models)] if models else []
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)]), **more}
+        environment.pop("DISPLAY", None)
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return call
