@@ -1,0 +1,78 @@
+"""Every n-th frame is a keyframe: for photos, and where the sampling has chosen already."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline.errors import PartNotMade
+from pipeline.messages import Array, Frames, Keyframes
+from pipeline.stage import Context, Options, Stage
+from stages.keyframe._tracks import parallax_between
+
+__all__ = ["Config", "Model"]
+
+
+class Config(Options):
+    """Which frames are keyframes."""
+
+    n: int = Field(1, ge=1, le=100_000, description="every n-th sampled frame is a keyframe")
+    max_keyframes: int = Field(
+        400, ge=2, le=10_000, description="more keyframes than this are refused"
+    )
+
+
+class Model(Stage[Config]):
+    """Take every n-th frame."""
+
+    scope = "stream"
+
+    def open(self, context: Context) -> None:
+        """Start with an empty stream."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        self._kept: list[dict[str, Array]] = []
+        self._seen = 0
+        self._last_index = -1
+        self._metric = False
+
+    def process(self, frames: Frames) -> None:
+        """Keep the clip's share."""
+        self._metric = frames.metric
+        for t in range(len(frames.images)):
+            if frames.index[t] <= self._last_index:
+                continue
+            self._last_index = int(frames.index[t])
+            self._seen += 1
+            if (self._seen - 1) % self.config.n:
+                continue
+            if len(self._kept) == self.config.max_keyframes:
+                raise PartNotMade(
+                    f"every {self.config.n}. frame gives more than {self.config.max_keyframes} "
+                    "keyframes: raise keyframe.n or keyframe.max_keyframes"
+                )
+            row = {"shot": np.int32(frames.shot)}
+            for name in ("images", "pts_ns", "index", "sharpness", "intrinsics", "T_world_camera"):
+                array = getattr(frames, name)
+                if array is not None:
+                    row[name] = array[t].copy()
+            self._kept.append(row)
+
+    def finish(self) -> Keyframes:
+        """Stack what was kept."""
+
+        def stacked(name: str) -> Array | None:
+            known = [row[name] for row in self._kept if name in row]
+            return np.stack(known) if len(known) == len(self._kept) else None
+
+        kept = self._kept
+        grey = [cv2.cvtColor(row["images"], cv2.COLOR_RGB2GRAY) for row in kept]
+        parallax = np.full(len(kept), np.nan, np.float32)
+        for i in range(1, len(kept)):
+            if kept[i]["shot"] == kept[i - 1]["shot"]:
+                parallax[i] = parallax_between(grey[i - 1], grey[i])
+            self.progress(i, len(kept))
+        self.measure("keyframes_count", len(kept))
+        fields = {name: stacked(name) for name in kept[0]}
+        return Keyframes(**fields, parallax_px=parallax, metric=self._metric)

@@ -1,0 +1,251 @@
+"""Keyframes by image motion: the sharpest frame each time the picture has moved far enough.
+
+A source of no more than `min_keyframes` frames is taken whole. Otherwise a grid of points is followed through the flow from every candidate. Once the median point has
+moved `step` of the longer side since the last keyframe, or too few points can still be followed,
+the sharpest recent candidate becomes a keyframe. So a still camera gives a handful, a fast one many,
+and frames between which flow breaks (one photo a second) are all kept.
+
+Memory is bounded: the frames chosen at first lie closer together than they need to; when they
+grow too many, the step is raised and they are thinned evenly; at the end of the stream they are
+thinned to `step`, or to what keeps `min_keyframes` of a short or slow one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline.messages import Array, Frames, Keyframes, Motion
+from pipeline.stage import Context, Options, Stage
+from stages.keyframe._tracks import Tracks, parallax_between
+
+__all__ = ["Config", "Model"]
+
+FINE = 0.35
+"""Frames are collected at this share of the step, so that thinning has a choice."""
+NEIGHBOURHOOD = 0.6
+"""Candidates are frames that have moved this share of the way to the next keyframe."""
+CANDIDATES = 4
+"""How many of them are held at once."""
+STILL = 0.004
+"""Movement of the picture, as a share of its longer side, that passes for noise and shake."""
+
+
+class Config(Options):
+    """How densely keyframes lie."""
+
+    step: float = Field(
+        0.06, gt=0, le=0.5, description="median image motion between keyframes, share of the width"
+    )
+    min_tracked: float = Field(
+        0.65, ge=0, le=1, description="a keyframe is due when fewer points than this are followed"
+    )
+    min_keyframes: int = Field(
+        24, ge=2, le=1000, description="below this many keyframes the step is made smaller"
+    )
+    max_keyframes: int = Field(
+        160, ge=2, le=2000, description="above this many keyframes the step is made larger"
+    )
+    max_memory_mb: int = Field(
+        500, ge=16, le=100_000, description="memory for the images of the keyframes"
+    )
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Frame:
+    """One frame that is or may become a keyframe."""
+
+    image: Array
+    pts_ns: int
+    index: int
+    sharpness: float
+    shot: int
+    intrinsics: Array | None
+    T_world_camera: Array | None
+    tracks: Tracks
+    way: float = 0.0
+    """How far the picture has moved since the start of the shot, in longer sides."""
+
+    def owned(self) -> _Frame:
+        """Let go of the clip that the image is a part of."""
+        if self.image.base is not None:
+            self.image = self.image.copy()
+        return self
+
+
+class Model(Stage[Config]):
+    """Choose keyframes by the motion of the picture and by sharpness."""
+
+    scope = "stream"
+
+    def open(self, context: Context) -> None:
+        """Start with an empty stream."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        self._kept: list[_Frame] = []
+        self._candidates: list[_Frame] = []
+        self._all: list[_Frame] = []
+        self._fine = self.config.step * FINE
+        self._seen = 0
+        self._metric = False
+        self._shot = -1
+        self._last_index = -1
+
+    def process(self, frames: Frames, motion: Motion) -> None:
+        """Follow the clip and keep its keyframes."""
+        self._metric = frames.metric
+        for t in range(len(frames.images)):
+            if frames.index[t] <= self._last_index:
+                continue
+            if t and frames.index[t - 1] == self._last_index:
+                self._follow(motion.flow[t - 1], motion.confidence[t - 1])
+            elif frames.shot == self._shot:
+                for frame in (*self._kept[-1:], *self._candidates):
+                    frame.tracks.lose_all()
+            if frames.shot != self._shot:
+                self._end_shot()
+            self._shot = frames.shot
+            self._last_index = int(frames.index[t])
+            self._seen += 1
+            self._take(frames, t)
+            if self._seen > self.config.min_keyframes:
+                self._all = []
+
+    def finish(self) -> Keyframes:
+        """Thin what was kept and measure the parallax between neighbours."""
+        self._end_shot()
+        kept = self._thin_to_step()
+        grey = [cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY) for frame in kept]
+        parallax = np.full(len(kept), np.nan, np.float32)
+        for i in range(1, len(kept)):
+            if kept[i].shot == kept[i - 1].shot:
+                parallax[i] = parallax_between(grey[i - 1], grey[i])
+            self.progress(i, len(kept))
+        self.measure("keyframes_count", len(kept))
+        if np.isfinite(parallax).any():
+            self.measure("parallax_median_px", float(np.nanmedian(parallax)))
+        return Keyframes(
+            images=np.stack([frame.image for frame in kept]),
+            pts_ns=np.array([frame.pts_ns for frame in kept], np.int64),
+            index=np.array([frame.index for frame in kept], np.int64),
+            sharpness=np.array([frame.sharpness for frame in kept], np.float32),
+            shot=np.array([frame.shot for frame in kept], np.int32),
+            parallax_px=parallax,
+            intrinsics=_stacked([frame.intrinsics for frame in kept]),
+            T_world_camera=_stacked([frame.T_world_camera for frame in kept]),
+            metric=self._metric,
+        )
+
+    def _follow(self, flow: Array, confidence: Array) -> None:
+        for frame in (*self._kept[-1:], *self._candidates):
+            frame.tracks.follow(flow, confidence)
+
+    def _take(self, frames: Frames, t: int) -> None:
+        """Consider one new frame: a keyframe, a candidate, or neither."""
+        height, width = frames.images.shape[1:3]
+        frame = _Frame(
+            image=frames.images[t],
+            pts_ns=int(frames.pts_ns[t]),
+            index=int(frames.index[t]),
+            sharpness=float(frames.sharpness[t]),
+            shot=frames.shot,
+            intrinsics=None if frames.intrinsics is None else frames.intrinsics[t],
+            T_world_camera=None if frames.T_world_camera is None else frames.T_world_camera[t],
+            tracks=Tracks(height, width),
+        )
+        if self._seen <= self.config.min_keyframes:
+            self._all.append(frame.owned())
+        if not self._kept or self._kept[-1].shot != frame.shot:
+            self._keep(frame)
+            return
+        moved, lost = self._moved(), self._lost()
+        if lost and not self._candidates:
+            self._keep(frame, moved)
+        elif lost or moved >= self._fine:
+            # The new frame may be beyond reach of the last keyframe: it waits for the next one.
+            if not lost:
+                self._offer(frame)
+            self._keep_sharpest()
+            if lost and (self._moved() >= self._fine or self._lost()):
+                self._keep(frame, self._moved())
+        elif moved >= self._fine * NEIGHBOURHOOD:
+            self._offer(frame)
+
+    def _moved(self) -> float:
+        frame = self._kept[-1]
+        return frame.tracks.displacement_px / max(frame.image.shape)
+
+    def _lost(self) -> bool:
+        """Whether too few points of the last keyframe are left to go on from it.
+
+        People walking through a still picture cover point after point: that alone is no reason
+        until few are left.
+        """
+        share = self._kept[-1].tracks.share
+        return share < 0.2 or (share < self.config.min_tracked and self._moved() > STILL)
+
+    def _offer(self, frame: _Frame) -> None:
+        self._candidates.append(frame.owned())
+        if len(self._candidates) > CANDIDATES:
+            self._candidates.remove(min(self._candidates, key=lambda c: c.sharpness))
+
+    def _keep_sharpest(self) -> None:
+        best = max(self._candidates, key=lambda c: c.sharpness)
+        way = self._kept[-1].way
+        after = [c for c in self._candidates if c.index > best.index]
+        self._keep(best, self._fine)
+        best.way = way + self._fine
+        self._candidates = after if not self._lost() else []
+
+    def _keep(self, frame: _Frame, moved: float = 0.0) -> None:
+        if self._kept and self._kept[-1].shot == frame.shot:
+            # A frame that could not be followed is as far away as a whole step.
+            far = self.config.step if self._lost() else moved
+            frame.way = self._kept[-1].way + far
+        self._kept.append(frame.owned())
+        self._candidates = []
+        limit = min(
+            self.config.max_keyframes, self.config.max_memory_mb * 2**20 // frame.image.nbytes
+        )
+        while len(self._kept) > max(limit, 2):
+            self._fine *= 1.25
+            # The newest stays: it is the one whose points are followed.
+            *older, newest = self._kept
+            older = _thinned(older, self._fine) if self._fine < 1 else older[::2]
+            self._kept = [*older, newest]
+
+    def _end_shot(self) -> None:
+        """Keep the best of the candidates that the end of a shot leaves."""
+        if self._candidates:
+            self._keep_sharpest()
+        self._candidates = []
+
+    def _thin_to_step(self) -> list[_Frame]:
+        """Thin to the largest step that leaves enough keyframes."""
+        if self._seen <= self.config.min_keyframes:
+            return self._all
+        step = self.config.step
+        while step > self._fine:
+            kept = _thinned(self._kept, step)
+            if len(kept) >= self.config.min_keyframes:
+                return kept
+            step *= 0.8
+        return self._kept
+
+
+def _thinned(frames: list[_Frame], step: float) -> list[_Frame]:
+    """Keep the first frame of each shot and then every one that is `step` further on."""
+    kept = frames[:1]
+    for frame in frames[1:]:
+        if frame.shot != kept[-1].shot or frame.way - kept[-1].way >= step * 0.999:
+            kept.append(frame)
+    return kept
+
+
+def _stacked(rows: list[Array | None]) -> Array | None:
+    """Stack what every frame has; None where some have nothing."""
+    known = [row for row in rows if row is not None]
+    return np.stack(known) if len(known) == len(rows) and known else None

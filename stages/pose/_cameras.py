@@ -1,0 +1,54 @@
+"""COLMAP's cameras for keyframes: as the source gives them, or to be estimated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycolmap
+
+from pipeline.messages import Keyframes
+
+__all__ = ["cameras_for"]
+
+FOCAL_GUESS = 1.2
+"""Of the longer side: COLMAP's default for cameras that it knows nothing of."""
+SHOT_MIN_KEYFRAMES = 5
+"""Shots shorter than this cannot carry a focal length of their own: then all share one."""
+
+
+def cameras_for(keyframes: Keyframes, *, each: bool = False) -> list[pycolmap.Camera]:
+    """Return the camera of every keyframe; keyframes that share one share its `camera_id`.
+
+    Given intrinsics make pinhole cameras. Otherwise there is one camera with radial distortion
+    for each shot, since a cut often means another lens, or with `each` one for each keyframe.
+    """
+    height, width = keyframes.images.shape[1:3]
+    count = len(keyframes.index)
+    if keyframes.intrinsics is not None:
+        distinct, which = np.unique(
+            keyframes.intrinsics.reshape(count, 9), axis=0, return_inverse=True
+        )
+        known = [
+            pycolmap.Camera(
+                camera_id=n + 1,
+                model="PINHOLE",
+                width=width,
+                height=height,
+                params=[K[0], K[4], K[2], K[5]],
+                has_prior_focal_length=True,
+            )
+            for n, K in enumerate(distinct)
+        ]
+        return [known[n] for n in which.ravel()]
+    shots, which = np.unique(keyframes.shot, return_inverse=True)
+    if each:
+        which = np.arange(count)
+    elif count < SHOT_MIN_KEYFRAMES * len(shots):
+        which = np.zeros(count, np.int64)
+    guess = FOCAL_GUESS * max(width, height)
+    unknown = {
+        n: pycolmap.Camera.create_from_model_id(
+            n + 1, pycolmap.CameraModelId.SIMPLE_RADIAL, guess, width, height
+        )
+        for n in np.unique(which).tolist()
+    }
+    return [unknown[n] for n in which.tolist()]

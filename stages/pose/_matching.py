@@ -1,0 +1,98 @@
+"""Which keyframes see the same thing, and which of their features are the same point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+
+from pipeline.messages import Array
+from stages.pose._features import Features, match
+
+__all__ = ["Pair", "choose_pairs", "match_pairs"]
+
+COARSE = 256
+"""Strongest features of an image that stand for it when overlap is guessed."""
+COARSE_MATCHES = 10
+"""So many of them agree only where two images overlap (measured: strangers have 0 to 4)."""
+MIN_INLIERS = 15
+"""COLMAP's own: fewer verified matches of a pair are taken for chance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two images that see the same thing."""
+
+    i: int
+    j: int
+    geometry: pycolmap.TwoViewGeometry
+    inliers: Array
+    """int [M, 2]: numbers of the matching features."""
+
+
+def choose_pairs(
+    features: list[Features], shot: Array, *, overlap: int, exhaustive: bool
+) -> list[tuple[int, int]]:
+    """Return the pairs worth matching in full, nearest first.
+
+    Neighbours up to `overlap` within a shot, then ever wider gaps, then for each image the best
+    of those far away (a loop, another shot of the same place); all of them judged by a quick
+    match of the strongest features. `exhaustive` takes every pair that this does not rule out.
+    """
+    count = len(features)
+    few = [Features(xy=f.xy[:COARSE], descriptors=f.descriptors[:COARSE]) for f in features]
+    gaps = set(range(1, overlap + 1)) | {2**k for k in range(12)} | {3 * 2**k for k in range(12)}
+    always, maybe = [], []
+    score = np.zeros((count, count), np.int32)
+    for i in range(count):
+        for j in range(i + 1, count):
+            if j - i <= 2 and shot[i] == shot[j]:
+                always.append((i, j))
+            # Far away in a long video every other image stands for its neighbour.
+            elif count <= 120 or j - i <= 40 or (i % 2 == 0 and j % 2 == 0):
+                score[i, j] = score[j, i] = len(match(few[i], few[j]))
+                if score[i, j] >= COARSE_MATCHES and (exhaustive or j - i in gaps):
+                    maybe.append((i, j))
+    chosen = set(always) | set(maybe)
+    for i in range(count):
+        far = np.abs(np.arange(count) - i) > overlap
+        for j in np.argsort(-score[i] * far, kind="stable")[:3]:
+            if far[j] and score[i, j] >= COARSE_MATCHES:
+                chosen.add((min(i, int(j)), max(i, int(j))))
+    return sorted(chosen, key=lambda pair: (pair[1] - pair[0], pair[0]))
+
+
+def match_pairs(
+    features: list[Features],
+    cameras: list[pycolmap.Camera],
+    pairs: list[tuple[int, int]],
+    *,
+    seed: int,
+    tick: Callable[[], None],
+) -> list[Pair]:
+    """Match the pairs and keep those that an epipolar geometry or a homography explains."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = MIN_INLIERS
+    options.ransac.random_seed = seed
+    # A video's channel logo is no watermark of a photo collection: it is filtered by RANSAC.
+    options.detect_watermark = False
+    found = []
+    for i, j in pairs:
+        tick()
+        matches = match(features[i], features[j])
+        if len(matches) < MIN_INLIERS:
+            continue
+        geometry = pycolmap.estimate_two_view_geometry(
+            cameras[i],
+            features[i].xy.astype(np.float64),
+            cameras[j],
+            features[j].xy.astype(np.float64),
+            matches.astype(np.uint32),
+            options,
+        )
+        inliers = np.asarray(geometry.inlier_matches, np.int64)
+        if len(inliers) >= MIN_INLIERS:
+            found.append(Pair(i=i, j=j, geometry=geometry, inliers=inliers))
+    return found

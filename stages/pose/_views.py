@@ -1,0 +1,137 @@
+"""From COLMAP's reconstruction to `Views`: pinhole images, an upright world of sane size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import pycolmap
+
+from pipeline.geometry import invert, upright
+from pipeline.messages import Array, Keyframes, Views
+
+__all__ = ["pinhole", "views_from"]
+
+
+def pinhole(camera: pycolmap.Camera) -> Array:
+    """Return the intrinsics [3, 3] of a camera without its distortion."""
+    return np.asarray(camera.calibration_matrix(), np.float64)
+
+
+def views_from(
+    model: pycolmap.Reconstruction,
+    keyframes: Keyframes,
+    *,
+    scale: Literal["metric", "arbitrary"],
+    normalise: bool,
+    candidates: int | None = None,
+) -> Views:
+    """Return the registered keyframes and sparse points; image id i + 1 is keyframe i.
+
+    Images and observations are freed of lens distortion. With `normalise` the world is turned so
+    that y points down, as the cameras say, its origin is the median sparse point, and its unit is
+    the median distance (z) at which the sparse points were seen.
+    """
+    images = sorted(
+        (model.images[i] for i in model.reg_image_ids()), key=lambda image: image.image_id
+    )
+    rows = [image.image_id - 1 for image in images]
+    poses = np.stack([_pose(image) for image in images])
+    ids = sorted(model.points3D)
+    number = {point_id: n for n, point_id in enumerate(ids)}
+    xyz = np.array([model.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
+    error = np.array([model.points3D[i].error for i in ids], np.float32)
+    point, view, xy = _observations(model, images, number)
+    if normalise:
+        poses, xyz = _normalised(poses, xyz, point, view)
+    pixels = [
+        _undistorted(keyframes.images[row], image.camera)
+        for row, image in zip(rows, images, strict=True)
+    ]
+    return Views(
+        images=np.stack(pixels),
+        pts_ns=keyframes.pts_ns[rows],
+        index=keyframes.index[rows],
+        intrinsics=np.stack([pinhole(image.camera) for image in images]),
+        T_world_camera=poses,
+        points=xyz.astype(np.float32),
+        points_rgb=_colours(pixels, len(ids), point, view, xy),
+        points_error_px=error,
+        observed_point=point,
+        observed_view=view,
+        observed_xy=xy,
+        candidates=len(keyframes.index) if candidates is None else candidates,
+        scale=scale,
+    )
+
+
+def _pose(image: pycolmap.Image) -> Array:
+    T_camera_world = np.eye(4)
+    T_camera_world[:3] = image.cam_from_world().matrix()
+    return invert(T_camera_world)
+
+
+def _observations(
+    model: pycolmap.Reconstruction, images: list[pycolmap.Image], number: dict[int, int]
+) -> tuple[Array, Array, Array]:
+    """Return point number, view number and undistorted pixel of every observation."""
+    point, view, xy = [], [], []
+    for v, image in enumerate(images):
+        seen = [p for p in image.points2D if p.has_point3D()]
+        if not seen:
+            continue
+        pixels = np.array([p.xy for p in seen], np.float64)
+        rays = np.asarray(image.camera.cam_from_img(pixels))[:, :2]
+        K = pinhole(image.camera)
+        xy.append(rays * [K[0, 0], K[1, 1]] + K[:2, 2])
+        point.append([number[p.point3D_id] for p in seen])
+        view.append(np.full(len(seen), v))
+    if not xy:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2), np.float32)
+    return (
+        np.concatenate(point).astype(np.int32),
+        np.concatenate(view).astype(np.int32),
+        np.concatenate(xy).astype(np.float32),
+    )
+
+
+def _normalised(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Array, Array]:
+    R_up = upright(poses)
+    to_camera = invert(poses)[view]
+    z = np.einsum("nj,nj->n", to_camera[:, 2, :3], xyz[point]) + to_camera[:, 2, 3]
+    unit = float(np.median(z[z > 0])) if np.any(z > 0) else 1.0
+    origin = np.median(xyz, axis=0)
+    poses = poses.copy()
+    poses[:, :3, 3] = (poses[:, :3, 3] - origin) @ R_up.T / unit
+    poses[:, :3, :3] = R_up @ poses[:, :3, :3]
+    return poses, (xyz - origin) @ R_up.T / unit
+
+
+def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
+    """Resample an image to the pinhole camera of the same focal length and centre."""
+    K = pinhole(camera)
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    straight = np.asarray(camera.cam_from_img(corners))[:, :2] * [K[0, 0], K[1, 1]] + K[:2, 2]
+    if np.abs(straight - corners).max() < 0.1:
+        return image
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
+    source = np.asarray(camera.img_from_cam(rays.reshape(-1, 3))).reshape(height, width, 2) - 0.5
+    source = source.astype(np.float32)
+    return cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _colours(pixels: list[Array], count: int, point: Array, view: Array, xy: Array) -> Array:
+    """Return the mean colour of every point over the views that saw it."""
+    total = np.zeros((count, 3))
+    seen = np.zeros(count)
+    for v, image in enumerate(pixels):
+        mine = view == v
+        column = np.clip(xy[mine, 0].astype(np.int64), 0, image.shape[1] - 1)
+        row = np.clip(xy[mine, 1].astype(np.int64), 0, image.shape[0] - 1)
+        # A point is observed at most once a view, so plain indexing adds each one.
+        np.add.at(total, point[mine], image[row, column])
+        np.add.at(seen, point[mine], 1)
+    return np.round(total / np.maximum(seen, 1)[:, None]).astype(np.uint8)

@@ -1,0 +1,132 @@
+"""The poses that came with the source, and sparse points triangulated with them.
+
+For recordings whose device or a former run knows the cameras: `transforms.json` (nerfstudio),
+a COLMAP model, KITTI's `poses.txt`, 7-Scenes' `*.pose.txt`. Poses and intrinsics are taken as
+they are; keyframes without a pose are left out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pycolmap
+from pydantic import Field
+
+from pipeline.errors import PartNotMade
+from pipeline.geometry import invert
+from pipeline.messages import Array, Keyframes, Views
+from pipeline.stage import Context, Options, Stage
+from stages.pose._cameras import cameras_for
+from stages.pose._features import extract
+from stages.pose._mapping import fill_database, triangulate
+from stages.pose._matching import choose_pairs, match_pairs
+from stages.pose._views import views_from
+
+__all__ = ["Config", "Model"]
+
+
+class Config(Options):
+    """How the sparse points are found."""
+
+    features: int = Field(
+        1500, ge=100, le=20_000, description="strongest SIFT features of a keyframe"
+    )
+    overlap: int = Field(4, ge=1, le=50, description="neighbours that each keyframe is matched to")
+
+
+class Model(Stage[Config]):
+    """Take the source's own poses."""
+
+    isolated = True
+    deadline_s: ClassVar[float | None] = 3600.0
+
+    def open(self, context: Context) -> None:
+        """Take threads and silence COLMAP."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        pycolmap.logging.minloglevel = 3
+        pycolmap.set_random_seed(context.seed)
+
+    def process(self, keyframes: Keyframes) -> Views:
+        """Triangulate sparse points between the given poses.
+
+        Raises:
+            PartNotMade: The source gave no poses or no intrinsics.
+        """
+        posed = _with_poses(keyframes)
+        missing = len(keyframes.index) - len(posed.index)
+        if missing:
+            self.warn(
+                f"{len(posed.index)} of {len(keyframes.index)} keyframes have a pose; "
+                "the others are left out"
+            )
+        count = len(posed.index)
+        cameras = cameras_for(posed)
+        features = []
+        for i, image in enumerate(posed.images):
+            features.append(
+                extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=self.config.features)
+            )
+            self.progress(i, 2 * count)
+        wanted = choose_pairs(
+            features, posed.shot, overlap=self.config.overlap, exhaustive=count <= 12
+        )
+        pairs = match_pairs(features, cameras, wanted, seed=self.context.seed, tick=lambda: None)
+        self.progress(2 * count - 1, 2 * count)
+        assert posed.T_world_camera is not None
+        model = triangulate(
+            fill_database(features, cameras, pairs),
+            invert(posed.T_world_camera),
+            seed=self.context.seed,
+        )
+        views = views_from(
+            model,
+            posed,
+            scale="metric" if keyframes.metric else "arbitrary",
+            normalise=False,
+            candidates=len(keyframes.index),
+        )
+        if not len(views.points):
+            self.warn(
+                f"no sparse points: {len(pairs)} of {len(wanted)} pairs of keyframes match and "
+                "none of their features agrees with the given poses"
+            )
+        self.measure("registered_share", len(views.index) / views.candidates)
+        self.measure("points_count", len(views.points))
+        if len(views.points):
+            self.measure("reprojection_error_px", model.compute_mean_reprojection_error())
+            self.measure("track_length_views", model.compute_mean_track_length())
+        return views
+
+
+def _with_poses(keyframes: Keyframes) -> Keyframes:
+    poses = keyframes.T_world_camera
+    known: Array = (
+        np.zeros(len(keyframes.index), bool)
+        if poses is None
+        else np.isfinite(poses).all(axis=(1, 2))
+    )
+    if poses is None or not known.any():
+        raise PartNotMade(
+            "no poses came with the source; pose/given reads them from transforms.json, a COLMAP "
+            "model (sparse/0), KITTI's poses.txt or 7-Scenes' *.pose.txt beside the images; use "
+            "pose/colmap to estimate them"
+        )
+    if keyframes.intrinsics is None or not np.isfinite(keyframes.intrinsics[known]).all():
+        raise PartNotMade(
+            "poses came with the source but no focal length; pose/given reads intrinsics from "
+            "transforms.json, cameras.bin or KITTI's calib.txt; use pose/colmap to estimate both"
+        )
+    return Keyframes(
+        images=keyframes.images[known],
+        pts_ns=keyframes.pts_ns[known],
+        index=keyframes.index[known],
+        sharpness=keyframes.sharpness[known],
+        shot=keyframes.shot[known],
+        parallax_px=keyframes.parallax_px[known],
+        intrinsics=keyframes.intrinsics[known],
+        T_world_camera=poses[known],
+        metric=keyframes.metric,
+    )
