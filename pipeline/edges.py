@@ -11,6 +11,9 @@ __all__ = ["Prefetch"]
 
 T = TypeVar("T")
 
+CLOSE_GRACE_S = 1.0
+"""After this a thread that is busy in a stage is left behind; it is a daemon."""
+
 
 class _End:
     """Marks the end of the upstream, with the exception that ended it, if any."""
@@ -73,7 +76,7 @@ class Prefetch(Iterator[T], Generic[T]):
         return item
 
     def close(self) -> None:
-        """Stop the upstream and wait for its thread."""
+        """Stop the upstream; its thread is waited for, unless a stage keeps it for long."""
         self._ended = True
         self._stop.set()
-        self._thread.join()
+        self._thread.join(CLOSE_GRACE_S)

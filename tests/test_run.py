@@ -300,7 +300,8 @@ def test_awkward_names_are_read_and_cleaned(
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert done.stdout == f"runs/{folder.name}\n"
-    assert folder.name.strip("._-") and not set(folder.name) & set("\n\"'& /")
+    assert folder.name.strip("._-")
+    assert not set(folder.name) & set("\n\"'& /")
     assert manifest(folder)["source"]["shown"].isprintable()
 
 
