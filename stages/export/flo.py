@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from pipeline.messages import Frames, Motion
 from pipeline.stage import Context, Options, Stage
@@ -22,7 +23,9 @@ UNKNOWN = np.float32(1.666666752e9)
 
 
 class Config(Options):
-    """No options."""
+    """Which pairs."""
+
+    every: int = Field(1, ge=1, description="write each n-th pair of frames")
 
 
 class Model(Stage[Config]):
@@ -35,6 +38,7 @@ class Model(Stage[Config]):
         super().open(context)
         self._folder: Growing | None = None
         self._last_ns = -1
+        self._pairs = 0
 
     def process(self, frames: Frames, motion: Motion) -> None:
         """Write the pairs of one clip that no clip before held."""
@@ -42,7 +46,10 @@ class Model(Stage[Config]):
             self._folder = Growing(self, "flow", "flow fields", folder=True)
         with self._folder.writing():
             for t in np.flatnonzero(frames.pts_ns[:-1] > self._last_ns):
-                write_flo(self._folder.path / f"{int(frames.index[t]):06d}.flo", motion.flow[t])
+                if self._pairs % self.config.every == 0:
+                    name = f"{int(frames.index[t]):06d}.flo"
+                    write_flo(self._folder.path / name, motion.flow[t])
+                self._pairs += 1
                 self._last_ns = int(frames.pts_ns[t])
 
     def finish(self) -> None:
