@@ -45,13 +45,15 @@ def paint(seed: int, texel_m: float, plain: bool = False) -> Atlas:
     solids = solids_of(pieces)
     jobs = [(i, face) for i in range(len(pieces)) for face in range(6)]
     with ThreadPoolExecutor(2) as pool:
-        albedos = list(pool.map(lambda job: _albedo(seed, pieces, *job, texel_m), jobs))
+        painted = pool.map(lambda i: _albedos(seed, pieces[i], i, texel_m), range(len(pieces)))
+        albedos = [albedo for faces in painted for albedo in faces]
     if plain:
         albedos = [np.broadcast_to(a.mean((0, 1)), a.shape) for a in albedos]
     means = np.array([a.mean((0, 1)) for a in albedos]).reshape(-1, 6, 3).mean(1)
     # The last piece moves: it neither casts a baked shadow nor catches one.
-    still = Solids(kind=solids.kind[:-1], half_m=solids.half_m[:-1],
-                   T_world_solid=solids.T_world_solid[:-1])
+    still = Solids(
+        kind=solids.kind[:-1], half_m=solids.half_m[:-1], T_world_solid=solids.T_world_solid[:-1]
+    )
 
     def lit(n: int) -> np.ndarray:
         i, face = jobs[n]
@@ -77,19 +79,27 @@ def _shape(solids_half_m: tuple[float, float, float], axis: int, texel_m: float)
     return rows, columns
 
 
-def _albedo(seed: int, pieces: list[Piece], i: int, face: int, texel_m: float) -> np.ndarray:
-    piece = pieces[i]
-    axis, sign = face // 2, 1 if face % 2 else -1
-    rng = np.random.default_rng([seed, 2, i, face])
-    shape = _shape(piece.half_m, axis, texel_m)
+def _albedos(seed: int, piece: Piece, i: int, texel_m: float) -> list[np.ndarray]:
+    """Return the colours ``float32 [rows, columns, 3]`` of the six faces of a solid."""
     tone = np.array(piece.tone, np.float32)
-    if piece.kind == ROOM:
-        return _room_face(seed, rng, face, shape, texel_m)
     if piece.kind == SPHERE:
-        ball = np.random.default_rng([seed, 2, i])
-        return _ball(ball, piece.material, tone, face_directions(axis, sign, shape[0]))
-    material = piece.material
-    if material in ("books", "painting") and (axis == 1 or face == 5):
+        side = _shape(piece.half_m, 0, texel_m)[0]
+        directions = np.stack([face_directions(k // 2, 2 * (k % 2) - 1, side) for k in range(6)])
+        rng = np.random.default_rng([seed, 2, i])
+        return list(_ball(rng, piece.material, tone, directions, texel_m / piece.half_m[0]))
+    faces = []
+    for face in range(6):
+        rng = np.random.default_rng([seed, 2, i, face])
+        shape = _shape(piece.half_m, face // 2, texel_m)
+        if piece.kind == ROOM:
+            faces.append(_room_face(seed, rng, face, shape, texel_m))
+        else:
+            faces.append(_box_face(rng, piece.material, face, shape, texel_m, tone))
+    return faces
+
+
+def _box_face(rng, material: str, face: int, shape, texel_m, tone) -> np.ndarray:
+    if material in ("books", "painting") and (face // 2 == 1 or face == 5):
         material = "planks"
     if material == "planks" and shape[0] > shape[1]:
         turned = materials.planks(rng, shape[::-1], texel_m, tone)
@@ -107,7 +117,8 @@ def _room_face(seed, rng, face, shape, texel_m) -> np.ndarray:
         high, wide = int(2.0 / texel_m), int(2.9 / texel_m)
         top, left = (rows - high) // 2, (columns - wide) // 2
         floor[top : top + high, left : left + wide] = materials.fabric(
-            rng, (high, wide), texel_m, tones["clay"])
+            rng, (high, wide), texel_m, tones["clay"]
+        )
         return floor
     order = np.random.default_rng([seed, 3]).permutation(4)
     kind = order[(0, 1, 2, 3)[(0, 1, 4, 5).index(face)]]
@@ -119,9 +130,9 @@ def _room_face(seed, rng, face, shape, texel_m) -> np.ndarray:
     return materials.hung(rng, wall, texel_m, 4 if kind == 2 else 5)
 
 
-def _ball(rng, material: str, tone: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    broad = fractal_on_sphere(rng, directions, 0.7, 6, 0.6)
-    fine = fractal_on_sphere(rng, directions, 0.15, 4, 0.8)
+def _ball(rng, material: str, tone: np.ndarray, directions: np.ndarray, texel: float):
+    broad = fractal_on_sphere(rng, directions, 0.7, texel, 6, 0.6)
+    fine = fractal_on_sphere(rng, directions, 0.15, texel, 4, 0.8)
     if material == "globe":
         land = np.clip(4 * broad, 0, 1)[..., None]
         image = tone * (1 - land) + np.float32([0.80, 0.72, 0.46]) * land
@@ -136,7 +147,7 @@ def _ball(rng, material: str, tone: np.ndarray, directions: np.ndarray) -> np.nd
 
 
 def _light(solids, means, i, face, shape, texel_m) -> np.ndarray:
-    spacing = LIGHT_M if solids.kind[i] == ROOM else LIGHT_M / 2
+    spacing = max(LIGHT_M if solids.kind[i] == ROOM else LIGHT_M / 2, 8 * texel_m)
     coarse = tuple(max(round(n * texel_m / spacing), 3) for n in shape)
     points, normals = face_points(solids, i, face, coarse)
     light = irradiance(solids, means, points, normals, 7).reshape(*coarse, 3)

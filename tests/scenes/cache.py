@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def cached_array(
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[np.ndarray]) -> None:
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     for old in FOLDER.iterdir():
-        if old.stat().st_mtime < time.time() - KEPT_S:
-            old.unlink(missing_ok=True)
+        # Another process may have renamed or deleted it since.
+        with suppress(FileNotFoundError):
+            if old.stat().st_mtime < time.time() - KEPT_S:
+                old.unlink()
     handle, aside = tempfile.mkstemp(dir=FOLDER, suffix=".part")
     os.close(handle)
     try:
@@ -60,7 +63,16 @@ def _digest(key: tuple) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> bytes:
     """Return a hash of the files that decide what a picture looks like."""
-    drawing = ("geometry", "raycast", "noise", "materials", "furniture", "lighting", "atlas",
-               "shading", "truth")
+    drawing = (
+        "geometry",
+        "raycast",
+        "noise",
+        "materials",
+        "furniture",
+        "lighting",
+        "atlas",
+        "shading",
+        "truth",
+    )
     files = [Path(__file__).with_name(f"{name}.py") for name in drawing]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).digest()

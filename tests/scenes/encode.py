@@ -88,7 +88,8 @@ def save_images(
 
 def _muxer(path: Path, tick: Fraction) -> dict[str, str]:
     if path.suffix in (".mp4", ".mov") and tick.numerator == 1:
-        return {"video_track_timescale": str(tick.denominator)}
+        # The edit list counts the first frame's delay in ticks of the movie: 1/1000 by default.
+        return dict.fromkeys(("video_track_timescale", "movie_timescale"), str(tick.denominator))
     return {}
 
 

@@ -29,10 +29,18 @@ Part = tuple[int, tuple[float, float, float], tuple[float, float, float], float,
 """Kind, centre, half extents, yaw (degrees), material, tone."""
 
 TONES = {
-    "oak": (0.62, 0.43, 0.26), "walnut": (0.42, 0.28, 0.19), "pine": (0.76, 0.60, 0.40),
-    "white": (0.84, 0.81, 0.75), "sage": (0.55, 0.60, 0.50), "blue": (0.30, 0.40, 0.50),
-    "rust": (0.66, 0.36, 0.25), "sand": (0.78, 0.68, 0.52), "leaf": (0.30, 0.44, 0.22),
-    "clay": (0.70, 0.44, 0.32), "lamp": (0.95, 0.88, 0.70), "stone": (0.58, 0.54, 0.49),
+    "oak": (0.62, 0.43, 0.26),
+    "walnut": (0.42, 0.28, 0.19),
+    "pine": (0.76, 0.60, 0.40),
+    "white": (0.84, 0.81, 0.75),
+    "sage": (0.55, 0.60, 0.50),
+    "blue": (0.30, 0.40, 0.50),
+    "rust": (0.66, 0.36, 0.25),
+    "sand": (0.78, 0.68, 0.52),
+    "leaf": (0.30, 0.44, 0.22),
+    "clay": (0.70, 0.44, 0.32),
+    "lamp": (0.95, 0.88, 0.70),
+    "stone": (0.58, 0.54, 0.49),
 }
 
 
@@ -63,8 +71,13 @@ def solids_of(pieces: list[Piece]) -> Solids:
 
 def _piece(kind, centre, half, yaw_deg, material, tone) -> Piece:
     pose = rigid(turn(yaw=np.radians(yaw_deg)), np.asarray(centre, np.float64))
-    return Piece(kind=kind, half_m=tuple(float(h) for h in half), T_world_solid=pose,
-                 material=material, tone=TONES[tone])
+    return Piece(
+        kind=kind,
+        half_m=tuple(float(h) for h in half),
+        T_world_solid=pose,
+        material=material,
+        tone=TONES[tone],
+    )
 
 
 def _against(wall: int, group: list[Part], shift_m: float) -> list[Piece]:

@@ -34,8 +34,10 @@ class Solids:
         """Check the shapes."""
         count = len(self.kind)
         if self.half_m.shape != (count, 3) or self.T_world_solid.shape != (count, 4, 4):
-            raise ValueError(f"{self.kind.shape = }, {self.half_m.shape = }, "
-                             f"{self.T_world_solid.shape = } do not describe the same solids")
+            raise ValueError(
+                f"{self.kind.shape = }, {self.half_m.shape = }, "
+                f"{self.T_world_solid.shape = } do not describe the same solids"
+            )
 
     def moved(self, index: int, T_world_solid: np.ndarray) -> "Solids":
         """Return these solids with solid ``index`` at another pose ``[4, 4]``."""
@@ -129,7 +131,11 @@ def first_hit(kinds, halves, M, o, candidates, count, x, y, z):
     for k in range(count):
         i = candidates[k]
         t = hit(
-            kinds[i], halves[i], o[i, 0], o[i, 1], o[i, 2],
+            kinds[i],
+            halves[i],
+            o[i, 0],
+            o[i, 1],
+            o[i, 2],
             M[i, 0, 0] * x + M[i, 0, 1] * y + M[i, 0, 2] * z,
             M[i, 1, 0] * x + M[i, 1, 1] * y + M[i, 1, 2] * z,
             M[i, 2, 0] * x + M[i, 2, 1] * y + M[i, 2, 2] * z,

@@ -52,14 +52,27 @@ def irradiance(
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     corner = (np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) + 0.5) / 4
     out = np.empty_like(points)
-    _gather(solids.kind, solids.half_m, solids.T_world_solid, albedo, points, normals,
-            sphere, (corner - 0.5) * LAMP_SIDE_M, LAMPS_M, LAMP_POWER, AMBIENT, out)
+    _gather(
+        solids.kind,
+        solids.half_m,
+        solids.T_world_solid,
+        albedo,
+        points,
+        normals,
+        sphere,
+        (corner - 0.5) * LAMP_SIDE_M,
+        LAMPS_M,
+        LAMP_POWER,
+        AMBIENT,
+        out,
+    )
     return out
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _gather(kinds, halves, poses, albedo, points, normals, sphere, spread, lamps, power,
-            ambient, out):
+def _gather(
+    kinds, halves, poses, albedo, points, normals, sphere, spread, lamps, power, ambient, out
+):
     count = len(kinds)
     everything = np.arange(count)
     M = np.empty((count, 3, 3))
@@ -83,20 +96,21 @@ def _gather(kinds, halves, poses, albedo, points, normals, sphere, spread, lamps
             far = t * np.sqrt(dx * dx + dy * dy + dz * dz)
             open_share = 1.0 - np.exp(-far / REACH_M)
             for c in range(3):
-                light[c] += (open_share * ambient[c] + (1 - open_share) * 0.35 * albedo[s, c]
-                             ) / len(sphere)
+                light[c] += (
+                    open_share * ambient[c] + (1 - open_share) * 0.35 * albedo[s, c]
+                ) / len(sphere)
         for lamp in range(len(lamps)):
             for k in range(len(spread)):
                 dx = lamps[lamp, 0] + spread[k, 0] - start[0]
                 dy = lamps[lamp, 1] - start[1]
                 dz = lamps[lamp, 2] + spread[k, 1] - start[2]
                 square = dx * dx + dy * dy + dz * dz
-                cosine = (dx * normals[n, 0] + dy * normals[n, 1] + dz * normals[n, 2]
-                          ) / np.sqrt(square)
+                cosine = (dx * normals[n, 0] + dy * normals[n, 1] + dz * normals[n, 2]) / np.sqrt(
+                    square
+                )
                 if cosine > 0.0:
                     _, t = first_hit(kinds, halves, M, o, everything, count, dx, dy, dz)
                     if t > 0.98:
                         for c in range(3):
                             light[c] += power[c] * cosine / (1.0 + 0.45 * square) / len(spread)
         out[n] = light
-

@@ -13,10 +13,24 @@ from tests.scenes.noise import fractal
 
 Shape = tuple[int, int]
 
-WARM = np.array(
-    [[196, 92, 62], [222, 164, 84], [238, 214, 170], [92, 124, 112], [52, 78, 104],
-     [150, 70, 74], [122, 138, 86], [214, 130, 96], [70, 60, 66], [176, 190, 190]], np.float32
-) / 255
+WARM = (
+    np.array(
+        [
+            [196, 92, 62],
+            [222, 164, 84],
+            [238, 214, 170],
+            [92, 124, 112],
+            [52, 78, 104],
+            [150, 70, 74],
+            [122, 138, 86],
+            [214, 130, 96],
+            [70, 60, 66],
+            [176, 190, 190],
+        ],
+        np.float32,
+    )
+    / 255
+)
 
 
 def tinted(rng: np.random.Generator, colour: np.ndarray, spread: float) -> np.ndarray:
@@ -29,9 +43,7 @@ def grained(image: np.ndarray, noise: np.ndarray, contrast: float) -> np.ndarray
     return image * np.maximum(1 + contrast * noise, 0.1)[..., None]
 
 
-def plaster(
-    rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
-) -> np.ndarray:
+def plaster(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
     """Paint a wall: limewash, trowel marks, and flecks of straw a little off its tone."""
     image = np.full((*shape, 3), tone, np.float32)
     for lightness, per_m2 in ((0.80, 90.0), (1.17, 60.0)):
@@ -79,19 +91,32 @@ def scattered(
 
 def _ellipse(image, centre, axes, angle, colour) -> None:
     cv2.ellipse(
-        image, tuple(int(16 * c) for c in centre), tuple(max(int(16 * a), 8) for a in axes),
-        angle, 0, 360, [float(c) for c in colour], -1, cv2.LINE_8, 4,
+        image,
+        tuple(int(16 * c) for c in centre),
+        tuple(max(int(16 * a), 8) for a in axes),
+        angle,
+        0,
+        360,
+        [float(c) for c in colour],
+        -1,
+        cv2.LINE_8,
+        4,
     )
 
 
-def leaves(
-    rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
-) -> np.ndarray:
+def leaves(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
     """Wallpaper: sprays of leaves of all sizes, each with its vein, on a stained ground."""
     image = plaster(rng, shape, texel_m, tone)
     rows, columns = shape
-    greens = np.float32([[0.42, 0.50, 0.38], [0.55, 0.58, 0.42], [0.35, 0.45, 0.45],
-                         [0.72, 0.55, 0.38], [0.62, 0.40, 0.34]])
+    greens = np.float32(
+        [
+            [0.42, 0.50, 0.38],
+            [0.55, 0.58, 0.42],
+            [0.35, 0.45, 0.45],
+            [0.72, 0.55, 0.38],
+            [0.62, 0.40, 0.34],
+        ]
+    )
     for _ in range(int(60 * rows * columns * texel_m**2)):
         length = np.exp(rng.uniform(*np.log([0.025, 0.16]))) / texel_m
         angle = rng.uniform(0, 360)
@@ -105,9 +130,7 @@ def leaves(
     return grained(image, fractal(rng, shape, 0.05 / texel_m, 5, 0.8), 0.06)
 
 
-def stones(
-    rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
-) -> np.ndarray:
+def stones(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
     """Paint a wall of irregular stones in pale mortar."""
     rows, columns = shape
     step = max(int(0.012 / texel_m), 1)
@@ -115,8 +138,9 @@ def stones(
     y, x = y * 1.7, x + 0
     bend = np.stack([fractal(rng, x.shape, 0.12 / texel_m / step, 4) for _ in range(2)], -1)
     where = np.stack([x, y], -1) + 0.012 * bend
-    seeds = np.stack(np.meshgrid(np.arange(-0.3, x.max() + 0.3, 0.24),
-                                 np.arange(-0.3, y.max() + 0.3, 0.24)), -1).reshape(-1, 2)
+    seeds = np.stack(
+        np.meshgrid(np.arange(-0.3, x.max() + 0.3, 0.24), np.arange(-0.3, y.max() + 0.3, 0.24)), -1
+    ).reshape(-1, 2)
     seeds = seeds + rng.uniform(-0.11, 0.11, seeds.shape)
     distance, index = cKDTree(seeds).query(where, k=2)
     palette = np.stack([tinted(rng, tone, 0.13) for _ in seeds]).astype(np.float32)
@@ -158,9 +182,7 @@ def planks(
     return scattered(rng, image, texel_m, tone * np.float32(0.5), 5.0, (0.005, 0.02), 0.2)
 
 
-def fabric(
-    rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
-) -> np.ndarray:
+def fabric(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
     """Weave cloth with uneven stripes both ways and embroidered patches."""
     image = np.full((*shape, 3), tone, np.float32)
     for axis in (0, 1):
@@ -197,14 +219,17 @@ def painting(
         angle, length = rng.uniform(-0.6, 0.6), rng.uniform(0.005, 0.04) / texel_m
         end = at + length * np.array([np.cos(angle), np.sin(angle)])
         under = image[int(at[1]), int(at[0])]
-        cv2.line(image, tuple(at.astype(int)), tuple(end.astype(int)),
-                 [float(c) for c in tinted(rng, under, 0.2)], max(int(0.006 / texel_m), 1))
+        cv2.line(
+            image,
+            tuple(at.astype(int)),
+            tuple(end.astype(int)),
+            [float(c) for c in tinted(rng, under, 0.2)],
+            max(int(0.006 / texel_m), 1),
+        )
     return grained(image, fractal(rng, shape, 0.05 / texel_m, 5, 0.8), 0.05)
 
 
-def books(
-    rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray
-) -> np.ndarray:
+def books(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
     """Fill the shelves of a bookcase with spines of random size, colour and lettering."""
     rows, columns = shape
     image = planks(rng, shape, texel_m, tone * np.float32(0.35))
@@ -235,9 +260,7 @@ def _spine(rng: np.random.Generator, spine: np.ndarray) -> None:
     spine[:, :1] = colour * 0.5
 
 
-def hung(
-    rng: np.random.Generator, image: np.ndarray, texel_m: float, count: int
-) -> np.ndarray:
+def hung(rng: np.random.Generator, image: np.ndarray, texel_m: float, count: int) -> np.ndarray:
     """Hang framed pictures side by side on a wall (in place) and return it."""
     rows, columns = image.shape[:2]
     slot = columns // count

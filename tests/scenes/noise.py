@@ -33,8 +33,11 @@ def fractal(
         start_x, start_y = rng.random(2)
         scale = np.array([[1 / cx, 0.0, start_x + 1], [0.0, 1 / cy, start_y + 1]], np.float32)
         total += gain**octave * cv2.warpAffine(
-            grid, scale, (columns, rows),
-            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT,
+            grid,
+            scale,
+            (columns, rows),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
         )
         if max(cx, cy) <= 1.5:
             break
@@ -55,17 +58,21 @@ def fractal_on_sphere(
     rng: np.random.Generator,
     directions: np.ndarray,
     cell: float,
+    texel: float,
     octaves: int = 6,
     gain: float = 0.6,
 ) -> np.ndarray:
     """Return value noise ``float32 [...]`` at unit directions ``[..., 3]``, seamless all round.
 
-    ``cell`` is the coarsest cell as a share of the radius; mean and variance are about 0 and 1.
+    ``cell`` is the coarsest cell and ``texel`` the spacing of the directions, as shares of the
+    radius; octaves finer than it are left out. Mean and variance are about 0 and 1.
     """
     total = np.zeros(directions.shape[:-1], np.float32)
     power = 0.0
     for octave in range(octaves):
         per_radius = 2**octave / cell
+        if octave and per_radius * texel > 0.7:
+            break
         count = int(2 * per_radius) + 6
         grid = rng.standard_normal((count, count, count)).astype(np.float32)
         where = np.moveaxis((directions + 1.0) * per_radius + 2.0, -1, 0)

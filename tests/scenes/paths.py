@@ -20,7 +20,7 @@ MOTIONS = {
     "roll-cw": (ROLL, 0.32), "roll-ccw": (ROLL, -0.32),
     "zoom-in": (LOG_FOCAL, 0.36), "zoom-out": (LOG_FOCAL, -0.36),
     "truck-left": (TRUCK, -0.62), "truck-right": (TRUCK, 0.62),
-    "dolly-in": (DOLLY, 0.65), "dolly-out": (DOLLY, -0.65),
+    "dolly-in": (DOLLY, 0.75), "dolly-out": (DOLLY, -0.75),
 }  # fmt: skip
 """What a label drives and its usual rate: rad/s, log focal length per second, or m/s.
 

@@ -60,8 +60,20 @@ def correspond(
     flow = np.empty((*seen.shape, 2))
     visible = np.empty(seen.shape, np.bool_)
     _correspond(
-        solids_i.kind, solids_i.half_m, seen, depth, Mi, oi, camera_i.focal_px,
-        Mj, oj, camera_j.focal_px, camera_j.width, camera_j.height, flow, visible,
+        solids_i.kind,
+        solids_i.half_m,
+        seen,
+        depth,
+        Mi,
+        oi,
+        camera_i.focal_px,
+        Mj,
+        oj,
+        camera_j.focal_px,
+        camera_j.width,
+        camera_j.height,
+        flow,
+        visible,
     )
     return flow, visible
 
@@ -102,9 +114,15 @@ def _trace(kinds, halves, M, o, f, seen, depth):
         for left in range(0, columns, TILE_PX):
             right = min(left + TILE_PX, columns)
             count = in_tile(
-                kinds, halves, M, o,
-                (left - 0.5 * columns) / f, (top - 0.5 * rows) / f,
-                (right - 0.5 * columns) / f, (bottom - 0.5 * rows) / f, found,
+                kinds,
+                halves,
+                M,
+                o,
+                (left - 0.5 * columns) / f,
+                (top - 0.5 * rows) / f,
+                (right - 0.5 * columns) / f,
+                (bottom - 0.5 * rows) / f,
+                found,
             )
             for v in range(top, bottom):
                 y = (v + 0.5 - 0.5 * rows) / f
@@ -143,7 +161,6 @@ def _correspond(kinds, halves, seen, depth, Mi, oi, fi, Mj, oj, fj, width, heigh
             flow[v, u, 1] = vj - (v + 0.5)
             inside = 0.0 <= uj < width and 0.0 <= vj < height
             if inside:
-                _, nearest = first_hit(
-                    kinds, halves, Mj, oj, everything, len(kinds), xj, yj, 1.0)
+                _, nearest = first_hit(kinds, halves, Mj, oj, everything, len(kinds), xj, yj, 1.0)
                 inside = nearest >= zj * (1.0 - 1e-6)
             visible[v, u] = inside

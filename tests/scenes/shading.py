@@ -16,8 +16,19 @@ def shade(solids: Solids, atlas: Atlas, camera: Camera) -> np.ndarray:
     seen, _ = trace(solids, camera)
     M, o = solids.seen_from(camera.T_world_camera)
     image = np.empty((camera.height, camera.width, 3), np.uint8)
-    _shade(solids.kind, solids.half_m, M, o, camera.focal_px, seen,
-           atlas.texels, atlas.levels, atlas.count, atlas.per_m, image)
+    _shade(
+        solids.kind,
+        solids.half_m,
+        M,
+        o,
+        camera.focal_px,
+        seen,
+        atlas.texels,
+        atlas.levels,
+        atlas.count,
+        atlas.per_m,
+        image,
+    )
     return image
 
 
@@ -33,8 +44,12 @@ def _bilinear(texels, offset, columns, rows, u, v, weight, rgb):
     w10 = weight * (1 - fx) * fy
     w11 = weight * fx * fy
     for c in range(3):
-        rgb[c] += (w00 * texels[at, c] + w01 * texels[at + 1, c]
-                   + w10 * texels[at + columns, c] + w11 * texels[at + columns + 1, c])
+        rgb[c] += (
+            w00 * texels[at, c]
+            + w01 * texels[at + 1, c]
+            + w10 * texels[at + columns, c]
+            + w11 * texels[at + columns + 1, c]
+        )
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -59,8 +74,16 @@ def _look_up(i, half, ox, oy, oz, dx, dy, dz, t, f, texels, levels, count, per_m
     for k in range(2):
         weight = share if k else 1 - share
         if weight > 0.0 and fine + k < count[face]:
-            _bilinear(texels, levels[face, fine + k, 0], levels[face, fine + k, 1],
-                      levels[face, fine + k, 2], u, v, weight, rgb)
+            _bilinear(
+                texels,
+                levels[face, fine + k, 0],
+                levels[face, fine + k, 1],
+                levels[face, fine + k, 2],
+                u,
+                v,
+                weight,
+                rgb,
+            )
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -82,9 +105,15 @@ def _shade(kinds, halves, M, o, f, seen, texels, levels, count, per_m, image):
         for left in range(0, columns, TILE_PX):
             bottom, right = min(top + TILE_PX, rows), min(left + TILE_PX, columns)
             near = in_tile(
-                kinds, halves, M, o,
-                (left - 0.5 * columns) / f, (top - 0.5 * rows) / f,
-                (right - 0.5 * columns) / f, (bottom - 0.5 * rows) / f, found,
+                kinds,
+                halves,
+                M,
+                o,
+                (left - 0.5 * columns) / f,
+                (top - 0.5 * rows) / f,
+                (right - 0.5 * columns) / f,
+                (bottom - 0.5 * rows) / f,
+                found,
             )
             for v in range(top, bottom):
                 for u in range(left, right):
@@ -97,7 +126,11 @@ def _shade(kinds, halves, M, o, f, seen, texels, levels, count, per_m, image):
                         t = np.inf
                         if alone:
                             t = hit(
-                                kinds[i], halves[i], o[i, 0], o[i, 1], o[i, 2],
+                                kinds[i],
+                                halves[i],
+                                o[i, 0],
+                                o[i, 1],
+                                o[i, 2],
                                 M[i, 0, 0] * x + M[i, 0, 1] * y + M[i, 0, 2],
                                 M[i, 1, 0] * x + M[i, 1, 1] * y + M[i, 1, 2],
                                 M[i, 2, 0] * x + M[i, 2, 1] * y + M[i, 2, 2],
@@ -105,11 +138,21 @@ def _shade(kinds, halves, M, o, f, seen, texels, levels, count, per_m, image):
                         if t == np.inf:
                             i, t = first_hit(kinds, halves, M, o, found, near, x, y, 1.0)
                         _look_up(
-                            i, halves[i], o[i, 0], o[i, 1], o[i, 2],
+                            i,
+                            halves[i],
+                            o[i, 0],
+                            o[i, 1],
+                            o[i, 2],
                             M[i, 0, 0] * x + M[i, 0, 1] * y + M[i, 0, 2],
                             M[i, 1, 0] * x + M[i, 1, 1] * y + M[i, 1, 2],
                             M[i, 2, 0] * x + M[i, 2, 1] * y + M[i, 2, 2],
-                            t, f, texels, levels, count, per_m, rgb,
+                            t,
+                            f,
+                            texels,
+                            levels,
+                            count,
+                            per_m,
+                            rgb,
                         )
                     for c in range(3):
                         image[v, u, c] = np.uint8(0.25 * rgb[c] + 0.5)

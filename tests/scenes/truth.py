@@ -91,14 +91,26 @@ class Truth:
     def images(self) -> np.ndarray:
         """Pictures RGB ``uint8 [T, H, W, 3]``: read-only, mapped from the cache on disk."""
         shape = (len(self), self.height, self.width, 3)
-        key = (self.seed, self.path.T_world_camera, self.path.focal_px, self.T_world_ball,
-               self.plain, self.effects, self.path.pts_ns, shape)
+        key = (
+            self.seed,
+            self.path.T_world_camera,
+            self.path.focal_px,
+            self.T_world_ball,
+            self.plain,
+            self.effects,
+            self.path.pts_ns,
+            shape,
+        )
         return cached_array(key, shape, self._render)
 
     def camera(self, i: int) -> Camera:
         """Return the camera of frame i."""
-        return Camera(T_world_camera=self.path.T_world_camera[i], width=self.width,
-                      focal_px=float(self.path.focal_px[i]), height=self.height)
+        return Camera(
+            T_world_camera=self.path.T_world_camera[i],
+            width=self.width,
+            focal_px=float(self.path.focal_px[i]),
+            height=self.height,
+        )
 
     def solids(self, i: int) -> Solids:
         """Return the geometry at frame i; the last solid is the ball."""
@@ -119,8 +131,7 @@ class Truth:
     def flow_and_visible(self, i: int, j: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return `flow` and `visible` together, for the cost of one."""
         j = i + 1 if j is None else j
-        flow, visible = correspond(
-            self.solids(i), self.camera(i), self.solids(j), self.camera(j))
+        flow, visible = correspond(self.solids(i), self.camera(i), self.solids(j), self.camera(j))
         return flow.astype(np.float32), visible
 
     def ball(self, i: int) -> np.ndarray:
