@@ -1,5 +1,1 @@
-"""What happens when: motion of the camera and of things."""
-
-from pkgutil import extend_path
-
-__path__ = extend_path(__path__, __name__)
+"""What happened: `Frames` and `Motion` to timed `Actions`."""

@@ -1,0 +1,73 @@
+"""Which part of a pair moves by itself: compact residuals that no camera motion explains.
+
+What the plane of the dominant motion leaves over is parallax or an object. Parallax points to or
+from one epipole everywhere (plane + parallax: Irani and Anandan, PAMI 1998, eq. 7), so where there
+is parallax only the residual across the epipolar lines counts, and an object that moves along
+them is missed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stages.action._planar import NOISE, PlanarFit
+from stages.action._samples import FlowSamples
+
+__all__ = ["moving_share"]
+
+Array = npt.NDArray[Any]
+
+LEAST = 0.5 / 640
+"""Least residual of an object in widths a pair."""
+TIMES_NOISE = 5.0
+"""Residual of an object in medians of all residuals."""
+LEAST_CELLS = 3
+TEXTURED = 0.15
+"""Weight below which a sample is no witness."""
+
+
+def _epipoles() -> Array:
+    """Return candidate epipoles [M, 3], homogeneous: a grid over and around the image, and 24
+    directions at infinity."""
+    x, y = np.meshgrid(np.linspace(-0.75, 0.75, 9), np.linspace(-0.45, 0.45, 7))
+    near = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
+    angle = np.arange(24) * np.pi / 24
+    far = np.stack([np.cos(angle), np.sin(angle), np.zeros(24)], axis=1)
+    return np.concatenate([near, far])
+
+
+EPIPOLES = _epipoles()
+
+
+def moving_share(samples: FlowSamples, fit: PlanarFit, parallax: bool) -> float:
+    """Return the share of the cells in the largest patch that moves by itself, 0 if none does."""
+    seen = samples.weight > TEXTURED
+    if seen.sum() < 2 * LEAST_CELLS:
+        return 0.0
+    at, residual = samples.at[seen], fit.residual[seen]
+    strange = _across(at, residual) if parallax else np.linalg.norm(residual, axis=1)
+    noise = float(np.median(strange))
+    limit = max(LEAST, TIMES_NOISE * noise)
+    patch = np.zeros(samples.cells, np.uint8)
+    row, column = samples.cell[seen][strange > limit].T
+    patch[row, column] = 1
+    _, _, stats, _ = cv2.connectedComponentsWithStats(patch, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if len(areas) == 0 or areas.max() < LEAST_CELLS:
+        return 0.0
+    return float(areas.max()) / patch.size
+
+
+def _across(at: Array, residual: Array) -> Array:
+    """Return the residual [N] across the epipolar lines of the epipole that explains most."""
+    dx = EPIPOLES[:, :1] - EPIPOLES[:, 2:] * at[:, 0]
+    dy = EPIPOLES[:, 1:2] - EPIPOLES[:, 2:] * at[:, 1]
+    across = np.abs(dx * residual[:, 1] - dy * residual[:, 0])
+    across /= np.maximum(np.hypot(dx, dy), 1e-9)
+    scale = max(float(np.median(np.linalg.norm(residual, axis=1))), NOISE)
+    cost = (across / (across + scale)).sum(axis=1)
+    return across[int(np.argmin(cost))]

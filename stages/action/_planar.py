@@ -1,0 +1,144 @@
+"""The flow of a plane, fitted robustly, and what it says of the camera.
+
+A camera that turns or zooms moves every point, and one that moves past a plane moves that plane,
+by a flow of eight parameters (Longuet-Higgins and Prazdny 1980; Adiv, PAMI 1985, eq. 6)::
+
+    u = a + b x + c y + g x² + h x y
+    v = d + e x + f y + g x y + h y²
+
+With focal length F (in widths) and rotation ω a camera at rest has a = -F ω_y, d = F ω_x,
+c = -e = ω_z, b = f = zoom, g = a / F², h = d / F². What differs from that is parallax: b ≠ f or
+c ≠ -e (a slanted plane that slides past) or a residual (things before and behind the plane).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.action._samples import FlowSamples
+
+__all__ = ["CameraMotion", "PlanarFit", "camera_motion", "fit_plane"]
+
+Array = npt.NDArray[Any]
+
+NOISE = 0.25 / 640
+"""Error of good flow in widths: measured 0.1-0.3 px at 640 (DIS fast, rendered rooms)."""
+COARSE_TO_FINE = (2.0, 2.0, 1.0, 1.0, 0.6, 0.6)
+"""Scale of the robust weight in each iteration, in medians of the first residual."""
+RADIUS = 0.3
+"""Mean distance of a pixel from the middle of a 16:9 image in widths: turns rates of zoom and
+roll into mean image motion, comparable with that of pan and tilt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanarFit:
+    """The dominant motion of a pair."""
+
+    parameters: Array
+    """float64 [8]: a, d, b, c, e, f, g, h of the module's equations, in widths a pair."""
+    fitted: Array
+    """float64 [N, 2]: the flow that they give at the samples."""
+    residual: Array
+    """float64 [N, 2]: flow less `fitted`."""
+
+
+def fit_plane(samples: FlowSamples) -> PlanarFit:
+    """Fit by least squares, then by iteratively reweighted ones (Geman-McClure), coarse to fine."""
+    basis = _basis(samples.at)
+    rows = basis.reshape(-1, 8)
+    # Without texture anywhere the system is singular; a little ridge keeps it solvable.
+    ridge = 1e-6 * max(samples.weight.sum(), 1e-9) * np.array([0.01, 0.01, 1, 1, 1, 1, 1, 1])
+    parameters, scale = np.zeros(8), None
+    for factor in (None, *COARSE_TO_FINE):
+        weight = samples.weight
+        if factor is not None:
+            residual = samples.flow - basis @ parameters
+            square = (residual**2).sum(axis=1)
+            if scale is None:
+                scale = float(np.sqrt(np.median(square)))
+            weight = weight / (1 + square / max(factor * scale, NOISE) ** 2) ** 2
+        weighted = (basis * weight[:, None, None]).reshape(-1, 8)
+        parameters = np.linalg.solve(
+            rows.T @ weighted + np.diag(ridge), weighted.T @ samples.flow.reshape(-1)
+        )
+    fitted = basis @ parameters
+    return PlanarFit(parameters=parameters, fitted=fitted, residual=samples.flow - fitted)
+
+
+def _basis(at: Array) -> Array:
+    x, y = at.T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    u = np.stack([one, zero, x, y, zero, zero, x * x, x * y], axis=-1)
+    v = np.stack([zero, one, zero, zero, x, y, x * y, y * y], axis=-1)
+    return np.stack([u, v], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CameraMotion:
+    """What the camera did in one pair, as mean image motion in widths, signed as the labels."""
+
+    pan: float
+    """Above 0: the scene moves left, so the camera turned or moved right."""
+    tilt: float
+    """Above 0: the scene moves down, so the camera turned up."""
+    zoom: float
+    """Above 0: the scene expands."""
+    roll: float
+    """Above 0: the scene turns counter-clockwise, so the camera turned clockwise."""
+    truck: float
+    """Above 0: the camera moved right, if there is parallax; `pan` less what the curvature of
+    the flow shows to be rotation, so that an orbit is told from a pan the other way."""
+    parallax: float
+    """Share of the motion that no rotation or zoom explains, 0..1."""
+    size: float
+    """Mean length of the dominant motion."""
+
+
+def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraMotion:
+    """Read the camera's motion off the fit; `focal` is the focal length in widths."""
+    a, d, b, c, e, f, g, _ = fit.parameters
+    # The smaller of the two: past a slanted plane only one of them is not zero.
+    zoom, roll = _common(b, f), _common(c, -e)
+    # A slanted plane that comes nearer bends the flow as well, by up to its slope times the zoom
+    # (slopes up to 1.2 in the rendered rooms); only what exceeds that is rotation.
+    bend = np.sign(g) * max(abs(g) - 1.2 * abs(zoom), 0.0)
+    total = max(float(samples.weight.sum()), 1e-12)
+    size = float(np.sqrt((samples.weight * (fit.fitted**2).sum(axis=1)).sum() / total))
+    shear = RADIUS * np.hypot(b - f, c + e) / 2
+    along, across = _along_and_across(samples.weight, fit)
+    spread = np.sqrt(max(along**2 - across**2, 0.0))
+    return CameraMotion(
+        pan=-a,
+        tilt=d,
+        zoom=zoom * RADIUS,
+        roll=roll * RADIUS,
+        truck=bend * focal**2 - a,
+        parallax=min(float(np.hypot(shear, spread)) / max(size, NOISE), 1.0),
+        size=size,
+    )
+
+
+def _common(first: float, second: float) -> float:
+    if first * second <= 0:
+        return 0.0
+    return float(np.sign(first) * min(abs(first), abs(second)))
+
+
+def _along_and_across(weight: Array, fit: PlanarFit) -> tuple[float, float]:
+    """Return the median residual along the fitted flow and across it.
+
+    Parallax lies along it (when the camera moves and does not turn), noise lies both ways.
+    """
+    length = np.linalg.norm(fit.fitted, axis=1)
+    keep = (length > 0.3 * np.median(length)) & (weight > 0.1)
+    if keep.sum() < 16:
+        return 0.0, 0.0
+    direction = fit.fitted[keep] / np.maximum(length[keep], 1e-12)[:, None]
+    x, y = fit.residual[keep].T
+    along = np.abs(x * direction[:, 0] + y * direction[:, 1])
+    across = np.abs(x * direction[:, 1] - y * direction[:, 0])
+    return float(np.median(along)), float(np.median(across))

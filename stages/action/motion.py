@@ -1,0 +1,232 @@
+"""Camera and object motion recognised from optical flow, and the shots."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.messages import Actions, Frames, Motion
+from pipeline.stage import Options, Stage
+from stages.action._camera import LABELS, SHAKE_NS, SMOOTH_NS, PairMotion, costs_of
+from stages.action._decoding import Decoder, Run, Step
+from stages.action._objects import moving_share
+from stages.action._planar import camera_motion, fit_plane
+from stages.action._samples import sample_flow
+
+__all__ = ["Config", "Model"]
+
+MODEL = "action/motion"
+
+LOOK_AHEAD_NS = SMOOTH_NS + SHAKE_NS
+"""A pair is judged when everything within this has been seen."""
+LAG_NS = 500_000_000
+SWITCH_S = 0.16
+FEWEST_SAMPLES = 24
+"""Eight parameters need some redundancy."""
+STANDING_FRAME_NS = 40_000_000
+"""How long a shot lasts of which only one frame was sampled and that nothing follows."""
+PARALLAX_FOR_OBJECTS = 0.02
+"""Above it residuals of the plane may be parallax: only what breaks the epipolar geometry counts."""
+HALF_SURE_SHARE = 0.004
+"""Share of the image of a patch that is as likely noise as an object: 4 of 880 cells."""
+
+
+class Config(Options):
+    """Options of the recognition of camera and object motion."""
+
+    shortest_s: float = Field(
+        0.4, ge=0.1, le=2.0, description="camera motions shorter than this join their neighbour"
+    )
+    focal_widths: float = Field(
+        0.85,
+        ge=0.2,
+        le=10.0,
+        description="focal length in image widths where the source does not say it",
+    )
+
+
+@dataclass(kw_only=True)
+class Shot:
+    """Everything remembered of the shot in progress; its size does not grow with the shot."""
+
+    number: int
+    start_ns: int
+    last_ns: int
+    camera: Decoder
+    objects: Decoder
+    waiting: list[PairMotion] = field(default_factory=list[PairMotion])
+    """Pairs around the next one to be judged, in order."""
+    judged: int = 0
+    """How many of `waiting` have been judged; they stay while later ones look back at them."""
+    camera_from_ns: int = 0
+
+
+class Model(Stage[Config]):
+    """Labels what the camera does, when objects move by themselves, and the shots.
+
+    Camera segments (kind `camera`) tile each shot and come at most 1.5 s after they end; object
+    segments (kind `object`) lie over them; a shot (kind `shot`) comes when the next one begins. A
+    shot of which one frame was sampled has no camera segment. Where too little of the image
+    could be followed, the label is the neighbours' or `handheld`, with a score near 0.
+    """
+
+    scope = "stream"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._shot: Shot | None = None
+        self._pairs = self._followed = 0
+
+    def process(self, frames: Frames, motion: Motion) -> Actions | None:
+        """Take the next clip and return the segments that it settles."""
+        rows: list[Row] = []
+        shot = self._shot
+        if shot is not None and frames.shot != shot.number:
+            rows += self._end(shot, int(frames.pts_ns[0]))
+            shot = None
+        first = int(frames.pts_ns[0])
+        if shot is None:
+            shot = self._shot = self._begin(frames.shot, first)
+        elif first > shot.last_ns:
+            # Frames between the clips are missing: nothing is known of the time between.
+            rows += self._take(shot, _unknown(shot.last_ns, first))
+        for t in range(len(frames.pts_ns) - 1):
+            if frames.pts_ns[t + 1] > shot.last_ns:
+                rows += self._take(shot, self._measure_pair(frames, motion, t))
+        shot.last_ns = max(shot.last_ns, int(frames.pts_ns[-1]))
+        return _actions(rows)
+
+    def finish(self) -> Actions | None:
+        """Return the rest: the last shot and what was not yet settled."""
+        if self._pairs:
+            self.measure("trusted_pairs_share", self._followed / self._pairs)
+            if self._followed < self._pairs / 2:
+                self.warn(
+                    f"the image could be followed between only {self._followed} of "
+                    f"{self._pairs} pairs of sampled frames: camera labels are uncertain; "
+                    "sample more frames a second"
+                )
+        shot, self._shot = self._shot, None
+        if shot is None:
+            return None
+        return _actions(self._end(shot, max(shot.last_ns, shot.start_ns + STANDING_FRAME_NS)))
+
+    def snapshot(self) -> Any:
+        """Return the shot in progress and the counts."""
+        return copy.deepcopy((self._shot, self._pairs, self._followed))
+
+    def restore(self, state: Any) -> None:
+        """Go on from a snapshot."""
+        self._shot, self._pairs, self._followed = copy.deepcopy(state)
+
+    def _begin(self, number: int, start_ns: int) -> Shot:
+        shortest = round(self.config.shortest_s * 1e9)
+        return Shot(
+            number=number,
+            start_ns=start_ns,
+            last_ns=start_ns,
+            camera=Decoder(switch_s=SWITCH_S, lag_ns=LAG_NS, shortest_ns=shortest),
+            objects=Decoder(switch_s=SWITCH_S, lag_ns=LAG_NS, shortest_ns=shortest),
+            camera_from_ns=start_ns,
+        )
+
+    def _measure_pair(self, frames: Frames, motion: Motion, t: int) -> PairMotion:
+        start, end = int(frames.pts_ns[t]), int(frames.pts_ns[t + 1])
+        samples = sample_flow(motion.flow[t], motion.confidence[t], frames.images[t])
+        self._pairs += 1
+        if len(samples.flow) < FEWEST_SAMPLES or samples.weight.sum() <= 0:
+            return _unknown(start, end)
+        focal = self.config.focal_widths
+        if frames.intrinsics is not None:
+            focal = float(frames.intrinsics[t, 0, 0]) / frames.images.shape[2]
+        fit = fit_plane(samples)
+        camera = camera_motion(samples, fit, focal)
+        trust = float(np.mean(samples.confidence > 0.5))
+        self._followed += trust >= 0.5
+        return PairMotion(
+            start_ns=start,
+            end_ns=end,
+            motion=camera,
+            trust=trust,
+            moving=moving_share(samples, fit, camera.parallax > PARALLAX_FOR_OBJECTS),
+        )
+
+    def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
+        shot.waiting.append(pair)
+        rows: list[Row] = []
+        while (
+            shot.judged < len(shot.waiting)
+            and pair.end_ns - shot.waiting[shot.judged].end_ns >= LOOK_AHEAD_NS
+        ):
+            rows += self._judge(shot)
+        return rows
+
+    def _judge(self, shot: Shot) -> list[Row]:
+        pair = shot.waiting[shot.judged]
+        step = Step(
+            start_ns=pair.start_ns,
+            end_ns=pair.end_ns,
+            costs=costs_of(shot.waiting, shot.judged),
+            trust=pair.trust,
+        )
+        rows = [_camera_row(run) for run in shot.camera.push(step)]
+        sure = pair.moving / (pair.moving + HALF_SURE_SHARE)
+        moving = Step(
+            start_ns=pair.start_ns,
+            end_ns=pair.end_ns,
+            costs=np.array([sure, 1 - sure]),
+            trust=pair.trust,
+        )
+        rows += _object_rows(shot.objects.push(moving))
+        shot.judged += 1
+        while shot.judged and pair.end_ns - shot.waiting[0].end_ns > LOOK_AHEAD_NS:
+            shot.waiting.pop(0)
+            shot.judged -= 1
+        return rows
+
+    def _end(self, shot: Shot, end_ns: int) -> list[Row]:
+        """Settle a shot that ends at `end_ns`, where the next one begins."""
+        rows: list[Row] = []
+        while shot.judged < len(shot.waiting):
+            rows += self._judge(shot)
+        runs = shot.camera.flush()
+        if runs:
+            runs[-1].end_ns = end_ns
+        rows += [_camera_row(run) for run in runs]
+        rows += _object_rows(shot.objects.flush())
+        rows.append(("shot", "shot", shot.start_ns, end_ns, 1.0))
+        return rows
+
+
+Row = tuple[str, Literal["shot", "camera", "object"], int, int, float]
+"""Label, kind, start, end (ns) and score."""
+
+
+def _unknown(start_ns: int, end_ns: int) -> PairMotion:
+    return PairMotion(start_ns=start_ns, end_ns=end_ns, motion=None, trust=0.0, moving=0.0)
+
+
+def _camera_row(run: Run) -> Row:
+    return LABELS[run.state], "camera", run.start_ns, run.end_ns, run.score
+
+
+def _object_rows(runs: list[Run]) -> list[Row]:
+    return [("object-moving", "object", r.start_ns, r.end_ns, r.score) for r in runs if r.state]
+
+
+def _actions(rows: list[Row]) -> Actions | None:
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: (row[2], row[3]))
+    return Actions(
+        start_ns=np.array([row[2] for row in rows], np.int64),
+        end_ns=np.array([row[3] for row in rows], np.int64),
+        score=np.array([row[4] for row in rows], np.float32),
+        label=tuple(row[0] for row in rows),
+        kind=tuple(row[1] for row in rows),
+        model=MODEL,
+    )
