@@ -1,0 +1,100 @@
+"""Pictures for the page: out of the storyboard, the posed images and the preview videos."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stages.report._markup import data_uri
+
+__all__ = ["jpeg_uri", "nearest", "storyboard", "video_pictures", "video_uri"]
+
+Picture = tuple[float, npt.NDArray[np.uint8]]
+"""A time in s and an RGB image."""
+
+CUE = re.compile(r"(\d+):(\d\d):(\d\d\.\d{3}) --> .*\nstoryboard\.jpg#xywh=(\d+),(\d+),(\d+),(\d+)")
+
+
+def jpeg_uri(image: npt.NDArray[np.uint8], quality: int = 78) -> str:
+    """Return an RGB image as an address that holds it."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return data_uri("image/jpeg", data.tobytes())
+
+
+def storyboard(folder: Path) -> list[Picture]:
+    """Return the storyboard's pictures in order of time; none if it is missing or broken."""
+    sheet = (
+        cv2.imread(str(folder / "storyboard.jpg")) if _is_file(folder, "storyboard.jpg") else None
+    )
+    if sheet is None or not _is_file(folder, "storyboard.vtt"):
+        return []
+    rgb: Any = cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB)
+    pictures: list[Picture] = []
+    text = (folder / "storyboard.vtt").read_text(encoding="utf-8", errors="replace")
+    for hours, minutes, seconds, *box in CUE.findall(text):
+        x, y, w, h = (int(number) for number in box)
+        picture = rgb[y : y + h, x : x + w]
+        if picture.size:
+            time_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            pictures.append((time_s, np.ascontiguousarray(picture)))
+    return pictures
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()
+
+
+def nearest(pictures: list[Picture], time_s: float) -> npt.NDArray[np.uint8] | None:
+    """Return the picture that stands at this time: the last one that began by then."""
+    begun = [image for start_s, image in pictures if start_s <= time_s + 1e-3]
+    return begun[-1] if begun else (pictures[0][1] if pictures else None)
+
+
+def video_pictures(path: Path, times_s: list[float], width: int) -> list[Picture]:
+    """Return the pictures of a preview video that stand at these rising times.
+
+    One pass forward: previews have few keyframes, so seeking wins nothing.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return list(_pick(path, times_s, width))
+    except av.FFmpegError:
+        return []
+
+
+def _pick(path: Path, times_s: list[float], width: int) -> Iterator[Picture]:
+    with av.open(str(path), metadata_errors="replace") as container:
+        wanted = iter(times_s)
+        target = next(wanted, None)
+        held: Any = None
+        for frame in container.decode(video=0):
+            while target is not None and frame.time is not None and frame.time > target + 1e-3:
+                yield target, _small(held or frame, width)
+                target = next(wanted, None)
+            if target is None:
+                return
+            held = frame
+        while target is not None and held is not None:
+            yield target, _small(held, width)
+            target = next(wanted, None)
+
+
+def _small(frame: Any, width: int) -> npt.NDArray[np.uint8]:
+    height = max(2, round(width * frame.height / frame.width))
+    return frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+
+
+def video_uri(path: Path, most_bytes: int) -> str | None:
+    """Return a video as an address that holds it, or None if it is missing or too large."""
+    if not path.is_file() or not 0 < path.stat().st_size <= most_bytes:
+        return None
+    return data_uri("video/mp4", path.read_bytes())

@@ -1,0 +1,73 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["amount", "clock", "megabytes", "metric", "plural", "span"]
+
+UNITS = {
+    "px": "px",
+    "s": "s",
+    "ms": "ms",
+    "m": "m",
+    "mm": "mm",
+    "deg": "°",
+    "hz": "Hz",
+    "db": "dB",
+    "percent": "%",
+}
+
+
+def amount(value: float) -> str:
+    """Return a number with three digits that count and thousands apart."""
+    if not math.isfinite(value):
+        return "unknown"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace(",", "\u202f")
+    if abs(value) >= 100:
+        return f"{round(value):,}".replace(",", "\u202f")
+    return f"{value:.3g}"
+
+
+def clock(time_s: float) -> str:
+    """Return a time in the video: `0:07.4`, `1:02:07.4`."""
+    tenths = max(0, round(time_s * 10))
+    seconds, minutes, hours = tenths / 10 % 60, tenths // 600 % 60, tenths // 36000
+    return f"{hours}:{minutes:02d}:{seconds:04.1f}" if hours else f"{minutes}:{seconds:04.1f}"
+
+
+def span(seconds: float) -> str:
+    """Return how long something took: `0.42 s`, `3 min 5 s`."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def megabytes(size: float) -> str:
+    """Return a size in bytes, kB, MB or GB (powers of ten)."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{round(size)} bytes"
+
+
+def metric(name: str, value: float) -> tuple[str, str]:
+    """Turn `reprojection_error_px`, 0.431 into `Reprojection error`, `0.431 px`."""
+    words = name.split("_")
+    unit = words[-1]
+    if unit == "share" and len(words) > 1:
+        return " ".join(words[:-1]).capitalize(), f"{amount(round(value * 100, 1))} %"
+    if unit == "bytes" and len(words) > 1:
+        return " ".join(words[:-1]).capitalize(), megabytes(value)
+    if unit in UNITS and len(words) > 1:
+        return " ".join(words[:-1]).capitalize(), f"{amount(value)} {UNITS[unit]}"
+    return " ".join(words).capitalize(), amount(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 shot`, `2 shots`."""
+    return f"{amount(count)} {noun}{'' if count == 1 else 's'}"

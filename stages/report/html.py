@@ -1,0 +1,102 @@
+"""`report.html`: the whole run on one page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import ClassVar, Literal
+
+import cv2
+from pydantic import Field
+
+from pipeline.atomic import write_text
+from pipeline.messages import RunSummary
+from pipeline.stage import Context, Options, Stage
+from pipeline.telemetry import Artefact
+from stages.report._facts import Facts, read_facts
+from stages.report._markup import Markup, tag
+from stages.report._place import place
+from stages.report._previews import previews
+from stages.report._sections import failures, header, numbers, provenance, timings
+from stages.report._timeline import timeline
+
+__all__ = ["Config", "Model"]
+
+
+class Config(Options):
+    """How much the page may hold."""
+
+    points: int = Field(
+        120_000, ge=0, le=2_000_000, description="at most this many points in the 3D viewer"
+    )
+    video_mb: float = Field(
+        1.5, ge=0, le=100, description="a larger preview video is linked, not embedded"
+    )
+
+
+class Model(Stage[Config]):
+    """Builds the page from the manifest and the files of the run folder."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def open(self, context: Context) -> None:
+        """Take the threads."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+
+    def process(self, run: RunSummary) -> None:
+        """Write `report.html`."""
+        folder = self.context.folder
+        assert folder is not None, "the report is opened with a run folder"
+        facts = read_facts(folder, run.manifest)
+        write_text(folder / "report.html", self._page(facts))
+        self.context.report(Artefact(path="report.html", kind="report"))
+
+    def _page(self, facts: Facts) -> str:
+        figures, data = place(facts, self.config.points, self.context.seed)
+        # Without a place to show, what happened comes first.
+        sections = [
+            failures(facts),
+            *figures[:1],
+            timeline(facts),
+            previews(facts, int(self.config.video_mb * 1e6)),
+            _section("The path", figures[1:]),
+            numbers(facts),
+            timings(facts),
+            provenance(facts),
+        ]
+        script = _asset("page.js")
+        head = tag(
+            "head",
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", f"{facts.title} · reel3d"),
+            tag("style", Markup(_asset("page.css"))),
+        )
+        body = tag(
+            "body",
+            tag("div", header(facts), tag("main", sections), class_="page"),
+            data,
+            tag("script", Markup(script)),
+        )
+        return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _section(title: str, figures: list[Markup]) -> Markup | None:
+    return tag("section", tag("h2", title), figures, id="path") if figures else None
+
+
+def _policy(script: str) -> str:
+    """Allow this page's own script by its hash, and nothing from anywhere else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("stages.report") / name).read_text(encoding="utf-8")
