@@ -3,6 +3,9 @@
 Every frame is decoded once and looked at as a small luma preview; only those kept are converted.
 A frame is kept when the picture has moved by `motion` of its width since the last one kept, or
 when `1 / min_fps` has passed. Memory is bounded by a few frames.
+
+Images without times of their own may lie any way apart: among them only the motion counts, and
+none of them is a cut.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Config(SampleOptions):
     min_fps: float = Field(5.0, gt=0, le=240, description="frames a second of a still camera")
     max_fps: float = Field(15.0, gt=0, le=240, description="frames a second under fast motion")
     motion: float = Field(
-        0.02, gt=0, le=0.5, description="motion between kept frames, as a fraction of the width"
+        0.015, gt=0, le=0.5, description="motion between kept frames, as a fraction of the width"
     )
 
     @model_validator(mode="after")
@@ -62,8 +65,11 @@ class Model(Stage[Config]):
 
     def _take(self, reader: Reader) -> Iterator[Kept]:
         matcher = Matcher()
-        seen = self._counted(looks(reader.scan()), reader)
-        for look, sharpness in self._select(shots(seen, matcher), matcher):
+        seen: Iterator[Look] = self._counted(looks(reader.scan()), reader)
+        timed = reader.probe.fps is not None
+        if timed:
+            seen = shots(seen, matcher)
+        for look, sharpness in self._select(seen, matcher, timed=timed):
             yield keep(look.picture, shot=look.shot, sharpness=sharpness)
 
     def _counted(self, seen: Iterable[Look], reader: Reader) -> Iterator[Look]:
@@ -73,11 +79,13 @@ class Model(Stage[Config]):
             if done % PROGRESS_EVERY == 0 or done == total:
                 self.progress(done, total)
 
-    def _select(self, seen: Iterable[Look], matcher: Matcher) -> Iterator[tuple[Look, float]]:
+    def _select(
+        self, seen: Iterable[Look], matcher: Matcher, *, timed: bool
+    ) -> Iterator[tuple[Look, float]]:
         """Yield the frames to keep with their sharpness."""
         longest_ns = round(1e9 / self.config.min_fps)
         # A frame may come a little early by the container's rounding of times.
-        shortest_ns = round(0.95e9 / self.config.max_fps)
+        shortest_ns = round(0.95e9 / self.config.max_fps) if timed else 1
         last: Look | None = None
         before: Look | None = None
         near: list[tuple[Look, float, bool]] = []

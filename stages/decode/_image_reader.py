@@ -1,0 +1,201 @@
+"""A folder of images as a source: one frame a file, with the poses that came along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SourceError
+from pipeline.geometry import scale_intrinsics
+from pipeline.source import Probe, Source, Timeline
+from stages.decode._calibration import Camera, Lens
+from stages.decode._datasets import find_calibration
+from stages.decode._listing import find_images
+from stages.decode._options import DecodeOptions
+from stages.decode._reader import Notes
+from stages.decode._size import fitted
+from stages.decode._still import BadImage, read_still
+from stages.decode._wording import named, one_line
+
+__all__ = ["ImageReader", "Still"]
+
+AnyImage = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+SAME_SHAPE = 0.01
+"""How far the aspect of an image may differ from the first one's."""
+SMALLEST_SIDE_PX = 16
+MOST_LENSES = 8
+"""Undistortion maps held at once; some data sets have a camera for each image."""
+
+
+class Still:
+    """One image of the source at the delivered size."""
+
+    __slots__ = ("T_world_camera", "_image", "index", "intrinsics", "keyframe", "pts_ns")
+
+    def __init__(
+        self,
+        image: AnyImage,
+        *,
+        index: int,
+        pts_ns: int,
+        intrinsics: Floats | None,
+        T_world_camera: Floats | None,
+    ) -> None:
+        self._image = image
+        self.index = index
+        self.pts_ns = pts_ns
+        self.keyframe = True
+        self.intrinsics = intrinsics
+        self.T_world_camera = T_world_camera
+
+    def luma(self, width: int) -> AnyImage:
+        """Return a small grey preview, uint8 [h, width]."""
+        h, w = self._image.shape[:2]
+        size = (width, max(1, round(width * h / w)))
+        return cv2.cvtColor(
+            cv2.resize(self._image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+        )
+
+    def rgb(self) -> AnyImage:
+        """Return the image, uint8 [H, W, 3]."""
+        return self._image
+
+
+class ImageReader:
+    """An opened folder, glob or still."""
+
+    def __init__(self, source: Source, options: DecodeOptions, notes: Notes, fps: float) -> None:
+        self.source = source
+        self._options = options
+        self._notes = notes
+        self._images, root = find_images(source)
+        self._calibration = find_calibration(self._images, root)
+        for warning in self._calibration.warnings:
+            notes.warn(warning)
+        self.metric = self._calibration.metric
+        self._lenses: dict[object, Lens] = {}
+        first = self._first()
+        height, width = first.shape[:2]
+        self._aspect = width / height
+        self._size = fitted(width, height, options.max_side)
+        times = self._calibration.times_s
+        nominal = np.arange(len(self._images)) / fps
+        seconds = np.asarray(times) - times[0] if len(times) else nominal
+        self._pts_ns = np.round(seconds * 1e9).astype(np.int64)
+        timed = len(times) > 1
+        self.probe = Probe(
+            kind="images",
+            width=self._size[0],
+            height=self._size[1],
+            source_width=width,
+            source_height=height,
+            duration_s=float(seconds[-1]) if timed else None,
+            fps=(len(times) - 1) / float(seconds[-1]) if timed else None,
+            frames=len(self._images),
+            codec=self._images[0].suffix.lower().lstrip("."),
+            pixel_format="rgb24",
+            container="folder" if len(self._images) > 1 else "still",
+            poses=self._calibration.origin,
+        )
+
+    def close(self) -> None:
+        """Nothing stays open between images."""
+
+    def timeline(self) -> Timeline:
+        """Return the times of all images; every one is a keyframe."""
+        count = len(self._images)
+        return Timeline(
+            pts_ns=self._pts_ns,
+            keyframe=np.ones(count, dtype=bool),
+            index=np.arange(count, dtype=np.int64),
+        )
+
+    def scan(self) -> Iterator[Still]:
+        """Read every image in order."""
+        return self.pictures(range(len(self._images)))
+
+    def pictures(self, wanted: Iterable[int]) -> Iterator[Still]:
+        """Read the images of these rising indices; those that cannot be read are lost."""
+        for index in wanted:
+            path = self._images[index]
+            try:
+                yield self._still(index, path)
+            except BadImage as error:
+                self._notes.lost(f"image {one_line(path.name)}", str(error))
+
+    def _first(self) -> AnyImage:
+        """Return the first image that can be read: it settles the size of all."""
+        trouble = ""
+        for path in self._images:
+            try:
+                image = self._read(path)
+            except BadImage as error:
+                trouble = trouble or f"{one_line(path.name)}: {error}"
+                continue
+            if min(image.shape[:2]) >= SMALLEST_SIDE_PX:
+                return image
+            h, w = image.shape[:2]
+            trouble = trouble or (
+                f"{one_line(path.name)} is {w}x{h}; pictures need at least "
+                f"{SMALLEST_SIDE_PX}x{SMALLEST_SIDE_PX} pixels"
+            )
+        what = "the image" if len(self._images) == 1 else f"none of {len(self._images)} images"
+        raise SourceError(f"{named(self.source)}: {what} can be used ({trouble})")
+
+    def _read(self, path: Path) -> AnyImage:
+        image = read_still(path, self._options.max_pixels)
+        camera = self._calibration.cameras.get(path)
+        h, w = image.shape[:2]
+        if (
+            camera is not None
+            and camera.width
+            and (camera.height, camera.width) == (w, h) != (h, w)
+        ):
+            # Calibrated as it lies in the file, before its EXIF orientation.
+            image = read_still(path, self._options.max_pixels, upright=False)
+        return image
+
+    def _still(self, index: int, path: Path) -> Still:
+        image = self._read(path)
+        h, w = image.shape[:2]
+        if abs(w / h / self._aspect - 1) > SAME_SHAPE:
+            raise BadImage(
+                f"it is {w}x{h}, which has another shape than the first image; "
+                "images of one source must have one shape"
+            )
+        shrunk = w > self._size[0]
+        how = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+        if (w, h) != self._size:
+            image = cv2.resize(image, self._size, interpolation=how)
+        camera = self._calibration.cameras.get(path)
+        intrinsics = None
+        if camera is not None:
+            lens = self._lens(camera, (w, h))
+            image, intrinsics = lens.straighten(image), lens.K
+        return Still(
+            image,
+            index=index,
+            pts_ns=int(self._pts_ns[index]),
+            intrinsics=intrinsics,
+            T_world_camera=self._calibration.poses.get(path),
+        )
+
+    def _lens(self, camera: Camera, size: tuple[int, int]) -> Lens:
+        key = (camera.K.tobytes(), camera.distortion, camera.width, size)
+        if key not in self._lenses:
+            if len(self._lenses) == MOST_LENSES:
+                self._lenses.clear()
+            if not camera.width:
+                # KITTI states no size: its numbers are of the images as they are.
+                camera = Camera(*size, camera.K, camera.distortion)
+            elif size != (camera.width, camera.height):
+                scaled = scale_intrinsics(camera.K, size[0] / camera.width, size[1] / camera.height)
+                camera = Camera(*size, scaled, camera.distortion)
+            self._lenses[key] = Lens(camera, self._size)
+        return self._lenses[key]

@@ -1,0 +1,47 @@
+"""Images: a folder, a glob such as 'frames/*.png', or one still, in natural order.
+
+Poses and intrinsics are read where they lie beside the images: `transforms.json` (nerfstudio,
+instant-ngp), a COLMAP model in `sparse/0`, KITTI's `calib.txt` and `poses.txt`, or 7-Scenes'
+`*.pose.txt`. Distorted images are straightened. Images have no times of their own: they are
+`1 / fps` apart, unless a KITTI `times.txt` says better.
+"""
+
+from __future__ import annotations
+
+import cv2
+from pydantic import Field
+
+from pipeline.source import Reader, Source
+from pipeline.stage import Context, Stage
+from stages.decode._image_reader import ImageReader
+from stages.decode._options import DecodeOptions
+from stages.decode._reader import Notes
+
+__all__ = ["Config", "Model"]
+
+
+class Config(DecodeOptions):
+    """Options of `decode/images`."""
+
+    fps: float = Field(30.0, gt=0, le=1000, description="images a second, where no times are known")
+
+
+class Model(Stage[Config]):
+    """Reads images, one at a time."""
+
+    isolated = True
+    deadline_s = 120.0
+
+    def open(self, context: Context) -> None:
+        """Hold OpenCV to the threads that are allowed, and to silence."""
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+    def process(self, source: Source) -> Reader:
+        """Open a folder, a glob or a still.
+
+        Raises:
+            SourceError: It is missing or holds no image that can be used.
+        """
+        return ImageReader(source, self.config, Notes(self.warn, self.lost), self.config.fps)
