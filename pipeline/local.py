@@ -116,7 +116,6 @@ class Execution:
             artefacts = [self.folder.describe(p, kind) for p, kind in job.meter.artefacts.items()]
             entry = Entry(job.key, job.state, job.meter, kept or [], artefacts)
             self.folder.record(job.name, entry)
-        self.watch.ended(job.name, job.state, job.meter)
 
     def _head(self, head: list[Job]) -> Parcels:
         """Decode and sample in one worker; yield a parcel a clip."""
@@ -158,6 +157,7 @@ class Execution:
         for job in head:
             job.state = "made"
             self.settle(job)
+            self.watch.ended(job.name, job.state, job.meter)
 
     def _replay(self, job: Job, parcels: Parcels) -> Parcels:
         """Hand on what an earlier run kept, in the parcel where the stage would have put it."""
@@ -186,8 +186,8 @@ class _Node:
         self._worker: Worker | None = None
         self._actions: list[Actions] = []
         self._kept: list[str] = []
-        self._made = False
         self._over = False
+        self._told = False
 
     def pump(self, parcels: Parcels) -> Parcels:
         """Take every parcel, add to it what the stage makes of it, pass it on."""
@@ -217,6 +217,11 @@ class _Node:
                 return
         self._job.meter.items += 1
         self._attempt(parcel, clip, lambda: self._process(arguments))
+        if Frames not in parcel:
+            # The whole stream at once: this stage is through, whatever comes after it.
+            self._told = True
+            state = self._job.state if self._over else "made"
+            self._execution.watch.ended(self._job.name, state, self._job.meter)
 
     def _open(self) -> Iterator[Any]:
         link, execution = self._job.link, self._execution
@@ -249,7 +254,6 @@ class _Node:
                 for message in call():
                     parcel[type(message)] = message
                     self._keep(message)
-                    self._made = True
         except OutputError:
             raise
         except PartNotMade as error:
@@ -290,6 +294,8 @@ class _Node:
         if self._stage is not None and not self._over:
             job.state = "made"
         self._execution.settle(job, self._kept)
+        if not self._told:
+            self._execution.watch.ended(job.name, job.state, job.meter)
 
     def _close(self) -> None:
         if self._worker is not None:
