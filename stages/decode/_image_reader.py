@@ -34,7 +34,7 @@ MOST_LENSES = 8
 
 
 class Still:
-    """One image of the source at the delivered size."""
+    """One frame that has its delivered size already."""
 
     __slots__ = ("T_world_camera", "_image", "index", "intrinsics", "keyframe", "pts_ns")
 
@@ -44,13 +44,14 @@ class Still:
         *,
         index: int,
         pts_ns: int,
-        intrinsics: Floats | None,
-        T_world_camera: Floats | None,
+        keyframe: bool = True,
+        intrinsics: Floats | None = None,
+        T_world_camera: Floats | None = None,
     ) -> None:
         self._image = image
         self.index = index
         self.pts_ns = pts_ns
-        self.keyframe = True
+        self.keyframe = keyframe
         self.intrinsics = intrinsics
         self.T_world_camera = T_world_camera
 

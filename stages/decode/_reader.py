@@ -22,7 +22,7 @@ from stages.decode._picture import HDR, Converter, VideoPicture, orientation_of
 from stages.decode._size import Delivery, fitted
 from stages.decode._wording import named, spans
 
-__all__ = ["Notes", "VideoReader"]
+__all__ = ["Books", "Notes", "VideoReader"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -260,7 +260,7 @@ class VideoReader:
         if self._index is None:
             yield from self._deliver_in_sequence(ranks)
             return
-        books = _Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
+        books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
         try:
             for run in self._index.plan(ranks):
                 want = dict(
@@ -306,7 +306,7 @@ class VideoReader:
         )
 
     def _run(
-        self, first: int, last: int, want: dict[int, int], books: _Books
+        self, first: int, last: int, want: dict[int, int], books: Books
     ) -> Iterator[av.VideoFrame]:
         """Decode the packets `first`..`last` and yield the frames whose ticks are in `want`."""
         assert self._index is not None
@@ -326,7 +326,7 @@ class VideoReader:
                 frames = context.decode(packet)
             except av.error.FFmpegError as error:
                 # What follows builds on the damaged picture: go on at the next keyframe.
-                books.broke(error)
+                books.broke(error.strerror or type(error).__name__)
                 context.flush_buffers()
                 resume = index.next_keyframe(place)
                 if resume is None or resume > last:
@@ -436,7 +436,7 @@ class _Packets:
         self.discard.append(packet.is_discard)
 
 
-class _Books:
+class Books:
     """Keeps account of what was wanted and what came, and tells of the gaps once."""
 
     def __init__(
@@ -447,19 +447,22 @@ class _Books:
         self._whole = len(ranks) == span[1] - span[0]
         self._to_end = span[1] == len(pts_ns)
         self._notes = notes
-        self._missing = dict.fromkeys(ranks.tolist())
+        self.missing = dict.fromkeys(ranks.tolist())
         self._wanted = len(ranks)
         self._last_s = 0.0
         self._why = ""
 
     def got(self, rank: int) -> None:
-        self._missing.pop(rank, None)
+        """Strike out a frame that came."""
+        self.missing.pop(rank, None)
         self._last_s = float(self._pts_ns[rank]) / 1e9
 
-    def broke(self, error: av.error.FFmpegError) -> None:
-        self._why = self._why or error.strerror or type(error).__name__
+    def broke(self, why: str) -> None:
+        """Remember what went wrong first."""
+        self._why = self._why or why
 
     def ended(self) -> None:
+        """Remember that the packets ended before the wanted frames did."""
         self._why = self._why or "the file ends"
 
     def close(self) -> None:
@@ -468,7 +471,7 @@ class _Books:
         cut = self._to_end and self._expected > count
         if not (self._why or cut):
             return
-        lacking = list(self._missing)
+        lacking = list(self.missing)
         if cut and self._whole:
             lacking += range(count, self._expected)
         if not lacking and cut:
@@ -476,7 +479,7 @@ class _Books:
         if not lacking:
             return
         total = self._expected if self._whole and self._to_end else self._wanted
-        done = self._wanted - len(self._missing)
+        done = self._wanted - len(self.missing)
         self._notes.lost(
             spans(lacking[0], lacking[-1]),
             f"decoded {done} of {total} frames, up to {self._last_s:.2f} s; then: "
