@@ -194,7 +194,7 @@ def _axis(duration_s: float) -> Markup:
     step = next((s for s in steps if duration_s / s <= 8), steps[-1])
     marks = [
         tag("span", clock(t), style=f"left:{100 * t / duration_s:.3f}%")
-        for t in np.arange(0, duration_s - step * 0.3, step)[:200].tolist()
+        for t in np.arange(0, 0.94 * duration_s, step)[:200].tolist()
     ]
     return _row("", tag("div", marks, class_="axis", aria_hidden="true"), "axis")
 

@@ -61,8 +61,7 @@ class Model(Stage[Config]):
             *figures[:1],
             timeline(facts),
             previews(facts, int(self.config.video_mb * 1e6)),
-            _section("The path", figures[1:]),
-            numbers(facts),
+            tag("div", _section("The path", figures[1:]), numbers(facts), class_="twin"),
             timings(facts),
             provenance(facts),
         ]

@@ -109,9 +109,9 @@ def frusta(cameras: Cameras, size: float, most: int = 32) -> Array:
     """Return line segments [S, 2, 3] of camera pyramids, `size` deep, at most `most` cameras."""
     x, y = cameras.field
     corners = np.array([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]]) * size
-    chosen = np.unique(np.linspace(0, len(cameras.centres) - 1, most).round().astype(int))
+    step = max(1, -(-len(cameras.centres) // most))
     segments = []
-    for T in cameras.T_world_camera[chosen]:
+    for T in cameras.T_world_camera[::step]:
         far = corners @ T[:3, :3].T + T[:3, 3]
         segments += [(T[:3, 3], corner) for corner in far]
         segments += [(far[i], far[(i + 1) % 4]) for i in range(4)]

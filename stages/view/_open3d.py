@@ -1,0 +1,120 @@
+"""Drawing with Open3D: `python -m stages.view._open3d window|picture FOLDER [PNG WIDTH HEIGHT]`.
+
+This is a process of its own, because Open3D may end it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import Reel3dError, require
+from pipeline.geometry import invert
+from stages.view._overview import Overview, frusta, overview
+from stages.view._render import FRUSTUM_RGB, PATH_RGB
+from stages.view._scene import Scene, read_scene
+
+DEBIAN = "libusb-1.0-0 libegl1 libgl1"
+BACKGROUND = (0.06, 0.065, 0.085, 1.0)
+WINDOW = (1280, 720)
+
+
+def geometries(o3d: Any, scene: Scene, view: Overview) -> list[dict[str, Any]]:
+    """Return what is drawn, as `name`, `geometry` and `material`."""
+    drawn: list[dict[str, Any]] = []
+    rendering = o3d.visualization.rendering
+
+    def draw(name: str, geometry: Any, shader: str, *, points: float = 3, lines: float = 2) -> None:
+        material = rendering.MaterialRecord()
+        material.shader, material.point_size, material.line_width = shader, points, lines
+        drawn.append({"name": name, "geometry": geometry, "material": material})
+
+    surface = scene.surface
+    if surface is not None:
+        vectors = o3d.utility.Vector3dVector
+        xyz, rgb = vectors(surface.xyz), vectors(surface.rgb / 255)
+        if surface.triangles is not None:
+            mesh = o3d.geometry.TriangleMesh(xyz, o3d.utility.Vector3iVector(surface.triangles))
+            mesh.vertex_colors = rgb
+            mesh.compute_vertex_normals()
+            draw("mesh", mesh, "defaultLit")
+        else:
+            cloud = o3d.geometry.PointCloud(xyz)
+            cloud.colors = rgb
+            draw("points", cloud, "defaultUnlit", points=3.5)
+    if scene.cameras is not None:
+        centres = scene.cameras.centres
+        pairs = np.stack([centres[:-1], centres[1:]], axis=1)
+        draw(
+            "cameras",
+            _lines(o3d, frusta(scene.cameras, 0.04 * view.radius), FRUSTUM_RGB),
+            "unlitLine",
+        )
+        if len(pairs):
+            draw("path", _lines(o3d, pairs, PATH_RGB), "unlitLine", lines=4)
+    return drawn
+
+
+def _lines(o3d: Any, segments: Any, rgb: tuple[int, int, int]) -> Any:
+    lines = o3d.geometry.LineSet(
+        o3d.utility.Vector3dVector(segments.reshape(-1, 3)),
+        o3d.utility.Vector2iVector(np.arange(2 * len(segments)).reshape(-1, 2)),
+    )
+    lines.paint_uniform_color(np.array(rgb) / 255)
+    return lines
+
+
+def picture(o3d: Any, scene: Scene, view: Overview, path: str, size: tuple[int, int]) -> None:
+    """Draw off screen and write a PNG."""
+    renderer = o3d.visualization.rendering.OffscreenRenderer(*size)
+    renderer.scene.set_background(BACKGROUND)
+    for one in geometries(o3d, scene, view):
+        renderer.scene.add_geometry(one["name"], one["geometry"], one["material"])
+    # Open3D puts the centre of pixel (0, 0) at 0, reel3d at 0.5.
+    K = view.intrinsics(*size) - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    renderer.setup_camera(K, invert(view.pose()), *size)
+    if not o3d.io.write_image(path, renderer.render_to_image()):
+        raise OSError(f"Open3D could not write {path}")
+
+
+def window(o3d: Any, scene: Scene, view: Overview, title: str) -> None:
+    """Open a window and wait until it is closed."""
+    o3d.visualization.draw(
+        geometries(o3d, scene, view),
+        title=title,
+        width=WINDOW[0],
+        height=WINDOW[1],
+        lookat=view.centre.astype(np.float32),
+        eye=view.eye.astype(np.float32),
+        up=view.up.astype(np.float32),
+        field_of_view=40.0,
+        bg_color=BACKGROUND,
+        show_skybox=False,
+        show_ui=False,
+        point_size=3,
+    )
+
+
+def main(what: str, folder: str, *rest: str) -> int:
+    """Draw; return the exit code, having said on standard error what went wrong."""
+    try:
+        o3d = require("open3d", debian=DEBIAN)
+        scene = read_scene(Path(folder))
+        xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
+        view = overview(xyz, scene.cameras)
+        if what == "window":
+            window(o3d, scene, view, f"reel3d: {Path(folder).name}")
+        else:
+            path, width, height = rest
+            picture(o3d, scene, view, path, (int(width), int(height)))
+    except Reel3dError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""A run in Open3D: a window to turn about in, or a picture of it.
+
+Open3D draws in a process of its own: without a working graphics driver it does not raise, it ends
+the process (measured: 0.20 with Vulkan's loader and no driver).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+import stages
+from pipeline.atomic import replacing
+from pipeline.errors import UsageError
+from pipeline.stage import Options, Stage
+from stages.view._overview import overview
+from stages.view._render import render_scene
+from stages.view._scene import Scene, read_scene
+
+__all__ = ["Config", "Model"]
+
+DRIVERS = "libvulkan1 mesa-vulkan-drivers"
+
+
+class Config(Options):
+    """How the picture is made."""
+
+    width: int = Field(1280, ge=16, le=8192, description="of the picture, px")
+    height: int = Field(720, ge=16, le=8192, description="of the picture, px")
+    renderer: Literal["auto", "open3d", "software"] = Field(
+        "auto", description="who draws the picture: Open3D, or a z-buffer that needs no driver"
+    )
+    patience_s: float = Field(60.0, gt=0, description="how long Open3D may take for the picture")
+
+
+class Model(Stage[Config]):
+    """Not part of the chain: `reel3d view` calls `show`."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def show(self, folder: Path, screenshot: Path | None = None) -> None:
+        """Show the cloud (else the mesh), the camera's path and the cameras of a run folder.
+
+        Args:
+            folder: A run folder; nothing in it is trusted.
+            screenshot: Write this PNG instead of opening a window; no display is needed.
+
+        Raises:
+            UsageError: The folder holds nothing in 3D or is broken, there is no display, or
+                Open3D is not installed or cannot draw.
+        """
+        scene = read_scene(folder)
+        if screenshot is not None:
+            self._picture(folder, scene, screenshot)
+            return
+        advice = f"open {folder / 'report.html'} in a browser, or add --screenshot FILE.png"
+        if sys.platform == "linux" and not _has_display():
+            raise UsageError(f"there is no display to open a window on: {advice}")
+        trouble = _draw("window", folder, timeout_s=None)
+        if trouble:
+            raise UsageError(f"Open3D's window failed ({trouble}): {advice}")
+
+    def _picture(self, folder: Path, scene: Scene, screenshot: Path) -> None:
+        if screenshot.suffix.lower() != ".png":
+            raise UsageError(f"a screenshot is a .png file, got '{screenshot.name}'")
+        size = (self.config.width, self.config.height)
+        with replacing(screenshot) as temporary:
+            if self.config.renderer != "software":
+                # An empty file must not pass for a picture.
+                temporary.unlink()
+                arguments = (str(temporary), *map(str, size))
+                trouble = _draw("picture", folder, *arguments, timeout_s=self.config.patience_s)
+                if not trouble and temporary.is_file():
+                    return
+                trouble = trouble or "it wrote no picture"
+                if self.config.renderer == "open3d":
+                    raise UsageError(
+                        f"Open3D cannot draw without a window here ({trouble}): install {DRIVERS}, "
+                        "or set renderer to software"
+                    )
+                self.warn(
+                    f"Open3D cannot draw without a window here ({trouble}); the picture was drawn "
+                    f"in software instead. For Open3D's, install {DRIVERS}"
+                )
+            xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
+            image = render_scene(scene, overview(xyz, scene.cameras), size)
+            encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+            temporary.write_bytes(encoded.tobytes())
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _draw(what: str, folder: Path, *arguments: str, timeout_s: float | None) -> str:
+    """Let a process of its own draw; return what went wrong in a few words, or nothing."""
+    root = str(Path(stages.__path__[0]).parent)
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    command = [sys.executable, "-m", "stages.view._open3d", what, str(folder.resolve())]
+    try:
+        done = subprocess.run(
+            [*command, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no picture within {timeout_s:g} s"
+    if done.returncode == 0:
+        return ""
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode == UsageError.exit_code and said:
+        return said[-1]
+    return f"its process ended with status {done.returncode}" + (
+        f": {said[-1][:200]}" if said else ""
+    )
