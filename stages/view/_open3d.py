@@ -13,23 +13,33 @@ import numpy as np
 
 from pipeline.errors import Reel3dError, require
 from pipeline.geometry import invert
-from stages.view._overview import Overview, frusta, overview
+from stages.view._overview import FIELD_OF_VIEW, Overview, frusta, overview
 from stages.view._render import FRUSTUM_RGB, PATH_RGB
 from stages.view._scene import Scene, read_scene
 
 DEBIAN = "libusb-1.0-0 libegl1 libgl1"
 BACKGROUND = (0.06, 0.065, 0.085, 1.0)
 WINDOW = (1280, 720)
+WINDOW_FIELD_OF_VIEW = np.radians(60.0)
 
 
-def geometries(o3d: Any, scene: Scene, view: Overview) -> list[dict[str, Any]]:
-    """Return what is drawn, as `name`, `geometry` and `material`."""
+def geometries(o3d: Any, scene: Scene, view: Overview, *, linear: bool) -> list[dict[str, Any]]:
+    """Return what is drawn, as `name`, `geometry` and `material`.
+
+    Args:
+        o3d: Open3D.
+        scene: What to draw.
+        view: From where: cameras are drawn in proportion to it.
+        linear: Whether colours pass tone mapping, which takes them for linear light; it would
+            show them washed out.
+    """
     drawn: list[dict[str, Any]] = []
     rendering = o3d.visualization.rendering
 
     def draw(name: str, geometry: Any, shader: str, *, points: float = 3, lines: float = 2) -> None:
         material = rendering.MaterialRecord()
         material.shader, material.point_size, material.line_width = shader, points, lines
+        material.sRGB_color = linear
         drawn.append({"name": name, "geometry": geometry, "material": material})
 
     surface = scene.surface
@@ -48,22 +58,25 @@ def geometries(o3d: Any, scene: Scene, view: Overview) -> list[dict[str, Any]]:
     if scene.cameras is not None:
         centres = scene.cameras.centres
         pairs = np.stack([centres[:-1], centres[1:]], axis=1)
+        # Lines ignore `sRGB_color`.
+        gamma = 2.2 if linear else 1.0
+        blue, amber = ((np.array(rgb) / 255) ** gamma for rgb in (FRUSTUM_RGB, PATH_RGB))
         draw(
             "cameras",
-            _lines(o3d, frusta(scene.cameras, 0.04 * view.radius), FRUSTUM_RGB),
+            _lines(o3d, frusta(scene.cameras, 0.04 * view.radius), blue),
             "unlitLine",
         )
         if len(pairs):
-            draw("path", _lines(o3d, pairs, PATH_RGB), "unlitLine", lines=4)
+            draw("path", _lines(o3d, pairs, amber), "unlitLine", lines=4)
     return drawn
 
 
-def _lines(o3d: Any, segments: Any, rgb: tuple[int, int, int]) -> Any:
+def _lines(o3d: Any, segments: Any, rgb: Any) -> Any:
     lines = o3d.geometry.LineSet(
         o3d.utility.Vector3dVector(segments.reshape(-1, 3)),
         o3d.utility.Vector2iVector(np.arange(2 * len(segments)).reshape(-1, 2)),
     )
-    lines.paint_uniform_color(np.array(rgb) / 255)
+    lines.paint_uniform_color(rgb)
     return lines
 
 
@@ -71,7 +84,9 @@ def picture(o3d: Any, scene: Scene, view: Overview, path: str, size: tuple[int, 
     """Draw off screen and write a PNG."""
     renderer = o3d.visualization.rendering.OffscreenRenderer(*size)
     renderer.scene.set_background(BACKGROUND)
-    for one in geometries(o3d, scene, view):
+    # Tone mapping is for lit scenes; these colours are final.
+    renderer.scene.view.set_post_processing(False)
+    for one in geometries(o3d, scene, view, linear=False):
         renderer.scene.add_geometry(one["name"], one["geometry"], one["material"])
     # Open3D puts the centre of pixel (0, 0) at 0, reel3d at 0.5.
     K = view.intrinsics(*size) - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
@@ -82,15 +97,16 @@ def picture(o3d: Any, scene: Scene, view: Overview, path: str, size: tuple[int, 
 
 def window(o3d: Any, scene: Scene, view: Overview, title: str) -> None:
     """Open a window and wait until it is closed."""
+    # `draw` has its own field of view, whatever it is given (measured with 0.20).
+    closer = np.tan(FIELD_OF_VIEW / 2) / np.tan(WINDOW_FIELD_OF_VIEW / 2)
     o3d.visualization.draw(
-        geometries(o3d, scene, view),
+        geometries(o3d, scene, view, linear=True),
         title=title,
         width=WINDOW[0],
         height=WINDOW[1],
         lookat=view.centre.astype(np.float32),
-        eye=view.eye.astype(np.float32),
+        eye=(view.centre + closer * (view.eye - view.centre)).astype(np.float32),
         up=view.up.astype(np.float32),
-        field_of_view=40.0,
         bg_color=BACKGROUND,
         show_skybox=False,
         show_ui=False,
