@@ -1,8 +1,8 @@
 """Which part of a pair moves by itself: compact residuals that no camera motion explains.
 
 What the plane of the dominant motion leaves over is parallax or an object. Parallax points to or
-from one epipole everywhere (plane + parallax: Irani and Anandan, PAMI 1998, eq. 7), so where there
-is parallax only the residual across the epipolar lines counts, and an object that moves along
+from one epipole everywhere (plane + parallax: Irani and Anandan, PAMI 1998, eq. 7), so while the
+camera moves only the residual across the epipolar lines counts, and an object that moves along
 them is missed.
 """
 
@@ -21,18 +21,22 @@ __all__ = ["moving_share"]
 
 Array = npt.NDArray[Any]
 
-LEAST = 0.5 / 640
+LEAST = 0.6 / 640
 """Least residual of an object in widths a pair."""
 TIMES_NOISE = 5.0
-"""Residual of an object in medians of all residuals."""
-LEAST_CELLS = 3
+"""Least residual of an object in medians of all residuals."""
+OF_MOTION = 0.15
+"""Least residual of an object in sizes of the camera's motion: flow errs by a share of it at the
+edges of things."""
+LEAST_CELLS = 4
+MOVING = 1.0 / 640
+"""Camera motion from which on residuals may be parallax."""
 TEXTURED = 0.15
 """Weight below which a sample is no witness."""
 
 
 def _epipoles() -> Array:
-    """Return candidate epipoles [M, 3], homogeneous: a grid over and around the image, and 24
-    directions at infinity."""
+    """Return candidates [M, 3], homogeneous: over and around the image, and at infinity."""
     x, y = np.meshgrid(np.linspace(-0.75, 0.75, 9), np.linspace(-0.45, 0.45, 7))
     near = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
     angle = np.arange(24) * np.pi / 24
@@ -43,15 +47,21 @@ def _epipoles() -> Array:
 EPIPOLES = _epipoles()
 
 
-def moving_share(samples: FlowSamples, fit: PlanarFit, parallax: bool) -> float:
-    """Return the share of the cells in the largest patch that moves by itself, 0 if none does."""
+def moving_share(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
+    """Return the share of the cells in the largest patch that moves by itself, 0 if none does.
+
+    Args:
+        samples: The flow of one pair.
+        fit: Its dominant motion.
+        size: Mean length of the dominant motion in widths.
+    """
     seen = samples.weight > TEXTURED
     if seen.sum() < 2 * LEAST_CELLS:
         return 0.0
     at, residual = samples.at[seen], fit.residual[seen]
-    strange = _across(at, residual) if parallax else np.linalg.norm(residual, axis=1)
+    strange = _across(at, residual) if size > MOVING else np.linalg.norm(residual, axis=1)
     noise = float(np.median(strange))
-    limit = max(LEAST, TIMES_NOISE * noise)
+    limit = max(LEAST, TIMES_NOISE * noise, OF_MOTION * size)
     patch = np.zeros(samples.cells, np.uint8)
     row, column = samples.cell[seen][strange > limit].T
     patch[row, column] = 1

@@ -32,6 +32,14 @@ COARSE_TO_FINE = (2.0, 2.0, 1.0, 1.0, 0.6, 0.6)
 RADIUS = 0.3
 """Mean distance of a pixel from the middle of a 16:9 image in widths: turns rates of zoom and
 roll into mean image motion, comparable with that of pan and tilt."""
+GROUND = 0.3
+"""Image motion that a shear of the ground stands for: its share of the image's half height."""
+ORBIT = (1.2, 2.0)
+"""An orbit turns against its truck, so that bend and shear exceed the mean motion; from the first
+ratio on it is taken for one, from the second on wholly. The corner of a room that slides past
+bends the flow by up to 1.2 of its mean (measured in the rendered rooms)."""
+LONGER = 1.5
+"""Variance of the noise of DIS along the motion by that across it (measured: zooms)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +98,8 @@ class CameraMotion:
     roll: float
     """Above 0: the scene turns counter-clockwise, so the camera turned clockwise."""
     truck: float
-    """Above 0: the camera moved right, if there is parallax; `pan` less what the curvature of
-    the flow shows to be rotation, so that an orbit is told from a pan the other way."""
+    """Above 0: the camera moved right, if there is parallax: `pan`, but in an orbit less what bend
+    and shear of the flow show to be rotation."""
     parallax: float
     """Share of the motion that no rotation or zoom explains, 0..1."""
     size: float
@@ -104,19 +112,22 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
     # The smaller of the two: past a slanted plane only one of them is not zero.
     zoom, roll = _common(b, f), _common(c, -e)
     # A slanted plane that comes nearer bends the flow as well, by up to its slope times the zoom
-    # (slopes up to 1.2 in the rendered rooms); only what exceeds that is rotation.
+    # (slopes up to 1.2 in the rendered rooms); only what exceeds that is rotation. The ground,
+    # near below and far above, shears the flow of a truck.
     bend = np.sign(g) * max(abs(g) - 1.2 * abs(zoom), 0.0)
+    turned = bend * focal**2 - GROUND * (c + e)
+    orbit = np.clip((abs(turned) / max(abs(a), 1e-9) - ORBIT[0]) / (ORBIT[1] - ORBIT[0]), 0, 1)
     total = max(float(samples.weight.sum()), 1e-12)
     size = float(np.sqrt((samples.weight * (fit.fitted**2).sum(axis=1)).sum() / total))
     shear = RADIUS * np.hypot(b - f, c + e) / 2
     along, across = _along_and_across(samples.weight, fit)
-    spread = np.sqrt(max(along**2 - across**2, 0.0))
+    spread = np.sqrt(max(along**2 - LONGER * across**2, 0.0))
     return CameraMotion(
         pan=-a,
         tilt=d,
         zoom=zoom * RADIUS,
         roll=roll * RADIUS,
-        truck=bend * focal**2 - a,
+        truck=float(orbit * turned - a),
         parallax=min(float(np.hypot(shear, spread)) / max(size, NOISE), 1.0),
         size=size,
     )

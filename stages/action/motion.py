@@ -29,8 +29,6 @@ FEWEST_SAMPLES = 24
 """Eight parameters need some redundancy."""
 STANDING_FRAME_NS = 40_000_000
 """How long a shot lasts of which only one frame was sampled and that nothing follows."""
-PARALLAX_FOR_OBJECTS = 0.02
-"""Above it residuals of the plane may be parallax: only what breaks the epipolar geometry counts."""
 HALF_SURE_SHARE = 0.004
 """Share of the image of a patch that is as likely noise as an object: 4 of 880 cells."""
 
@@ -152,7 +150,7 @@ class Model(Stage[Config]):
             end_ns=end,
             motion=camera,
             trust=trust,
-            moving=moving_share(samples, fit, camera.parallax > PARALLAX_FOR_OBJECTS),
+            moving=moving_share(samples, fit, camera.size),
         )
 
     def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
