@@ -335,3 +335,11 @@ def test_spans_match_within_their_family():
     assert (nothing.found, nothing.right, nothing.best[0][1]) == (0, 0, None)
     with pytest.raises(ValueError, match="nothing to find"):
         scenes.span_score([], [])
+
+
+def test_object_moving_alone_moves_the_ball_before_a_camera_at_rest():
+    film = scenes.alone("object-moving", seed=2, seconds=1.0, width=128, height=72, jitter=0.0)
+    assert film.segments == [("static", 0.0, 1.0), ("object-moving", 0.0, 1.0)]
+    flow, ball = np.linalg.norm(film.flow(15), axis=-1), film.moving(15)
+    assert flow[~ball].max() < 1e-6
+    assert flow[ball].mean() * 640 / 128 > 2

@@ -100,7 +100,9 @@ def alone(
     jitter: float = 0.5,
 ) -> Truth:
     """Film one label by itself; "object-moving" rolls the ball before a camera at rest."""
-    moving_s = (0.0, seconds) if label == "object-moving" else None
+    moving_s = None
+    if label == "object-moving":
+        label, moving_s = "static", (0.0, seconds)
     start = 0.75 if label == "zoom-out" else 1.18
     return film(
         [Segment(label, seconds)],

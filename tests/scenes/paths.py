@@ -27,7 +27,8 @@ MOTIONS = {
 Chosen for 2-5 px of motion per frame at 640 x 360 and 30 fps, 2-3 m from the scene.
 """
 
-LABELS = ("static", *MOTIONS, "handheld", "object-moving")
+CAMERA_LABELS = ("static", *MOTIONS, "handheld")
+LABELS = (*CAMERA_LABELS, "object-moving")
 
 EASE_S = 0.25
 TREMOR_RAD, TREMOR_M = 0.0020, 0.0035
@@ -41,7 +42,7 @@ class Segment:
     """A stretch of one camera motion.
 
     Attributes:
-        label: One of `LABELS` ("object-moving" holds the camera as still as "static").
+        label: One of `CAMERA_LABELS`.
         duration_s: Seconds.
         speed: Factor on the usual rate of the label.
     """
@@ -51,8 +52,8 @@ class Segment:
     speed: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise ValueError(f"{self.label = } is not one of {', '.join(LABELS)}")
+        if self.label not in CAMERA_LABELS:
+            raise ValueError(f"{self.label = } is not one of {', '.join(CAMERA_LABELS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,8 +152,7 @@ def _rates(segments, frames, fps):
             rates[:, channel] += rate * segment.speed * eased(middle, start, end)
         elif segment.label == "handheld":
             shake += segment.speed * eased(middle - 0.5 / fps, start, end)
-        if segment.label != "object-moving":
-            labels.append((segment.label, start, end))
+        labels.append((segment.label, start, end))
         start = end
     return rates, shake, labels
 
