@@ -7,6 +7,7 @@ parcel of its own. Stages that may crash run in workers (`pipeline.worker`).
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ __all__ = ["Execution", "Watch"]
 
 HEAD_DEADLINE_S = 120.0
 """How long the decoder may be silent before it counts as hung."""
+
+log = logging.getLogger(__name__)
 
 Parcel = dict[type, Any]
 Parcels = Iterator[Parcel]
@@ -217,7 +220,7 @@ class _Node:
                 return
         self._job.meter.items += 1
         self._attempt(parcel, clip, lambda: self._process(arguments))
-        if Frames not in parcel:
+        if Frames not in self._job.link.ports.reads:
             # The whole stream at once: this stage is through, whatever comes after it.
             self._told = True
             state = self._job.state if self._over else "made"
@@ -303,7 +306,11 @@ class _Node:
             execution.workers_peak_bytes = max(execution.workers_peak_bytes, peak)
             self._worker.close()
         elif self._stage is not None:
-            self._stage.close()
+            try:
+                self._stage.close()
+            except Exception as error:
+                # Closing only gives back; what went wrong before it must not be hidden by it.
+                log.warning("%s did not close: %s", self._job.name, _summary(error))
 
 
 def _summary(error: Exception) -> str:

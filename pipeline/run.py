@@ -106,7 +106,8 @@ def _run(
     jobs = plan(chain, folder, source_hash, config.run.seed)
     tree = config.as_tree()
     finished = folder.manifest()
-    if finished is not None and all(job.action == "skip" for job in jobs):
+    same = finished is not None and finished.get("config") == tree
+    if finished is not None and same and all(job.action == "skip" for job in jobs):
         return Result(folder.path, finished["exit_code"], finished)
     folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     execution = Execution(jobs, source, folder, config.run, watch)

@@ -127,12 +127,17 @@ class RunFolder:
                     f"{path} exists and is not empty; add --resume to finish or redo that run, "
                     "or choose another folder with --out"
                 )
-        with disk_errors(path):
-            folder._state.mkdir(parents=True, exist_ok=True)
-            folder._lock()
-            # Asking the system is not enough: a read-only or full disk shows on writing.
-            if not (folder._state / "ledger.json").is_file():
-                write_text(folder._state / "ledger.json", "{}")
+        try:
+            with disk_errors(path):
+                folder._state.mkdir(parents=True, exist_ok=True)
+                folder._lock()
+                # Asking the system is not enough: a read-only or full disk shows on writing.
+                if not (folder._state / "ledger.json").is_file():
+                    write_text(folder._state / "ledger.json", "{}")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; choose another folder with --out"
+            ) from error
         return folder
 
     def _lock(self) -> None:
