@@ -44,6 +44,7 @@ class PreviewVideo:
         self._threads = threads
         self._stream: Any = None
         self._size = (0, 0)
+        self._durations: dict[int, int] = {}
 
     def add(self, image: npt.NDArray[np.uint8], pts_ns: int, duration_ns: int) -> None:
         """Show `image` (RGB, uint8 [H, W, 3]) from `pts_ns` for `duration_ns`."""
@@ -62,9 +63,15 @@ class PreviewVideo:
             format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
         )
         frame.pts = _ticks(pts_ns)
-        frame.duration = max(1, _ticks(pts_ns + duration_ns) - frame.pts)
         frame.time_base = TIME_BASE
-        self._file.mux(self._stream.encode(frame))
+        self._durations[frame.pts] = max(1, _ticks(pts_ns + duration_ns) - frame.pts)
+        self._write(self._stream.encode(frame))
+
+    def _write(self, packets: list[Any]) -> None:
+        for packet in packets:
+            # The encoder does not hand durations through; the muxer knows all but the last.
+            packet.duration = self._durations.pop(packet.pts)
+            self._file.mux(packet)
 
     def _open(self, image: npt.NDArray[np.uint8]) -> None:
         self._size = (image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2)
@@ -82,7 +89,7 @@ class PreviewVideo:
     def close(self) -> None:
         """Flush the encoder and finish the file."""
         if self._stream is not None:
-            self._file.mux(self._stream.encode())
+            self._write(self._stream.encode())
         self._file.close()
 
 
