@@ -75,7 +75,8 @@ class PreviewVideo:
 
     def _open(self, image: npt.NDArray[np.uint8]) -> None:
         self._size = (image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2)
-        options = {"crf": str(self._quality), "preset": "veryfast"}
+        # MP4 measures a track by decoding times: with B-frames and uneven gaps its end is wrong.
+        options = {"crf": str(self._quality), "preset": "veryfast", "bf": "0"}
         stream: Any = self._file.add_stream("libx264", rate=30, options=options)
         stream.height, stream.width = self._size
         stream.pix_fmt = "yuv420p"
