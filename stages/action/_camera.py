@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stages.action._planar import CameraMotion
 
-__all__ = ["LABELS", "PairMotion", "costs_of"]
+__all__ = ["FEWEST", "LABELS", "PairMotion", "costs_of"]
 
 Array = npt.NDArray[Any]
 
@@ -65,9 +65,9 @@ class PairMotion:
     motion: CameraMotion | None
     """None where nothing could be followed."""
     trust: float
-    """Share of the samples with confidence above one half."""
+    """Share of the image that follows `motion`."""
     moving: float
-    """Share of the image in the largest patch that moves by itself."""
+    """How sure it is, 0..1, that something moves by itself."""
 
     @property
     def middle_ns(self) -> int:

@@ -14,22 +14,27 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.action._planar import NOISE, PlanarFit
+from stages.action._planar import NOISE_PX, PlanarFit
 from stages.action._samples import FlowSamples
 
-__all__ = ["moving_share"]
+__all__ = ["object_evidence"]
 
 Array = npt.NDArray[Any]
 
-LEAST = 0.6 / 640
-"""Least residual of an object in widths a pair."""
+LEAST_PX = 0.6
+"""Least residual of an object."""
 TIMES_NOISE = 5.0
 """Least residual of an object in medians of all residuals."""
 OF_MOTION = 0.15
 """Least residual of an object in sizes of the camera's motion: flow errs by a share of it at the
 edges of things."""
-LEAST_CELLS = 4
-MOVING = 1.0 / 640
+LEAST_CELLS = 3
+MOST = 4.0
+"""What one cell can add: its residual beyond the limit, in limits."""
+HALF_SURE = 9.0
+"""Sum over a patch that is as likely an error of the flow as an object. Measured: errors at the
+edges of things reach 1-4, a pedestrian 20 px tall 8-15."""
+MOVING_PX = 1.0
 """Camera motion from which on residuals may be parallax."""
 TEXTURED = 0.15
 """Weight below which a sample is no witness."""
@@ -47,8 +52,8 @@ def _epipoles() -> Array:
 EPIPOLES = _epipoles()
 
 
-def moving_share(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
-    """Return the share of the cells in the largest patch that moves by itself, 0 if none does.
+def object_evidence(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
+    """Return how sure it is, 0..1, that something in the pair moves by itself.
 
     Args:
         samples: The flow of one pair.
@@ -58,26 +63,31 @@ def moving_share(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
     seen = samples.weight > TEXTURED
     if seen.sum() < 2 * LEAST_CELLS:
         return 0.0
-    at, residual = samples.at[seen], fit.residual[seen]
-    strange = _across(at, residual) if size > MOVING else np.linalg.norm(residual, axis=1)
+    at, residual, pixel = samples.at[seen], fit.residual[seen], samples.pixel
+    if size > MOVING_PX * pixel:
+        strange = _across(at, residual, NOISE_PX * pixel)
+    else:
+        strange = np.linalg.norm(residual, axis=1)
     noise = float(np.median(strange))
-    limit = max(LEAST, TIMES_NOISE * noise, OF_MOTION * size)
-    patch = np.zeros(samples.cells, np.uint8)
-    row, column = samples.cell[seen][strange > limit].T
-    patch[row, column] = 1
-    _, _, stats, _ = cv2.connectedComponentsWithStats(patch, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if len(areas) == 0 or areas.max() < LEAST_CELLS:
-        return 0.0
-    return float(areas.max()) / patch.size
+    limit = max(LEAST_PX * pixel, TIMES_NOISE * noise, OF_MOTION * size)
+    excess = np.zeros(samples.cells, np.float32)
+    row, column = samples.cell[seen].T
+    np.maximum.at(excess, (row, column), np.clip(strange / limit - 1, 0, MOST))
+    count, patch, stats, _ = cv2.connectedComponentsWithStats(
+        (excess > 0).astype(np.uint8), connectivity=8
+    )
+    strength = np.bincount(patch.ravel(), weights=excess.ravel(), minlength=count)
+    strength[0] = 0
+    strength[stats[:, cv2.CC_STAT_AREA] < LEAST_CELLS] = 0
+    return float(strength.max() / (strength.max() + HALF_SURE))
 
 
-def _across(at: Array, residual: Array) -> Array:
+def _across(at: Array, residual: Array, noise: float) -> Array:
     """Return the residual [N] across the epipolar lines of the epipole that explains most."""
     dx = EPIPOLES[:, :1] - EPIPOLES[:, 2:] * at[:, 0]
     dy = EPIPOLES[:, 1:2] - EPIPOLES[:, 2:] * at[:, 1]
     across = np.abs(dx * residual[:, 1] - dy * residual[:, 0])
     across /= np.maximum(np.hypot(dx, dy), 1e-9)
-    scale = max(float(np.median(np.linalg.norm(residual, axis=1))), NOISE)
+    scale = max(float(np.median(np.linalg.norm(residual, axis=1))), noise)
     cost = (across / (across + scale)).sum(axis=1)
     return across[int(np.argmin(cost))]

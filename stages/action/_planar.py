@@ -25,8 +25,8 @@ __all__ = ["CameraMotion", "PlanarFit", "camera_motion", "fit_plane"]
 
 Array = npt.NDArray[Any]
 
-NOISE = 0.25 / 640
-"""Error of good flow in widths: measured 0.1-0.3 px at 640 (DIS fast, rendered rooms)."""
+NOISE_PX = 0.25
+"""Error of good flow: measured 0.1-0.3 px (DIS fast, rendered rooms)."""
 COARSE_TO_FINE = (2.0, 2.0, 1.0, 1.0, 0.6, 0.6)
 """Scale of the robust weight in each iteration, in medians of the first residual."""
 RADIUS = 0.3
@@ -40,6 +40,11 @@ ratio on it is taken for one, from the second on wholly. The corner of a room th
 bends the flow by up to 1.2 of its mean (measured in the rendered rooms)."""
 LONGER = 1.5
 """Variance of the noise of DIS along the motion by that across it (measured: zooms)."""
+UNSURE = 0.7
+"""Shear that people who move about in the image feign, in residuals across the motion."""
+FITTING_PX, FITTING_SHARE = 1.5, 0.3
+"""A sample follows the dominant motion, parallax included, up to this residual in pixels or in
+sizes of the motion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +65,7 @@ def fit_plane(samples: FlowSamples) -> PlanarFit:
     rows = basis.reshape(-1, 8)
     # Without texture anywhere the system is singular; a little ridge keeps it solvable.
     ridge = 1e-6 * max(samples.weight.sum(), 1e-9) * np.array([0.01, 0.01, 1, 1, 1, 1, 1, 1])
-    parameters, scale = np.zeros(8), None
+    parameters, scale, noise = np.zeros(8), None, NOISE_PX * samples.pixel
     for factor in (None, *COARSE_TO_FINE):
         weight = samples.weight
         if factor is not None:
@@ -68,7 +73,7 @@ def fit_plane(samples: FlowSamples) -> PlanarFit:
             square = (residual**2).sum(axis=1)
             if scale is None:
                 scale = float(np.sqrt(np.median(square)))
-            weight = weight / (1 + square / max(factor * scale, NOISE) ** 2) ** 2
+            weight = weight / (1 + square / max(factor * scale, noise) ** 2) ** 2
         weighted = (basis * weight[:, None, None]).reshape(-1, 8)
         parameters = np.linalg.solve(
             rows.T @ weighted + np.diag(ridge), weighted.T @ samples.flow.reshape(-1)
@@ -104,6 +109,8 @@ class CameraMotion:
     """Share of the motion that no rotation or zoom explains, 0..1."""
     size: float
     """Mean length of the dominant motion."""
+    support: float
+    """Share of the samples, 0..1, that are trusted and follow the dominant motion."""
 
 
 def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraMotion:
@@ -121,16 +128,24 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
     size = float(np.sqrt((samples.weight * (fit.fitted**2).sum(axis=1)).sum() / total))
     shear = RADIUS * np.hypot(b - f, c + e) / 2
     along, across = _along_and_across(samples.weight, fit)
-    spread = np.sqrt(max(along**2 - LONGER * across**2, 0.0))
+    spread = max(along**2 - LONGER * across**2, 0.0)
+    beyond_noise = max(shear**2 + spread - (UNSURE * across) ** 2, 0.0)
     return CameraMotion(
         pan=-a,
         tilt=d,
         zoom=zoom * RADIUS,
         roll=roll * RADIUS,
         truck=float(orbit * turned - a),
-        parallax=min(float(np.hypot(shear, spread)) / max(size, NOISE), 1.0),
+        parallax=min(float(np.sqrt(beyond_noise)) / max(size, NOISE_PX * samples.pixel), 1.0),
         size=size,
+        support=_support(samples, fit, size),
     )
+
+
+def _support(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
+    limit = max(FITTING_PX * samples.pixel, FITTING_SHARE * size)
+    follows = np.linalg.norm(fit.residual, axis=1) <= limit
+    return float(np.mean(follows & (samples.confidence > 0.5)))
 
 
 def _common(first: float, second: float) -> float:

@@ -25,6 +25,7 @@ TEXTURE_LEVELS = 2.0
 """Gradient in grey levels a pixel at which a sample counts half: compression noise lies below."""
 BLANK_WEIGHT = 0.02
 """What a sample without any texture still counts, so that a blank image has a fit at all."""
+WORKING_WIDTH = 640
 SPARSE_SHARE = 0.5
 """If fewer cells than this know the flow at their sample, the model is a sparse one."""
 
@@ -46,6 +47,9 @@ class FlowSamples:
     """int64 [N, 2]: row and column of the cell."""
     cells: tuple[int, int]
     """Rows and columns of the grid of cells."""
+    pixel: float
+    """The pixel, in widths, in which the error of the flow is measured: the frame's own, or that
+    of a frame 640 wide, since larger ones have their flow computed at about that size."""
 
 
 def sample_flow(flow: Array, confidence: Array, image: Array) -> FlowSamples:
@@ -87,6 +91,7 @@ def sample_flow(flow: Array, confidence: Array, image: Array) -> FlowSamples:
         confidence=sure,
         cell=np.stack([row, column], axis=1),
         cells=(rows, columns),
+        pixel=1 / min(w, WORKING_WIDTH),
     )
 
 

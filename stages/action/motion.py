@@ -11,9 +11,9 @@ from pydantic import Field
 
 from pipeline.messages import Actions, Frames, Motion
 from pipeline.stage import Options, Stage
-from stages.action._camera import LABELS, SHAKE_NS, SMOOTH_NS, PairMotion, costs_of
+from stages.action._camera import FEWEST, LABELS, SHAKE_NS, SMOOTH_NS, PairMotion, costs_of
 from stages.action._decoding import Decoder, Run, Step
-from stages.action._objects import moving_share
+from stages.action._objects import object_evidence
 from stages.action._planar import camera_motion, fit_plane
 from stages.action._samples import sample_flow
 
@@ -29,8 +29,6 @@ FEWEST_SAMPLES = 24
 """Eight parameters need some redundancy."""
 STANDING_FRAME_NS = 40_000_000
 """How long a shot lasts of which only one frame was sampled and that nothing follows."""
-HALF_SURE_SHARE = 0.004
-"""Share of the image of a patch that is as likely noise as an object: 4 of 880 cells."""
 
 
 class Config(Options):
@@ -143,14 +141,13 @@ class Model(Stage[Config]):
             focal = float(frames.intrinsics[t, 0, 0]) / frames.images.shape[2]
         fit = fit_plane(samples)
         camera = camera_motion(samples, fit, focal)
-        trust = float(np.mean(samples.confidence > 0.5))
-        self._followed += trust >= 0.5
+        self._followed += camera.support >= FEWEST
         return PairMotion(
             start_ns=start,
             end_ns=end,
             motion=camera,
-            trust=trust,
-            moving=moving_share(samples, fit, camera.size),
+            trust=camera.support,
+            moving=object_evidence(samples, fit, camera.size),
         )
 
     def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
@@ -172,11 +169,10 @@ class Model(Stage[Config]):
             trust=pair.trust,
         )
         rows = [_camera_row(run) for run in shot.camera.push(step)]
-        sure = pair.moving / (pair.moving + HALF_SURE_SHARE)
         moving = Step(
             start_ns=pair.start_ns,
             end_ns=pair.end_ns,
-            costs=np.array([sure, 1 - sure]),
+            costs=np.array([pair.moving, 1 - pair.moving]),
             trust=pair.trust,
         )
         rows += _object_rows(shot.objects.push(moving))
