@@ -85,7 +85,7 @@ def test_the_flow_video_keeps_times_and_colours(beside, tmp_path):
     assert duration_s == pytest.approx(pts_s[-1] - pts_s[0], abs=1e-4)
     width = 2 * results.WIDTH if beside else results.WIDTH
     assert pictures[0][1].shape == (48, width + width % 2, 3)
-    for number, (u, v) in ((0, (1, 0)), (8, (0, 1))):
+    for number, (u, v) in ((0, (1.0, 0.0)), (8, (0.0, 1.0))):
         image = pictures[number][1][:, :width]
         error = np.abs(image[:, -results.WIDTH + 1 :].astype(int) - middlebury(u, v)).mean()
         assert error < 4
@@ -119,7 +119,9 @@ def test_sparse_flow_is_drawn_on_the_picture(tmp_path):
 
     results.export("flow_video", tmp_path, results.clips(5, flow=flow), scale_px=8, quality=5)
     image = read_video(tmp_path / "flow.mp4")[0][0][1].astype(int)
-    assert np.abs(image[24, 20] - middlebury(1, 0)).mean() < 60, "4:2:0 smears a stroke's colour"
+    assert np.abs(image[24, 20] - middlebury(1.0, 0.0)).mean() < 60, (
+        "4:2:0 smears a stroke's colour"
+    )
     dark = (results.picture(0) * 0.35)[5:15, 40:60]
     assert np.abs(image[5:15, 40:60] - dark).mean() < 8
 

@@ -22,7 +22,7 @@ def header(facts: Facts) -> Markup:
         details.append(f"{source['width']} × {source['height']}")
     details.append(span(facts.duration_s))
     if _real(source.get("fps")):
-        details.append(f"{amount(round(source['fps'], 2))} fps")
+        details.append(f"{source['fps']:.4g} fps")
     details += [str(source[name]) for name in ("codec",) if source.get(name)]
     started = str(manifest.get("started", ""))[:16].replace("T", " ")
     if started:

@@ -16,6 +16,8 @@ UNITS = {
     "hz": "Hz",
     "db": "dB",
     "percent": "%",
+    "views": "views",
+    "count": "",
 }
 
 
@@ -64,7 +66,7 @@ def metric(name: str, value: float) -> tuple[str, str]:
     if unit == "bytes" and len(words) > 1:
         return " ".join(words[:-1]).capitalize(), megabytes(value)
     if unit in UNITS and len(words) > 1:
-        return " ".join(words[:-1]).capitalize(), f"{amount(value)} {UNITS[unit]}"
+        return " ".join(words[:-1]).capitalize(), f"{amount(value)} {UNITS[unit]}".rstrip()
     return " ".join(words).capitalize(), amount(value)
 
 
