@@ -57,6 +57,23 @@ def test_eye_dome_darkens_what_lies_behind_an_edge():
     assert light[3, 4] == 1, "the background darkens nothing"
 
 
+def test_eye_dome_as_its_plain_twin():
+    rng = np.random.default_rng(1)
+    depth = rng.uniform(1, 3, (15, 17)).astype(np.float32)
+    depth[rng.random(depth.shape) < 0.2] = np.inf
+    padded = np.pad(np.log2(depth), 2, mode="edge")
+    response = np.zeros(depth.shape)
+    with np.errstate(invalid="ignore"):
+        for y, x in np.ndindex(5, 5):
+            if y % 2 == 0 and x % 2 == 0:
+                ahead = np.log2(depth) - padded[y : y + 15, x : x + 17]
+                response += np.clip(ahead, 0, 0.25)
+    lit = np.isfinite(depth)
+    light = eye_dome(depth, 14.0, 2)
+    assert light[lit] == pytest.approx(np.exp(-14.0 / 8 * response)[lit], abs=1e-5)
+    assert (light[~lit] == 1).all()
+
+
 def draw_points(xyz, rgb, normals=None):
     K = np.array([[40.0, 0, 32], [0, 40, 24], [0, 0, 1]])
     return render(

@@ -16,6 +16,9 @@ Array = npt.NDArray[np.float64]
 YAW, PITCH = np.radians(24.0), np.radians(24.0)
 """Sideways and downwards from the cameras' own direction: walls show depth, floors their plan."""
 
+FAR = 3.0
+"""The view frames what is closer than this many times the distance of the nearer things."""
+
 FIELD_OF_VIEW = np.radians(40.0)
 """Of the picture's height: narrow enough that far things keep their size."""
 
@@ -65,6 +68,10 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
     shown = xyz[:: max(1, len(xyz) // 50_000)].astype(np.float64)
     if len(shown) < 8 and cameras is not None:
         shown = np.concatenate([shown, cameras.centres])
+    if cameras is not None and len(shown) > 100:
+        # Out of doors most points lie far behind what was filmed.
+        away = np.linalg.norm(shown - cameras.centres.mean(axis=0), axis=1)
+        shown = shown[away < FAR * np.percentile(away, 15)]
     low, high = np.percentile(shown, [3, 97], axis=0)
     centre = (low + high) / 2
     radius = float(np.percentile(np.linalg.norm(shown - centre, axis=1), 96)) or 1.0

@@ -60,7 +60,7 @@ def splat(uv, z, radius, depth, index):  # pragma: no cover (compiled)
                     index[y, x] = n
 
 
-def eye_dome(depth: Array, strength: float, reach_px: int) -> Array:
+def eye_dome(depth: Array, strength: float, reach_px: int) -> npt.NDArray[np.float32]:
     """Return how much light reaches each pixel, float32 [H, W] in 0..1.
 
     Source: Boucheny, "Interactive scientific visualization of large datasets: towards a
@@ -71,19 +71,27 @@ def eye_dome(depth: Array, strength: float, reach_px: int) -> Array:
         strength: Darkness per unit of log2 depth.
         reach_px: Distance of the neighbours.
     """
-    with np.errstate(divide="ignore"):
-        log = np.log2(depth)
-    response = np.zeros_like(log)
-    padded = np.pad(log, reach_px, mode="edge")
+    return np.exp(np.float32(-strength / 8) * _steps_ahead(np.log2(depth), reach_px))
+
+
+@numba.njit(cache=True, nogil=True)
+def _steps_ahead(log, reach_px):  # pragma: no cover (compiled)
+    """Sum how far the 8 neighbours lie in front, each at most 0.25: beyond is no fold."""
     height, width = log.shape
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            y, x = reach_px * (1 + dy), reach_px * (1 + dx)
-            with np.errstate(invalid="ignore"):
-                ahead = log - padded[y : y + height, x : x + width]
-            # Nothing behind: inf - inf is NaN; a step to the background is no fold.
-            response += np.where(ahead > 0, np.minimum(ahead, 0.25), 0)
-    return np.exp(-strength * response / 8, dtype=np.float32)
+    response = np.zeros((height, width), dtype=np.float32)
+    for y in range(height):
+        for x in range(width):
+            here = log[y, x]
+            if here == np.inf:
+                continue
+            total = np.float32(0)
+            for dy in (-reach_px, 0, reach_px):
+                for dx in (-reach_px, 0, reach_px):
+                    v = min(max(y + dy, 0), height - 1)
+                    u = min(max(x + dx, 0), width - 1)
+                    total += min(max(here - log[v, u], np.float32(0)), np.float32(0.25))
+            response[y, x] = total
+    return response
 
 
 def render(
