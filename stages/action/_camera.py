@@ -36,6 +36,7 @@ LABELS = (
     "dolly-out",
 )
 STATIC, HANDHELD = 0, 1
+PANS, ZOOMS, TRUCKS, DOLLIES = [2, 3], [6, 7], [10, 11], [12, 13]
 
 SMOOTH_NS = 200_000_000
 """Rates are averaged over this much either side."""
@@ -48,8 +49,12 @@ HANDHELD_COST = 0.62
 """Below the cost of a label that explains less than 0.38 of the motion."""
 PARALLAX = 0.025
 """Share of parallax at which a truck is as likely as a pan. Measured in rendered rooms: pans up to
-0.01, trucks and dollies 0.04-0.13."""
+0.015, trucks 0.03-0.15."""
+APPROACH = 0.062
+"""The same for a dolly and a zoom. Measured there: zooms 0.00-0.055, dollies 0.05-0.36."""
 PARALLAX_COST = 0.35
+DOUBT = 0.02
+"""Where nothing tells them apart, it is a pan or a zoom."""
 CLEAR_PX = 1.0 / 640
 """Motion between two frames below which parallax drowns in the noise of the flow."""
 FEWEST = 0.3
@@ -75,12 +80,9 @@ class PairMotion:
         return (self.start_ns + self.end_ns) // 2
 
     @property
-    def rates(self) -> Array:
-        """Pan, tilt, zoom, roll and truck in widths a second."""
-        m = self.motion
-        assert m is not None
-        seconds = (self.end_ns - self.start_ns) / 1e9
-        return np.array([m.pan, m.tilt, m.zoom, m.roll, m.truck]) / seconds
+    def seconds(self) -> float:
+        """From the first frame to the second."""
+        return (self.end_ns - self.start_ns) / 1e9
 
 
 def costs_of(pairs: Sequence[PairMotion], at: int) -> Array:
@@ -92,13 +94,15 @@ def costs_of(pairs: Sequence[PairMotion], at: int) -> Array:
         unknown[HANDHELD] = 0.5
         return unknown
     near = [p for p in pairs if p.motion is not None and p.trust >= FEWEST]
-    smooth = _mean_rates([p for p in near if abs(p.middle_ns - here.middle_ns) <= SMOOTH_NS])
     window = [p for p in near if abs(p.middle_ns - here.middle_ns) <= SHAKE_NS]
-    jitter = float(np.sqrt(np.mean([((p.rates - smooth)[:4] ** 2).sum() for p in window])))
-    pan, tilt, zoom, roll, truck = smooth
+    core = [p for p in window if abs(p.middle_ns - here.middle_ns) <= SMOOTH_NS]
+    turns = np.array([_turns(p) for p in window])
+    pan, tilt, zoom, roll, truck = _mean(core, [_turns(p) for p in core])
+    smooth = np.array([pan, tilt, zoom, roll])
+    jitter = float(np.sqrt(((turns[:, :4] - smooth) ** 2).sum(axis=1).mean()))
     rest = abs(tilt) + abs(zoom) + abs(roll) + 0.5 * jitter + 1e-9
     total, total_truck = abs(pan) + rest, abs(truck) + rest
-    size = float(np.linalg.norm(smooth[:4])) + 0.3 * jitter
+    size = float(np.linalg.norm(smooth)) + 0.3 * jitter
     slowest = float(np.clip(2 * jitter, *SLOWEST))
     moves = size**2 / (size**2 + slowest**2)
     share = np.array(
@@ -115,17 +119,46 @@ def costs_of(pairs: Sequence[PairMotion], at: int) -> Array:
     costs[STATIC] = moves
     costs[HANDHELD] = 1 - (1 - HANDHELD_COST) * moves
     costs[2:] = 1 - share * moves
+    slid, neared = _depth_shares(window)
     depth = PARALLAX_COST * _clarity(here.motion) * moves
-    parallax = here.motion.parallax
-    seen = parallax**2 / (parallax**2 + PARALLAX**2)
-    costs[[2, 3, 6, 7]] += depth * seen
-    costs[[10, 11, 12, 13]] += depth * (1 - seen) + 0.02
+    costs[PANS] += depth * slid
+    costs[ZOOMS] += depth * neared
+    costs[TRUCKS] += depth * (1 - slid) + DOUBT
+    costs[DOLLIES] += depth * (1 - neared) + DOUBT
     return costs
 
 
-def _mean_rates(pairs: Sequence[PairMotion]) -> Array:
-    weight = np.array([(p.end_ns - p.start_ns) * p.trust for p in pairs])
-    return (np.array([p.rates for p in pairs]) * weight[:, None]).sum(axis=0) / weight.sum()
+def _turns(pair: PairMotion) -> Array:
+    m = pair.motion
+    assert m is not None
+    return np.array([m.pan, m.tilt, m.zoom, m.roll, m.truck]) / pair.seconds
+
+
+def _mean(pairs: Sequence[PairMotion], values: Sequence[Any]) -> Array:
+    weight = np.array([pair.seconds * pair.trust for pair in pairs])
+    return np.average(np.array(values), axis=0, weights=weight)
+
+
+def _depth_shares(window: Sequence[PairMotion]) -> tuple[float, float]:
+    """Return how sure parallax is, 0..1, for a camera that slides and for one that comes nearer.
+
+    Shear and bend keep their sign through the mean, so that noise falls out and depth stays.
+    """
+    motions = [(p.motion, p.seconds) for p in window if p.motion is not None]
+    shear = _mean(window, [m.shear / s for m, s in motions])
+    bend = _mean(window, [m.bend / s for m, s in motions])
+    spread, noise, size = _mean(
+        window, [[m.spread / s, m.noise / s, m.size / s] for m, s in motions]
+    )
+    slid = float(shear @ shear) + spread**2 - noise**2
+    neared = slid + float(bend @ bend)
+    scale = max(size, 1e-9)
+    return _beyond(slid / scale**2, PARALLAX), _beyond(neared / scale**2, APPROACH)
+
+
+def _beyond(square: float, border: float) -> float:
+    square = max(square, 0.0)
+    return square / (square + border**2)
 
 
 def _signed(share: float) -> tuple[float, float]:

@@ -42,6 +42,8 @@ LONGER = 1.5
 """Variance of the noise of DIS along the motion by that across it (measured: zooms)."""
 UNSURE = 0.7
 """Shear that people who move about in the image feign, in residuals across the motion."""
+BEND = 0.12
+"""Mean of x² + y² over a 16:9 image in widths: turns a bend into mean image motion."""
 FITTING_PX, FITTING_SHARE = 1.5, 0.3
 """A sample follows the dominant motion, parallax included, up to this residual in pixels or in
 sizes of the motion."""
@@ -105,8 +107,16 @@ class CameraMotion:
     truck: float
     """Above 0: the camera moved right, if there is parallax: `pan`, but in an orbit less what bend
     and shear of the flow show to be rotation."""
-    parallax: float
-    """Share of the motion that no rotation or zoom explains, 0..1."""
+    shear: Array
+    """float64 [2]: image motion by which planes off the axis slide or turn; 0 for a camera that
+    only turns and zooms."""
+    bend: Array
+    """float64 [2]: image motion by which slanted planes bend as they come nearer; 0 under a zoom,
+    and under a rotation as far as the focal length is right."""
+    spread: float
+    """Median residual along the motion less the noise across it: depth before and behind."""
+    noise: float
+    """What shear and spread must exceed."""
     size: float
     """Mean length of the dominant motion."""
     support: float
@@ -115,7 +125,7 @@ class CameraMotion:
 
 def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraMotion:
     """Read the camera's motion off the fit; `focal` is the focal length in widths."""
-    a, d, b, c, e, f, g, _ = fit.parameters
+    a, d, b, c, e, f, g, h = fit.parameters
     # The smaller of the two: past a slanted plane only one of them is not zero.
     zoom, roll = _common(b, f), _common(c, -e)
     # A slanted plane that comes nearer bends the flow as well, by up to its slope times the zoom
@@ -126,17 +136,17 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
     orbit = np.clip((abs(turned) / max(abs(a), 1e-9) - ORBIT[0]) / (ORBIT[1] - ORBIT[0]), 0, 1)
     total = max(float(samples.weight.sum()), 1e-12)
     size = float(np.sqrt((samples.weight * (fit.fitted**2).sum(axis=1)).sum() / total))
-    shear = RADIUS * np.hypot(b - f, c + e) / 2
     along, across = _along_and_across(samples.weight, fit)
-    spread = max(along**2 - LONGER * across**2, 0.0)
-    beyond_noise = max(shear**2 + spread - (UNSURE * across) ** 2, 0.0)
     return CameraMotion(
         pan=-a,
         tilt=d,
         zoom=zoom * RADIUS,
         roll=roll * RADIUS,
         truck=float(orbit * turned - a),
-        parallax=min(float(np.sqrt(beyond_noise)) / max(size, NOISE_PX * samples.pixel), 1.0),
+        shear=RADIUS / 2 * np.array([b - f, c + e]),
+        bend=BEND * np.array([g - a / focal**2, h - d / focal**2]),
+        spread=float(np.sqrt(max(along**2 - LONGER * across**2, 0.0))),
+        noise=UNSURE * across,
         size=size,
         support=_support(samples, fit, size),
     )
