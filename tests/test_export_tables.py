@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 
 import cv2
 import numpy as np
@@ -184,10 +185,30 @@ def test_a_stream_that_breaks_off_leaves_nothing(model, tmp_path):
     assert heard.artefacts == {}
 
 
-@pytest.mark.parametrize("model", ["frames", "storyboard", "flow_video", "points", "colmap"])
-def test_an_unwritable_folder_is_one_clear_line(model, tmp_path):
-    # A file where the folder should be: even root cannot write there.
-    blocked = tmp_path / "run"
-    blocked.write_text("")
-    with pytest.raises((UsageError, NotADirectoryError, FileExistsError)):
-        results.export(model, blocked, [*results.clips(), (results.views(), results.points())])
+EXPORTS = (
+    *("frames", "events", "storyboard", "flow_video", "depth_video", "flo", "depth_png"),
+    *("colmap", "transforms", "trajectory", "points", "mesh"),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "most_bytes"),
+    [*((m, 40) for m in EXPORTS), *((m, 2500) for m in ("flo", "points", "mesh", "colmap"))],
+)
+def test_a_full_disk_is_one_clear_line(model, most_bytes, tmp_path):
+    what = (results.actions((0, 1, "pan-left", "camera")),)
+    last = (results.views(), results.depth_maps(), results.points())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of a file fails as a full disk does, also inside FFmpeg and Arrow.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        with pytest.raises(UsageError) as caught:
+            results.export(model, tmp_path, [*results.clips(), what, last])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert re.fullmatch(
+        re.escape(f"cannot write {tmp_path}/") + r"[\w/.]+: no space is left there; free some, "
+        "then add --resume to the same command",
+        str(caught.value),
+    )
+    assert list(tmp_path.rglob("*.*")) == []

@@ -63,12 +63,15 @@ def flow_colours(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[
     Unknown flow (NaN) is dark grey. Against the exact formula the table is at most 5 grey
     levels off.
     """
-    known = np.isfinite(flow).all(axis=-1)
-    u, v = (np.where(known, flow[..., i], 0).astype(np.float32) for i in (0, 1))
+    u, v = cv2.split(flow)
     magnitude, angle = cv2.cartToPolar(u, v)
-    row = (angle * np.float32(ANGLES / (2 * np.pi)) + np.float32(0.5)).astype(np.int32) % ANGLES
-    radius = np.minimum(magnitude / np.float32(scale_px), 1) * np.float32(RADII - 1)
-    colours = _flow_table()[row * RADII + (radius + np.float32(0.5)).astype(np.int32)]
+    known = np.isfinite(magnitude)
+    if not known.all():
+        magnitude, angle = np.where(known, magnitude, 0), np.where(known, angle, 0)
+    row = (angle * np.float32(ANGLES / (2 * np.pi)) + np.float32(0.5)).astype(np.int32)
+    radius = np.minimum(magnitude * np.float32((RADII - 1) / scale_px), RADII - 1)
+    column = (radius + np.float32(0.5)).astype(np.int32)
+    colours = np.take(_flow_table(), (row & (ANGLES - 1)) * RADII + column, axis=0)
     if not known.all():
         colours[~known] = UNKNOWN_RGB
     return colours

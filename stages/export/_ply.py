@@ -51,7 +51,8 @@ def write_ply(
         header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
     with path.open("wb") as file:
         file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
-        table.tofile(file)
+        # `tofile` does not say that the disk is full, `write` does.
+        file.write(table.view(np.uint8).data)
         if faces is not None:
-            faces.tofile(file)
+            file.write(faces.view(np.uint8).data)
     return len(kept) - len(table)

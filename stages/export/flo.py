@@ -68,6 +68,7 @@ def write_flo(path: Path, flow: npt.NDArray[np.float32]) -> None:
     height, width = flow.shape[:2]
     known = np.isfinite(flow).all(axis=-1, keepdims=True)
     with path.open("wb") as file:
-        MAGIC.astype("<f4").tofile(file)
-        np.array([width, height], dtype="<i4").tofile(file)
-        np.where(known, flow, UNKNOWN).astype("<f4").tofile(file)
+        # `tofile` does not say that the disk is full, `write` does.
+        file.write(MAGIC.astype("<f4").tobytes())
+        file.write(np.array([width, height], dtype="<i4").tobytes())
+        file.write(np.where(known, flow, UNKNOWN).astype("<f4").data)

@@ -54,7 +54,7 @@ def _headline(facts: Facts) -> list[tuple[str, str]]:
     if "points" in facts.metrics:
         tiles.append(("Points", amount(facts.metrics["points"])))
     if facts.frames is not None:
-        tiles.insert(0, ("Frames looked at", amount(len(facts.frames.pts_s))))
+        tiles.insert(0, ("Frames", amount(len(facts.frames.pts_s))))
     if _real(facts.manifest.get("seconds")):
         tiles.append(("Run time", span(facts.manifest["seconds"])))
     return tiles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -96,6 +98,8 @@ def _tracks(facts: Facts) -> list[Markup]:
             events = [e for e in facts.events if e.kind not in TRACKS or e.kind == kind]
         if not events:
             continue
+        if kind == "shot":
+            events = [replace(e, label=f"shot {n}") for n, e in enumerate(events, 1)]
         lanes: list[list[Happening]] = []
         for event in sorted(events, key=lambda e: e.start_s):
             # Events of one kind that overlap lie below each other.
