@@ -193,7 +193,7 @@ EXPORTS = (
 
 @pytest.mark.parametrize(
     ("model", "most_bytes"),
-    [*((m, 40) for m in EXPORTS), *((m, 2500) for m in ("flo", "points", "mesh", "colmap"))],
+    [*((m, 40) for m in EXPORTS), *((m, 2500) for m in ("flo", "points", "mesh"))],
 )
 def test_a_full_disk_is_one_clear_line(model, most_bytes, tmp_path):
     what = (results.actions((0, 1, "pan-left", "camera")),)
