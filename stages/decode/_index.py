@@ -119,7 +119,7 @@ def rising(ticks: list[int | None], step: int) -> tuple[Ints, int]:
             changed += 1
         elif i and tick + offset <= before:
             changed += 1
-            if before - (tick + offset) > 10 * step:
+            if before - (tick + offset) > 4 * step:
                 # The clock was set back: the rest follows on from here.
                 offset = before + step - tick
                 out[i] = before + step

@@ -25,10 +25,22 @@ from stages.decode._wording import named, spans
 __all__ = ["Books", "Notes", "VideoReader"]
 
 Ints = npt.NDArray[np.int64]
+_Placed = tuple[int, "Packet[VideoStream]"]
 
 NON_REFERENCE_IS_EXACT = frozenset({"h264", "mpeg1video", "mpeg2video"})
 """Codecs in which a picture marked as no reference is needed by none (H.264 7.4.1: nal_ref_idc
 0). In HEVC a sub-layer non-reference picture may be needed by a higher sub-layer."""
+
+TRUE_KEYFRAMES = frozenset(
+    "h264 hevc vvc vp8 vp9 av1 libdav1d mpeg1video mpeg2video mpeg4 h263 msmpeg4v2 msmpeg4v3 wmv1 "
+    "wmv2 wmv3 vc1 theora mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo dvvideo".split()
+)
+"""Codecs whose keyframes can be believed. Old AVI codecs mark frames as key that build on the one
+before (measured: Cinepak in tree.avi)."""
+
+SEEKS_BY_INDEX = frozenset({"mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "nut", "mxf"})
+"""Containers whose seeks land on a packet that is the same as when read in sequence. In MPEG
+streams the first packets after a seek may lack their times: they are read through instead."""
 
 SEEK_AFTER_PACKETS = 16
 """Reading past fewer packets than this is cheaper than a seek."""
@@ -89,16 +101,17 @@ class VideoReader:
     # Opening
 
     def _prepare(self) -> None:
-        stream, options = self._stream, self._options
-        self._limit_decoder(stream)
+        options = self._options
+        self._limit_decoder(self._stream)
         packets, first = self._survey()
         if first is None:
             raise SourceError(
                 f"{named(self.source)} holds no frame that decodes ({packets.count} packets of "
-                f"{stream.codec_context.name} were tried); copy it again or convert it with ffmpeg"
+                f"{self._stream.codec_context.name} were tried); copy it again or convert it with "
+                "ffmpeg"
             )
         self._order(packets)
-        times = to_ns(self._ticks, stream.time_base)
+        times = to_ns(self._ticks, self._stream.time_base)
         self._pts_ns, start_s = self._from_zero(times)
         duration_s = self._duration_s()
         check_duration(self.source, float(self._pts_ns[-1]) / 1e9, options)
@@ -150,13 +163,15 @@ class VideoReader:
     def _order(self, packets: _Packets) -> None:
         """Settle the frames' order and times: by the packets, or by decoding all where they lie."""
         pts = packets.pts
-        if None not in pts and len(set(pts)) == len(pts):
+        # AVI stores no presentation times: with reordering, what it gives are decoding times.
+        guessed = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        if None not in pts and len(set(pts)) == len(pts) and not guessed:
             discard = np.array(packets.discard, dtype=bool)
+            keyframe = np.array(packets.keyframe, dtype=bool)
+            if self._stream.codec_context.name not in TRUE_KEYFRAMES:
+                keyframe[1:] = False
             self._index = PacketIndex.of(
-                np.array(pts, dtype=np.int64),
-                packets.dts,
-                np.array(packets.keyframe, dtype=bool),
-                discard,
+                np.array(pts, dtype=np.int64), packets.dts, keyframe, discard
             )
             if len(self._index.shown):
                 self._ticks = self._index.pts[self._index.shown]
@@ -172,6 +187,9 @@ class VideoReader:
             keys.append(bool(frame.key_frame))
         if not ticks:
             raise SourceError(f"{named(self.source)} holds no frame that decodes; copy it again")
+        if guessed and None not in ticks and len(set(ticks)) == len(ticks):
+            # Decoding times are the presentation times in another order.
+            ticks.sort(key=int)
         self._ticks, changed = rising(ticks, step)
         self._keyframe = np.array(keys, dtype=bool)
         lacking = sum(tick is None for tick in ticks)
@@ -189,7 +207,8 @@ class VideoReader:
         start = self._container.start_time
         zero = int(times[0])
         # The container's start is given in microseconds: closer than that it is the first frame.
-        if start is not None and zero - start * 1000 > 1000:
+        # Times that had to be made up say nothing of the start.
+        if self._index is not None and start is not None and zero - start * 1000 > 1000:
             zero = start * 1000
         return times - zero, zero / 1e9
 
@@ -270,7 +289,7 @@ class VideoReader:
                         strict=True,
                     )
                 )
-                for frame in self._run(run.first, run.last, want, books):
+                for frame in self._run_surely(run.first, run.last, want, books):
                     rank = want.pop(frame.pts)
                     books.got(rank)
                     yield self._picture(frame, rank)
@@ -305,16 +324,28 @@ class VideoReader:
             keyframe=bool(self._keyframe[rank]),
         )
 
+    def _run_surely(
+        self, first: int, last: int, want: dict[int, int], books: Books
+    ) -> Iterator[av.VideoFrame]:
+        """Decode a run; where its keyframe was none (gradual refresh), begin at the beginning."""
+        count = len(want)
+        yield from self._run(first, last, want, books)
+        if first > 0 and len(want) == count and not books.broken:
+            yield from self._run(0, last, want, books)
+
     def _run(
         self, first: int, last: int, want: dict[int, int], books: Books
     ) -> Iterator[av.VideoFrame]:
         """Decode the packets `first`..`last` and yield the frames whose ticks are in `want`."""
         assert self._index is not None
+        landed = self._go_to(first)
+        # Only now: moving may have opened the file anew.
         index, context = self._index, self._stream.codec_context
+        context.flush_buffers()
         skips = context.name in NON_REFERENCE_IS_EXACT
         skipping = False
         begin, least = first, None
-        for place, packet in self._packets_from(first):
+        for place, packet in self._packets(landed):
             if place < begin:
                 continue
             if place > last:
@@ -343,47 +374,51 @@ class VideoReader:
                 books.ended()
         if skipping:
             context.skip_frame = "DEFAULT"
-        self._next = None
         if want:
             for frame in self._decode(None):
                 if frame.pts in want and (least is None or frame.pts >= least):
                     yield frame
 
-    def _packets_from(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        """Yield packets with their place in decoding order, beginning at or before `first`."""
+    def _go_to(self, first: int) -> _Placed | None:
+        """Move to the packet at `first` or before it; return one that was read on the way."""
+        ahead = first - self._at if self._at is not None else -1
+        return None if 0 <= ahead <= SEEK_AFTER_PACKETS else self._seek(first)
+
+    def _packets(self, landed: _Placed | None) -> Iterator[_Placed]:
+        """Yield the packets from here on with their place in decoding order."""
         assert self._index is not None
-        index = self._index
-        place_of = self._places()
-        self._stream.codec_context.flush_buffers()
-        if not (self._at is not None and self._at <= first <= self._at + SEEK_AFTER_PACKETS):
-            landed = self._seek(first, place_of)
-            if landed is not None:
-                yield landed
+        if landed is not None:
+            yield landed
+        places = self._places()
         for packet in self._demuxer:
-            place = place_of.get(packet.pts) if packet.size else None
+            place = places.get(packet.pts) if packet.size else None
             if place is not None:
                 self._at = place + 1
                 yield place, packet
-        self._at = len(index.pts)
+        self._at = len(self._index.pts)
 
-    def _seek(self, first: int, place_of: dict[int, int]) -> tuple[int, Packet[VideoStream]] | None:
+    def _seek(self, first: int) -> _Placed | None:
         """Move to the packet at `first` or shortly before it; seeks of some formats overshoot."""
         assert self._index is not None
         index = self._index
-        for ticks in (index.pts[first], index.dts[first], index.dts[max(0, first - 100)]):
+        places = self._places()
+        seekable = not SEEKS_BY_INDEX.isdisjoint(self._container.format.name.split(","))
+        ways = (index.pts[first], index.dts[first], index.dts[max(0, first - 100)])
+        for ticks in ways if seekable else ():
             try:
                 self._container.seek(int(ticks), stream=self._stream, backward=True)
             except (av.error.FFmpegError, OSError):
                 continue
             self._demuxer = self._container.demux(self._stream)
             for packet in self._demuxer:
-                place = place_of.get(packet.pts) if packet.size else None
+                place = places.get(packet.pts) if packet.size else None
                 if place is not None:
                     if place > first:
                         break
                     self._at = place + 1
                     return place, packet
-        self._rewind()
+        if self._at is None or self._at > first or seekable:
+            self._rewind()
         return None
 
     def _places(self) -> dict[int, int]:
@@ -451,6 +486,11 @@ class Books:
         self._wanted = len(ranks)
         self._last_s = 0.0
         self._why = ""
+
+    @property
+    def broken(self) -> bool:
+        """Whether anything went wrong so far."""
+        return bool(self._why)
 
     def got(self, rank: int) -> None:
         """Strike out a frame that came."""
