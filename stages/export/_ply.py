@@ -32,7 +32,7 @@ def write_ply(
     A vertex that is not finite is left out with the faces that use it; a normal that is not
     finite becomes (0, 0, 0), which readers take for none.
     """
-    kept = np.isfinite(xyz).all(axis=1)
+    kept: npt.NDArray[np.bool_] = np.all(np.isfinite(xyz), axis=1)
     table = np.empty(int(kept.sum()), dtype=VERTEX)
     for axis, (position, normal) in enumerate((("x", "nx"), ("y", "ny"), ("z", "nz"))):
         table[position] = xyz[kept, axis]

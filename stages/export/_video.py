@@ -65,10 +65,11 @@ class PreviewVideo:
         frame.pts = _ticks(pts_ns)
         frame.time_base = TIME_BASE
         self._durations[frame.pts] = max(1, _ticks(pts_ns + duration_ns) - frame.pts)
-        self._write(self._stream.encode(frame))
+        self._write(frame)
 
-    def _write(self, packets: list[Any]) -> None:
-        for packet in packets:
+    def _write(self, frame: av.VideoFrame | None) -> None:
+        assert self._stream is not None, "the first picture opens the stream"
+        for packet in self._stream.encode(frame):
             # The encoder does not hand durations through; the muxer knows all but the last.
             packet.duration = self._durations.pop(packet.pts)
             self._file.mux(packet)
@@ -90,7 +91,7 @@ class PreviewVideo:
     def close(self) -> None:
         """Flush the encoder and finish the file."""
         if self._stream is not None:
-            self._write(self._stream.encode())
+            self._write(None)
         self._file.close()
 
 

@@ -71,7 +71,7 @@ class _Tracks:
 
     def __init__(self, views: Views, kept: list[int]) -> None:
         in_view = np.isin(views.observed_view, kept)
-        finite = np.isfinite(views.points).all(axis=1)
+        finite: npt.NDArray[np.bool_] = np.all(np.isfinite(views.points), axis=1)
         usable = in_view & np.isfinite(views.observed_xy).all(axis=1)
         usable &= finite[views.observed_point] if len(finite) else False
         # One point is seen once in one picture; a second sighting is a wrong match.

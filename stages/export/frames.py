@@ -119,7 +119,7 @@ class Model(Stage[Config]):
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
         ):
             for batch in spool.iter_batches(batch_size=ROW_GROUP):
-                keyframe = pc.is_in(batch.column("index"), value_set=chosen)
+                keyframe = pc.is_in(batch.column("index"), value_set=chosen)  # type: ignore[attr-defined]
                 columns = [*batch.columns, keyframe]
                 writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
 

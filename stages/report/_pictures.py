@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.error import FFmpegError
 
 from stages.report._markup import data_uri
 
@@ -67,7 +68,7 @@ def video_pictures(path: Path, times_s: list[float], width: int) -> list[Picture
         return []
     try:
         return list(_pick(path, times_s, width))
-    except av.FFmpegError:
+    except FFmpegError:
         return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from stages.report._facts import Facts, StageAccount
@@ -212,5 +212,5 @@ def _link(path: str) -> Markup:
     return tag("a", path, href=quote(path))
 
 
-def _real(value: Any) -> bool:
+def _real(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18

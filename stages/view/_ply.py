@@ -123,10 +123,10 @@ def _surface(table: npt.NDArray[Any], triangles: npt.NDArray[np.int32] | None) -
     def columns(*wanted: str) -> npt.NDArray[Any] | None:
         return np.stack([table[n] for n in wanted], axis=1) if names >= set(wanted) else None
 
-    # Coordinates beyond 1e30 overflow as soon as they are squared.
+    # Squared and summed, larger coordinates come near the end of float32.
     xyz = columns("x", "y", "z")
     assert xyz is not None, "the header was checked for x, y and z"
-    finite = np.isfinite(xyz).all(axis=1) & (np.abs(np.nan_to_num(xyz)) < 1e15).all(axis=1)
+    finite: npt.NDArray[np.bool_] = np.all(np.abs(np.nan_to_num(xyz, nan=np.inf)) < 1e15, axis=1)
     rgb = columns("red", "green", "blue")
     if rgb is None or rgb.dtype != np.uint8:
         rgb = np.full(xyz.shape, GREY, dtype=np.uint8)

@@ -157,7 +157,7 @@ def _draw(
 def _backdrop(width: int, height: int) -> npt.NDArray[np.float32]:
     top, bottom = (np.array(rgb, dtype=np.float32) for rgb in BACKGROUND)
     share = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    return np.repeat((1 - share) * top + share * bottom, width, axis=1)
+    return np.repeat((1 - share) * top + share * bottom, width, axis=1).astype(np.float32)
 
 
 def _f32(array: Array) -> npt.NDArray[np.float32]:
