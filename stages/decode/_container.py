@@ -35,6 +35,8 @@ CONTAINERS = (
 )
 SMALLEST_SIDE_PX = 16
 """Below this no stage can say anything of a picture (DIS flow starts at 16 px)."""
+PROBED_PIXELS = 1 << 27
+"""Up to here the size is read even where it is refused, so that the refusal can name it."""
 ATTACHED_PICTURE = 0x400
 """AV_DISPOSITION_ATTACHED_PIC: a cover, not a video."""
 
@@ -94,8 +96,8 @@ def open_video(source: Source, options: VideoOptions) -> tuple[InputContainer, V
                 "protocol_whitelist": "file",
                 "format_whitelist": CONTAINERS,
                 "max_streams": str(options.max_streams),
-                # Kept for the decoders that probing runs: a picture beyond it is never allocated.
-                "max_pixels": str(options.max_pixels),
+                # For the decoders that probing runs: larger pictures are never allocated.
+                "max_pixels": str(max(options.max_pixels, PROBED_PIXELS)),
             },
         )
     except (av.error.FFmpegError, UnicodeError, ValueError, OSError) as error:
@@ -156,7 +158,8 @@ def _check_limits(
     width, height = context.width, context.height
     if width < 1 or height < 1:
         raise SourceError(
-            f"{shown} does not say how large its pictures are; it is damaged or not a video"
+            f"{shown} does not say how large its pictures are, or they are far beyond "
+            f"{options.max_pixels} pixels (decode.max_pixels); it is damaged, or scale it down"
         )
     if width * height > options.max_pixels:
         raise SourceError(

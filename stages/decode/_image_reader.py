@@ -12,11 +12,11 @@ import numpy.typing as npt
 from pipeline.errors import SourceError
 from pipeline.geometry import scale_intrinsics
 from pipeline.source import Probe, Source, Timeline
+from stages.decode._books import Notes
 from stages.decode._calibration import Camera, Lens
 from stages.decode._datasets import find_calibration
 from stages.decode._listing import find_images
 from stages.decode._options import DecodeOptions
-from stages.decode._reader import Notes
 from stages.decode._size import fitted
 from stages.decode._still import BadImage, read_still
 from stages.decode._wording import named, one_line

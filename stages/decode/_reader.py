@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import av
 import av.error
@@ -15,14 +14,15 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
 from pipeline.source import Probe, Source, Timeline
+from stages.decode._books import Books, Notes
 from stages.decode._container import check_duration, frame_rate, open_video, pixel_aspect
 from stages.decode._index import PacketIndex, nominal_step, rising, to_ns
 from stages.decode._options import VideoOptions
 from stages.decode._picture import HDR, Converter, VideoPicture, orientation_of
 from stages.decode._size import Delivery, fitted
-from stages.decode._wording import named, spans
+from stages.decode._wording import named
 
-__all__ = ["Books", "Notes", "VideoReader"]
+__all__ = ["VideoReader"]
 
 Ints = npt.NDArray[np.int64]
 _Placed = tuple[int, "Packet[VideoStream]"]
@@ -32,8 +32,10 @@ NON_REFERENCE_IS_EXACT = frozenset({"h264", "mpeg1video", "mpeg2video"})
 0). In HEVC a sub-layer non-reference picture may be needed by a higher sub-layer."""
 
 TRUE_KEYFRAMES = frozenset(
-    "h264 hevc vvc vp8 vp9 av1 libdav1d mpeg1video mpeg2video mpeg4 h263 msmpeg4v2 msmpeg4v3 wmv1 "
-    "wmv2 wmv3 vc1 theora mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo dvvideo".split()
+    (
+        "h264 hevc vvc vp8 vp9 av1 libdav1d mpeg1video mpeg2video mpeg4 h263 msmpeg4v2 msmpeg4v3 "
+        "wmv1 wmv2 wmv3 vc1 theora mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo dvvideo"
+    ).split()  # noqa: SIM905
 )
 """Codecs whose keyframes can be believed. Old AVI codecs mark frames as key that build on the one
 before (measured: Cinepak in tree.avi)."""
@@ -44,14 +46,6 @@ streams the first packets after a seek may lack their times: they are read throu
 
 SEEK_AFTER_PACKETS = 16
 """Reading past fewer packets than this is cheaper than a seek."""
-
-
-@dataclass(frozen=True)
-class Notes:
-    """Where a reader tells of doubts and losses: the stage's own `warn` and `lost`."""
-
-    warn: Callable[[str], None]
-    lost: Callable[[str, str], None]
 
 
 class VideoReader:
@@ -469,62 +463,6 @@ class _Packets:
         self.dts.append(packet.dts)
         self.keyframe.append(packet.is_keyframe)
         self.discard.append(packet.is_discard)
-
-
-class Books:
-    """Keeps account of what was wanted and what came, and tells of the gaps once."""
-
-    def __init__(
-        self, pts_ns: Ints, expected: int, span: tuple[int, int], notes: Notes, ranks: Ints
-    ) -> None:
-        self._pts_ns = pts_ns
-        self._expected = expected
-        self._whole = len(ranks) == span[1] - span[0]
-        self._to_end = span[1] == len(pts_ns)
-        self._notes = notes
-        self.missing = dict.fromkeys(ranks.tolist())
-        self._wanted = len(ranks)
-        self._last_s = 0.0
-        self._why = ""
-
-    @property
-    def broken(self) -> bool:
-        """Whether anything went wrong so far."""
-        return bool(self._why)
-
-    def got(self, rank: int) -> None:
-        """Strike out a frame that came."""
-        self.missing.pop(rank, None)
-        self._last_s = float(self._pts_ns[rank]) / 1e9
-
-    def broke(self, why: str) -> None:
-        """Remember what went wrong first."""
-        self._why = self._why or why
-
-    def ended(self) -> None:
-        """Remember that the packets ended before the wanted frames did."""
-        self._why = self._why or "the file ends"
-
-    def close(self) -> None:
-        """Tell what is missing: called at the end, also where the consumer stopped early."""
-        count = len(self._pts_ns)
-        cut = self._to_end and self._expected > count
-        if not (self._why or cut):
-            return
-        lacking = list(self.missing)
-        if cut and self._whole:
-            lacking += range(count, self._expected)
-        if not lacking and cut:
-            lacking = list(range(count, self._expected))
-        if not lacking:
-            return
-        total = self._expected if self._whole and self._to_end else self._wanted
-        done = self._wanted - len(self.missing)
-        self._notes.lost(
-            spans(lacking[0], lacking[-1]),
-            f"decoded {done} of {total} frames, up to {self._last_s:.2f} s; then: "
-            f"{self._why or 'the file is cut off'}",
-        )
 
 
 def _first(frames: list[av.VideoFrame]) -> av.VideoFrame | None:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from pipeline.errors import SourceError, require
 from pipeline.source import Reader, Source
 from pipeline.stage import Context, Stage
+from stages.decode._books import Books, Notes
 from stages.decode._image_reader import Still
 from stages.decode._options import VideoOptions
-from stages.decode._reader import Books, Notes, VideoReader
+from stages.decode._reader import VideoReader
 from stages.decode._wording import named
 
 __all__ = ["Config", "Model"]

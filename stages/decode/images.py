@@ -13,9 +13,9 @@ from pydantic import Field
 
 from pipeline.source import Reader, Source
 from pipeline.stage import Context, Stage
+from stages.decode._books import Notes
 from stages.decode._image_reader import ImageReader
 from stages.decode._options import DecodeOptions
-from stages.decode._reader import Notes
 
 __all__ = ["Config", "Model"]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pipeline.source import Reader, Source
 from pipeline.stage import Stage
+from stages.decode._books import Notes
 from stages.decode._options import VideoOptions
-from stages.decode._reader import Notes, VideoReader
+from stages.decode._reader import VideoReader
 
 __all__ = ["Config", "Model"]
 
