@@ -19,10 +19,8 @@ def keep_consistent(near, others, A, b, tolerance, least, out):
     denies the point if it looks through it: its surface lies far behind. A surface in front of
     the point says nothing. Kept with `least` confirmations and more of them than denials.
 
-    Args:
-        near: float32 [H, W]: inverse depth of this view, 0 unknown.
-        others: float32 [N, H, W]: of its neighbours.
-        A: float64 [N, 3, 3], with `b` [N, 3] from this view to its neighbours, in pixels.
+    `near` float32 [H, W] is the inverse depth of this view, 0 unknown; `others` [N, H, W] are those
+    of its neighbours, to which A [N, 3, 3] and b [N, 3] lead in pixels.
     """
     count, rows, columns = others.shape
     for y in range(rows):

@@ -86,7 +86,7 @@ class Rig:
         if len(z) < LEAST_SHARED:
             return 0.0, 0.0
         near, far = np.percentile(z, [1, 99])
-        return 0.6 / far, 1.5 / near
+        return 0.6 / far, 1.25 / near
 
 
 def choose_neighbours(rig: Rig, count: int) -> list[list[int]]:

@@ -16,10 +16,15 @@ import numpy.typing as npt
 from stages.depth._kernels import kernel
 from stages.depth._rig import Rig
 
-__all__ = ["enlarge", "shrink", "sweep"]
+__all__ = ["SURFACE_STEP", "WORST", "enlarge", "shrink", "sweep"]
 
 RADIUS = 2
-"""Half the matching window: 5x5 px."""
+"""Half the matching window: 5x5 px; the kernel spells its sums out."""
+STEP_PX = 1.0
+"""How far the image moves from one plane to the next; the parabola finds what lies between."""
+LEAST_PLANES = 24
+SURFACE_STEP = 0.05
+"""Inverse depths of neighbouring pixels that differ by less (a share) lie on one surface."""
 WORST = 127
 """Cost of no correlation or of no view at all; a perfect match costs 0."""
 STEP_COST, JUMP_COST = 12, 60
@@ -28,79 +33,125 @@ rooms: half or double changes the error by less than a tenth."""
 
 
 @kernel()
-def _match(image, other, A, b, planes, best, second):
-    """Keep per pixel and plane the two lowest costs, uint8 [H, W, D], over calls."""
-    rows, columns = image.shape
-    warped = np.empty((rows, columns), np.float32)
-    inside = np.empty((rows, columns), np.uint8)
-    # Sums over the window's rows, one entry a column: I, I², J, J², I J.
-    sums = np.empty((5, columns), np.float32)
-    area = np.float32((2 * RADIUS + 1) ** 2)
-    for d in range(len(planes)):
-        tx, ty, tz = b[0] * planes[d], b[1] * planes[d], b[2] * planes[d]
-        for y in range(rows):
-            v = y + 0.5
-            for x in range(columns):
-                u = x + 0.5
-                qz = A[2, 0] * u + A[2, 1] * v + A[2, 2] + tz
-                warped[y, x] = 0
-                inside[y, x] = 0
-                if qz <= 1e-6:
-                    continue
-                qx = (A[0, 0] * u + A[0, 1] * v + A[0, 2] + tx) / qz - 0.5
-                qy = (A[1, 0] * u + A[1, 1] * v + A[1, 2] + ty) / qz - 0.5
-                if qx < 0 or qy < 0 or qx > columns - 1.001 or qy > rows - 1.001:
-                    continue
-                x0, y0 = int(qx), int(qy)
-                fx, fy = np.float32(qx - x0), np.float32(qy - y0)
-                top = other[y0, x0] + fx * (other[y0, x0 + 1] - other[y0, x0])
-                bottom = other[y0 + 1, x0] + fx * (other[y0 + 1, x0 + 1] - other[y0 + 1, x0])
-                warped[y, x] = top + fy * (bottom - top)
-                inside[y, x] = 1
-        for y in range(rows):
-            for x in range(columns):
-                si = sii = sj = sjj = sij = np.float32(0)
-                for r in range(-RADIUS, RADIUS + 1):
-                    yy = min(max(y + r, 0), rows - 1)
-                    i, j = image[yy, x], warped[yy, x]
-                    si += i
-                    sii += i * i
-                    sj += j
-                    sjj += j * j
-                    sij += i * j
-                sums[0, x], sums[1, x], sums[2, x], sums[3, x], sums[4, x] = si, sii, sj, sjj, sij
-            for x in range(columns):
-                if inside[y, x] == 0:
-                    continue
-                si = sii = sj = sjj = sij = np.float32(0)
-                for r in range(-RADIUS, RADIUS + 1):
-                    xx = min(max(x + r, 0), columns - 1)
-                    si += sums[0, xx]
-                    sii += sums[1, xx]
-                    sj += sums[2, xx]
-                    sjj += sums[3, xx]
-                    sij += sums[4, xx]
-                var_i = sii - si * si / area
-                var_j = sjj - sj * sj / area
-                # 2 grey levels of noise in each pixel: flat windows correlate with nothing.
-                noise = area * np.float32(4)
-                ncc = (sij - si * sj / area) / np.sqrt((var_i + noise) * (var_j + noise))
-                cost = np.uint8(min(max(np.float32(WORST) * (1 - ncc), 0), WORST))
-                if cost < best[y, x, d]:
-                    second[y, x, d] = best[y, x, d]
-                    best[y, x, d] = cost
-                elif cost < second[y, x, d]:
-                    second[y, x, d] = cost
+def _warp_row(other, A, b, near, y, row, inside):
+    """Fill `row` [columns] with what `other` shows at row y of the plane; `inside` 1 or 0."""
+    rows, columns = other.shape
+    v = np.float32(y + 0.5)
+    x0, y0, z0 = A[0, 1] * v + A[0, 2], A[1, 1] * v + A[1, 2], A[2, 1] * v + A[2, 2]
+    x0, y0, z0 = x0 + near * b[0], y0 + near * b[1], z0 + near * b[2]
+    half, right, bottom = np.float32(0.5), np.float32(columns - 1.001), np.float32(rows - 1.001)
+    for x in range(columns):
+        u = np.float32(x) + half
+        qz = A[2, 0] * u + z0
+        shown, seen = np.float32(0), np.float32(0)
+        if qz > np.float32(1e-6):
+            shrink = np.float32(1) / qz
+            qx = (A[0, 0] * u + x0) * shrink - half
+            qy = (A[1, 0] * u + y0) * shrink - half
+            if qx >= 0 and qy >= 0 and qx <= right and qy <= bottom:
+                column, line = int(qx), int(qy)
+                fx, fy = qx - np.float32(column), qy - np.float32(line)
+                p, q = other[line, column], other[line, column + 1]
+                r, s = other[line + 1, column], other[line + 1, column + 1]
+                top, low = p + fx * (q - p), r + fx * (s - r)
+                shown, seen = top + fy * (low - top), np.float32(1)
+        row[x] = shown
+        inside[x] = seen
 
 
 @kernel()
-def _average(best, second):
-    rows, columns, planes = best.shape
-    for y in range(rows):
-        for x in range(columns):
-            for d in range(planes):
-                mean = (np.uint16(best[y, x, d]) + np.uint16(second[y, x, d])) >> 1
-                best[y, x, d] = np.uint8(mean)
+def _correlate(image, others, A, b, planes, cost):
+    """Fill `cost` uint8 [H, W, D] with the mean of the two lowest costs of the `others`.
+
+    Row by row with all planes, so that what is worked on stays in the cache.
+
+    `image` [H, W] and `others` [N, H, W] are grey, float32; A [N, 3, 3] and b [N, 3] lead from the
+    view to the others; `planes` [D] are inverse depths.
+    """
+    count = len(others)
+    rows, columns = image.shape
+    size = 2 * RADIUS + 1
+    area, half = np.float32(size * size), np.float32(0.5)
+    # 2 grey levels of noise in each pixel: flat windows correlate with nothing.
+    noise, worst = area * np.float32(4), np.float32(WORST)
+    wide = columns + 2 * RADIUS
+    ring = np.zeros((count, len(planes), size, columns), np.float32)
+    inside = np.zeros((count, len(planes), size, columns), np.float32)
+    sums = np.zeros((5, wide), np.float32)
+    mean_i, var_i = np.zeros(columns, np.float32), np.zeros(columns, np.float32)
+    best = np.zeros((len(planes), columns), np.float32)
+    second = np.zeros((len(planes), columns), np.float32)
+    window = np.zeros((size, columns), np.float32)
+    for y in range(-RADIUS, rows):
+        below = min(y + RADIUS, rows - 1)
+        fresh = (y + RADIUS) % size
+        if y >= 0:
+            for r in range(size):
+                window[r] = image[min(max(y + r - RADIUS, 0), rows - 1)]
+            for x in range(columns):
+                a0, a1, a2, a3, a4 = (
+                    window[0, x], window[1, x], window[2, x], window[3, x], window[4, x]
+                )  # fmt: skip
+                sums[0, x + RADIUS] = a0 + a1 + a2 + a3 + a4
+                sums[1, x + RADIUS] = a0 * a0 + a1 * a1 + a2 * a2 + a3 * a3 + a4 * a4
+            _mirror(sums, 2, columns)
+            for x in range(columns):
+                mean_i[x] = _across(sums[0], x) / area
+                var_i[x] = _across(sums[1], x) - mean_i[x] * mean_i[x] * area + noise
+        best[:] = worst
+        second[:] = worst
+        for k in range(count):
+            for d in range(len(planes)):
+                _warp_row(others[k], A[k], b[k], planes[d], below, ring[k, d, fresh],
+                          inside[k, d, fresh])  # fmt: skip
+                if y < 0:
+                    if y == -RADIUS:
+                        for r in range(size):
+                            ring[k, d, r] = ring[k, d, fresh]
+                    continue
+                # Rows in their order from the oldest; above the image the first row counts.
+                o0, o1 = ring[k, d, (fresh + 1) % size], ring[k, d, (fresh + 2) % size]
+                o2, o3 = ring[k, d, (fresh + 3) % size], ring[k, d, (fresh + 4) % size]
+                o4 = ring[k, d, fresh]
+                for x in range(columns):
+                    b0, b1, b2, b3, b4 = o0[x], o1[x], o2[x], o3[x], o4[x]
+                    sums[2, x + RADIUS] = b0 + b1 + b2 + b3 + b4
+                    sums[3, x + RADIUS] = b0 * b0 + b1 * b1 + b2 * b2 + b3 * b3 + b4 * b4
+                    sums[4, x + RADIUS] = (
+                        b0 * window[0, x] + b1 * window[1, x] + b2 * window[2, x]
+                        + b3 * window[3, x] + b4 * window[4, x]
+                    )  # fmt: skip
+                _mirror(sums, 5, columns)
+                seen = inside[k, d, (fresh + 1 + RADIUS) % size]
+                for x in range(columns):
+                    sj = _across(sums[2], x)
+                    var_j = _across(sums[3], x) - sj * sj / area + noise
+                    ncc = (_across(sums[4], x) - sj * mean_i[x]) / np.sqrt(var_i[x] * var_j)
+                    value = min(max(worst * (1 - ncc), np.float32(0)), worst)
+                    value = value * seen[x] + worst * (1 - seen[x])
+                    low = min(value, best[d, x])
+                    second[d, x] = min(max(value, best[d, x]), second[d, x])
+                    best[d, x] = low
+        if y >= 0:
+            share = half if count > 1 else np.float32(0)
+            for x in range(columns):
+                for d in range(len(planes)):
+                    mean = best[d, x] + share * (second[d, x] - best[d, x])
+                    cost[y, x, d] = np.uint8(mean + half)
+
+
+@kernel()
+def _mirror(sums, count, columns):
+    """Repeat the outermost columns into the margins."""
+    for k in range(count):
+        for r in range(RADIUS):
+            sums[k, r] = sums[k, RADIUS]
+            sums[k, columns + RADIUS + r] = sums[k, columns + RADIUS - 1]
+
+
+@kernel(inline="always")
+def _across(line, x):
+    return line[x] + line[x + 1] + line[x + 2] + line[x + 3] + line[x + 4]
 
 
 @kernel()
@@ -187,6 +238,19 @@ def shrink(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[n
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
+def _travel_px(A, b, shape, lowest: float, highest: float) -> float:
+    """Return how far the middle of the image moves over the range, in the view where it does most.
+
+    A [N, 3, 3] and b [N, 3] lead to the views; cut to the image's size.
+    """
+    middle = np.array([shape[1] / 2, shape[0] / 2, 1.0])
+    ends = []
+    for near in (lowest, highest):
+        q = A @ middle + near * b
+        ends.append(q[:, :2] / np.maximum(q[:, 2:], 1e-6))
+    return float(min(np.linalg.norm(ends[1] - ends[0], axis=1).max(), max(shape)))
+
+
 def sweep(
     rig: Rig,
     i: int,
@@ -204,25 +268,27 @@ def sweep(
         neighbours: The views to match it with.
         small: float32 [h, w] grey image of every view.
         scale: Size of the small images against the full ones.
-        planes: How many inverse depths to try.
+        planes: How many inverse depths to try at most.
         max_cost: Drop pixels that match worse, of `WORST`.
     """
     image = small[i]
     lowest, highest = rig.inverse_depth_range(i)
     if highest <= 0 or not neighbours:
         return np.zeros(image.shape, np.float32)
-    steps = np.linspace(lowest, highest, planes, dtype=np.float32)
-    best = np.full((*image.shape, planes), WORST, np.uint8)
-    second = np.full_like(best, WORST)
-    for j in neighbours:
-        A, b = rig.relative(i, j, scale)
-        _match(image, small[j], A.astype(np.float32), b.astype(np.float32), steps, best, second)
-    if len(neighbours) > 1:
-        _average(best, second)
-    total = np.zeros(best.shape, np.uint16)
-    _aggregate(best, image, total)
+    A, b = (
+        np.float32(x) for x in zip(*(rig.relative(i, j, scale) for j in neighbours), strict=True)
+    )
+    wanted = 1 + _travel_px(A, b, image.shape, lowest, highest) / STEP_PX
+    count = int(np.clip(np.ceil(wanted), min(LEAST_PLANES, planes), planes))
+    steps = np.linspace(lowest, highest, count, dtype=np.float32)
+    # Grey around zero keeps the sums small, and so their difference exact.
+    others = np.stack([small[j] for j in neighbours]) - np.float32(128)
+    cost = np.empty((*image.shape, count), np.uint8)
+    _correlate(image - np.float32(128), others, A, b, steps, cost)
+    total = np.zeros(cost.shape, np.uint16)
+    _aggregate(cost, image, total)
     out = np.empty(image.shape, np.float32)
-    _pick(total, best, steps, max_cost, out)
+    _pick(total, cost, steps, max_cost, out)
     return out
 
 

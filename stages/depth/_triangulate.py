@@ -14,8 +14,10 @@ __all__ = ["combine", "targets", "triangulate", "warp_map"]
 
 @kernel()
 def warp_map(w, A, b, out):
-    """Fill `out` float32 [H, W, 2] with where each pixel lands in the other view, as `cv2.remap`
-    wants it (centres at whole numbers), for inverse depths `w` [H, W]."""
+    """Fill `out` float32 [H, W, 2] with where pixels of inverse depth `w` [H, W] land.
+
+    In the other view, as `cv2.remap` wants it: centres at whole numbers.
+    """
     rows, columns = w.shape
     for y in range(rows):
         v = y + 0.5
@@ -71,9 +73,8 @@ def triangulate(there, back, A, b, max_back_px, max_epipolar_px, out):
     to the pixel within `max_back_px`, lies within `max_epipolar_px` of the line, and is in front
     of both cameras.
 
-    Args:
-        there: float32 [H, W, 2] px: where the pixels lie in the other view.
-        back: float32 [H, W, 2] px: where the other view's pixels lie in this one.
+    `there` float32 [H, W, 2] px is where the pixels lie in the other view, `back` where the other
+    view's pixels lie in this one.
     """
     rows, columns = out.shape
     for y in range(rows):
@@ -113,11 +114,12 @@ def triangulate(there, back, A, b, max_back_px, max_epipolar_px, out):
 
 
 @kernel()
-def combine(w, A, b, agree_px, least, min_parallax_px, out):
+def combine(w, rough, A, b, agree_px, least, min_parallax_px, out):
     """Fill `out` float32 [H, W] with the inverse depth on which the most pairs agree.
 
     Each pair's w [N, H, W] is a hypothesis; a pair supports it if its own point lies within
-    `agree_px` of the hypothesis in its image. The best supported one is refined to the mean of its
+    `agree_px` of the hypothesis in its image, and so may the `rough` depth [H, W], which has a
+    vote but no weight. The best supported one is refined to the mean of its
     supporters, weighted by the square of their pixels per unit of inverse depth (the inverse
     variance, for equal noise in px). Kept with `least` supporters and with `min_parallax_px`
     between infinity and the point, over all supporters (root of the sum of squares).
@@ -143,11 +145,13 @@ def combine(w, A, b, agree_px, least, min_parallax_px, out):
                 slope[count] = np.sqrt(sx * sx + sy * sy)
                 found[count] = near
                 count += 1
-            if count < least:
+            if count == 0:
                 continue
             best, best_support, best_votes = 0.0, 0.0, 0
             for k in range(count):
                 total, weight, votes = 0.0, 0.0, 0
+                if abs(rough[y, x] - found[k]) * slope[k] < agree_px:
+                    votes += 1
                 for m in range(count):
                     if abs(found[m] - found[k]) * slope[m] < agree_px:
                         square = slope[m] * slope[m]

@@ -18,10 +18,7 @@ from pipeline.messages import DepthMaps, Views
 from pipeline.stage import Context, Options, Stage
 from stages.depth._filter import finish_maps, neighbours_or_reason
 from stages.depth._rig import Rig
-from stages.depth._sweep import WORST, enlarge, shrink, sweep
-
-SURFACE_STEP = 0.05
-"""Inverse depths of neighbouring pixels that differ by less lie on one surface."""
+from stages.depth._sweep import SURFACE_STEP, WORST, enlarge, shrink, sweep
 
 
 class Config(Options):
