@@ -28,8 +28,9 @@ from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError
 from pipeline.run import Result, run, version
 from pipeline.source import Source
-from pipeline.stage import Options, find, models, options_of
+from pipeline.stage import Context, Options, find, models, options_of
 from pipeline.store import clean_name, free_folder
+from pipeline.telemetry import Event, Warn
 from pipeline.terminal import Terminal
 
 __all__ = ["main", "make_source"]
@@ -235,10 +236,16 @@ def _view(options: argparse.Namespace, console: Console) -> int:
         print(report.resolve().as_uri())
         return 0
     viewer: Any = find("view", "open3d")(options_of("view", "open3d")())
+    viewer.open(Context(report=lambda event: _tell(event, console)))
     viewer.show(folder, options.screenshot)
     if options.screenshot is not None:
         print(options.screenshot)
     return 0
+
+
+def _tell(event: Event, console: Console) -> None:
+    if isinstance(event, Warn):
+        console.print(f"[yellow]![/] {escape(event.text)}", soft_wrap=True)
 
 
 def _options(options: argparse.Namespace, console: Console) -> int:

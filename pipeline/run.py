@@ -88,7 +88,8 @@ def run(
 def _identity(source: Source) -> str:
     path = Path(source.uri)
     try:
-        return fingerprint(path) if path.exists() else source.uri
+        # A pipe or a device would block here for ever; whether it is allowed, decode says.
+        return fingerprint(path) if path.is_file() or path.is_dir() else source.uri
     except OSError as error:
         raise SourceError(f"{source.shown} cannot be read: {error.strerror}") from None
 
