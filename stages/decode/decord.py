@@ -24,6 +24,7 @@ from stages.decode._wording import named
 __all__ = ["Config", "Model"]
 
 FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
+STREAMS = frozenset({"mpeg", "mpegts", "mpegvideo"})
 BATCH = 8
 """Frames fetched at once; decord copies them together."""
 
@@ -70,6 +71,8 @@ class DecordReader(VideoReader):
         index = self._index
         if self.probe.pixel_format not in FORMATS:
             self._refuse(f"its pixel format is {self.probe.pixel_format}")
+        if self._container.format.name in STREAMS:
+            self._refuse("in MPEG streams it delivers other frames after a seek")
         if best is None or best.index != self._stream.index:
             self._refuse("decord reads the best video stream only, and decode.stream names another")
         if index is None:

@@ -83,8 +83,8 @@ class Model(Stage[Config]):
         self, seen: Iterable[Look], matcher: Matcher, *, timed: bool
     ) -> Iterator[tuple[Look, float]]:
         """Yield the frames to keep with their sharpness."""
-        longest_ns = round(1e9 / self.config.min_fps)
-        # A frame may come a little early by the container's rounding of times.
+        # Containers round times: a frame may come a little early or late.
+        longest_ns = round(1.02e9 / self.config.min_fps)
         shortest_ns = round(0.95e9 / self.config.max_fps) if timed else 1
         last: Look | None = None
         before: Look | None = None
