@@ -100,7 +100,5 @@ class Timed:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size so far of this process and its ended children, summed."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + children) * 1024
+    """Return the largest resident size so far of this process, without its children."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -31,7 +31,7 @@ from pipeline import errors
 from pipeline.errors import Reel3dError, WorkerDied
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
-from pipeline.telemetry import Event
+from pipeline.telemetry import Event, peak_memory_bytes
 
 __all__ = ["StageBug", "Worker"]
 
@@ -238,7 +238,7 @@ def _serve(connection: Connection) -> None:
             else:
                 for message in iterate(stages[-1].finish()):
                     _send(connection, ("message", message))
-            _send(connection, ("done", _peak_memory_bytes()))
+            _send(connection, ("done", peak_memory_bytes()))
         except OSError as error:
             if isinstance(error, ConnectionError | BrokenPipeError):
                 return
@@ -267,12 +267,6 @@ def _process(stages: list[Stage[Any]], messages: dict[str, Any]) -> Iterator[Any
 def _describe(error: Exception) -> tuple[str, str, str]:
     text = str(error) or "no reason given"
     return type(error).__name__, text, traceback.format_exc()
-
-
-def _peak_memory_bytes() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _end_with_parent() -> None:
