@@ -129,7 +129,7 @@ def _colmap(folder: Path, name: str, images: list[Path]) -> Calibration:
             row = model.images.get("/".join(image.parts[-depth:]))
             if row is not None:
                 world_camera = np.eye(4)
-                world_camera[:3, :3] = rotation_from_wxyz(row.wxyz)
+                world_camera[:3, :3] = rotation_from_wxyz(np.array(row.wxyz))
                 world_camera[:3, 3] = row.translation
                 poses[image] = invert(world_camera)
                 camera = model.cameras.get(row.camera)

@@ -42,6 +42,9 @@ SEEKS_BY_INDEX = frozenset({"mov", "mp4", "matroska", "webm", "avi", "asf", "flv
 """Containers whose seeks land on a packet that is the same as when read in sequence. In MPEG
 streams the first packets after a seek may lack their times: they are read through instead."""
 
+THREADED_PIXELS = 1920 * 1088
+"""Pictures above full HD are decoded with as many threads as are allowed."""
+
 SEEK_AFTER_PACKETS = 16
 """Reading past fewer packets than this is cheaper than a seek."""
 
@@ -126,9 +129,11 @@ class VideoReader:
 
     def _limit_decoder(self, stream: VideoStream) -> None:
         context = stream.codec_context
-        context.thread_count = self._threads
-        # One thread costs the least CPU; frame threads keep a decoded frame each in the air.
-        context.thread_type = "AUTO" if self._threads > 1 else "NONE"
+        # One thread costs the least CPU and says exactly which packet is damaged. Large pictures
+        # would hold up the rest of the chain.
+        threads = self._threads if context.width * context.height > THREADED_PIXELS else 1
+        context.thread_count = threads
+        context.thread_type = "AUTO" if threads > 1 else "NONE"
         context.options = {"max_pixels": str(self._options.max_pixels)}
 
     def _survey(self) -> tuple[_Packets, av.VideoFrame | None]:
@@ -179,9 +184,10 @@ class VideoReader:
             keys.append(bool(frame.key_frame))
         if not ticks:
             raise SourceError(f"{named(self.source)} holds no frame that decodes; copy it again")
-        if guessed and None not in ticks and len(set(ticks)) == len(ticks):
+        known = sorted({tick for tick in ticks if tick is not None})
+        if guessed and len(known) == len(ticks):
             # Decoding times are the presentation times in another order.
-            ticks.sort(key=int)
+            ticks = list(known)
         self._ticks, changed = rising(ticks, step)
         self._keyframe = np.array(keys, dtype=bool)
         lacking = sum(tick is None for tick in ticks)

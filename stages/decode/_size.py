@@ -49,7 +49,8 @@ class Delivery:
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the delivered, upright image."""
-        return self.scaled[::-1] if self.orientation.sideways else self.scaled
+        width, height = self.scaled
+        return (height, width) if self.orientation.sideways else (width, height)
 
 
 def fitted(

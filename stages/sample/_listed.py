@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from pipeline.messages import Frames
 from pipeline.source import Picture, Reader, Timeline
-from pipeline.stage import Stage
+from pipeline.stage import Options, Stage
 from stages.sample._clips import Kept, SampleOptions, clips, keep
 
 __all__ = ["ListedSampler", "nearest_rows"]
 
-C = TypeVar("C", bound=SampleOptions)
+C = TypeVar("C", bound=Options)
 Ints = npt.NDArray[np.int64]
 
 
@@ -35,6 +35,7 @@ class ListedSampler(Stage[C]):
     @property
     def clip_frames(self) -> int:
         """How many frames a clip holds."""
+        assert isinstance(self.config, SampleOptions)
         return self.config.clip_frames
 
     def process(self, reader: Reader) -> Iterator[Frames]:

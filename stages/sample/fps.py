@@ -26,9 +26,4 @@ class Model(ListedSampler[Config]):
         pts = timeline.pts_ns
         step = 1e9 / self.config.fps
         ticks = np.arange(int((pts[-1] - pts[0]) / step + 1e-6) + 1)
-        # A tick in a gap of the source has no frame of its own and takes none.
-        times = pts[0] + ticks * step
-        rows = nearest_rows(times, pts)
-        if len(rows) == 1:
-            return rows
-        return rows
+        return nearest_rows(pts[0] + ticks * step, pts)
