@@ -1,9 +1,10 @@
 """Keyframes by image motion: the sharpest frame each time the picture has moved far enough.
 
-A source of no more than `min_keyframes` frames is taken whole. Otherwise a grid of points is followed through the flow from every candidate. Once the median point has
-moved `step` of the longer side since the last keyframe, or too few points can still be followed,
-the sharpest recent candidate becomes a keyframe. So a still camera gives a handful, a fast one many,
-and frames between which flow breaks (one photo a second) are all kept.
+A source of no more than `min_keyframes` frames is taken whole. Otherwise a grid of points is
+followed through the flow from every candidate. Once the median point has moved `step` of the
+longer side since the last keyframe, or too few points can still be followed, the sharpest recent
+candidate becomes a keyframe. So a still camera gives a handful, a fast one many, and frames
+between which flow breaks (one photo a second) are all kept.
 
 Memory is bounded: the frames chosen at first lie closer together than they need to; when they
 grow too many, the step is raised and they are thinned evenly; at the end of the stream they are

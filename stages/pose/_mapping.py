@@ -11,7 +11,7 @@ from pipeline.messages import Array
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 
-__all__ = ["fill_database", "largest", "map_incrementally", "triangulate"]
+__all__ = ["fill_database", "map_incrementally", "triangulate"]
 
 SMALLEST_MODEL = 3
 
@@ -57,6 +57,9 @@ def map_incrementally(
     options.num_threads = threads
     options.random_seed = seed
     options.extract_colors = False
+    # Its generalised solver takes minutes on images that cannot be registered (measured: lund,
+    # more than 300 s against 6 s), and what it adds is worst of all.
+    options.structure_less_registration_fallback = False
     options.min_model_size = SMALLEST_MODEL
     options.max_num_models = 6
     options.ba_refine_focal_length = refine_focal
@@ -65,6 +68,8 @@ def map_incrementally(
     options.mapper.num_threads = threads
     options.mapper.abs_pose_refine_focal_length = False
     options.mapper.abs_pose_refine_extra_params = False
+    # A dashboard camera looks where it goes; the angle alone decides what a good first pair is.
+    options.mapper.init_max_forward_motion = 1.0
     options.mapper.init_min_tri_angle = init_min_tri_angle_deg
     options.mapper.init_min_num_inliers = init_min_num_inliers
     options.triangulation.random_seed = seed
@@ -73,10 +78,10 @@ def map_incrementally(
     stages = pycolmap.IncrementalPipelineCallback
     pipeline_run.add_callback(stages.NEXT_IMAGE_REG_CALLBACK, registered)
     pipeline_run.run()
-    return sorted((models.get(i) for i in range(models.size())), key=largest, reverse=True)
+    return sorted((models.get(i) for i in range(models.size())), key=_size, reverse=True)
 
 
-def largest(model: pycolmap.Reconstruction) -> tuple[int, int]:
+def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
     """Order models by registered images, then by points."""
     return model.num_reg_images(), model.num_points3D()
 

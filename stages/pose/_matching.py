@@ -76,6 +76,8 @@ def match_pairs(
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = MIN_INLIERS
     options.ransac.random_seed = seed
+    # Enough for half inliers by far; pairs that need more cost most and give little.
+    options.ransac.max_num_trials = 1500
     # A video's channel logo is no watermark of a photo collection: it is filtered by RANSAC.
     options.detect_watermark = False
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pycolmap
 
 from pipeline.messages import Array, Keyframes, Views
 from stages.pose._features import Features
@@ -48,9 +47,9 @@ def why_no_model(
     features: list[Features],
     pairs: list[Pair],
     evidence: Evidence,
-    models: list[pycolmap.Reconstruction],
+    views: int,
 ) -> str:
-    """Return why the keyframes give no reconstruction, with figures; empty if they do."""
+    """Return why a largest model of `views` is no reconstruction, with figures; empty if it is."""
     if reason := why_nothing_to_map(keyframes, features):
         return reason
     count = len(keyframes.index)
@@ -69,7 +68,6 @@ def why_no_model(
             f"all but {evidence.residual_px:.1f} px is a turn or zoom)"
         )
         return f"no parallax: {how}; reconstruction needs a camera that moves sideways"
-    views = models[0].num_reg_images() if models else 0
     if views < MIN_VIEWS or (views < WHOLE and views < count / 2):
         return (
             f"too little overlap: only {views} of {count} keyframes could be posed together "

@@ -14,8 +14,9 @@ would register it: see `_parallax.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import cv2
@@ -28,7 +29,7 @@ from pipeline.messages import Array, Keyframes, Views
 from pipeline.stage import Context, Options, Stage
 from stages.pose._cameras import cameras_for
 from stages.pose._features import Features, extract
-from stages.pose._mapping import fill_database, largest, map_incrementally
+from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, match_pairs
 from stages.pose._parallax import Evidence, parallax_evidence
 from stages.pose._reasons import left_out, why_no_model, why_nothing_to_map
@@ -56,25 +57,25 @@ class Config(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Strategy:
-    """How one attempt goes about it."""
-
-    features: int
-    exhaustive: bool
-    focal: str
-    """`shot`: one camera a shot; `keyframe`: each keyframe has its own focal length."""
-    init_angle_deg: float
-    init_inliers: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """What one strategy came to."""
+class _Seen:
+    """What the keyframes show, and what it says about the camera's motion."""
 
     features: list[Features]
     pairs: list[Pair]
     evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """What one strategy came to: its models, the largest first."""
+
+    seen: _Seen
     models: list[pycolmap.Reconstruction]
+
+    @property
+    def views(self) -> int:
+        """How many keyframes the largest model holds."""
+        return self.models[0].num_reg_images() if self.models else 0
 
 
 class Model(Stage[Config]):
@@ -97,14 +98,14 @@ class Model(Stage[Config]):
             PartNotMade: No model; the message says why, with figures.
         """
         best: _Attempt | None = None
-        for strategy in self._strategies(keyframes):
-            attempt = self._attempt(keyframes, strategy)
-            if best is None or _rank(attempt) > _rank(best):
+        for attempt in islice(self._strategies(keyframes), self.config.attempts):
+            if best is None or attempt.views > best.views:
                 best = attempt
-            if attempt.evidence.no_parallax or _complete(attempt, keyframes):
+            if attempt.seen.evidence.no_parallax or _complete(best, keyframes):
                 break
         assert best is not None
-        if reason := why_no_model(keyframes, best.features, best.pairs, best.evidence, best.models):
+        seen = best.seen
+        if reason := why_no_model(keyframes, seen.features, seen.pairs, seen.evidence, best.views):
             raise PartNotMade(reason)
         views = views_from(best.models[0], keyframes, scale="arbitrary", normalise=True)
         if text := left_out(keyframes, views):
@@ -112,64 +113,60 @@ class Model(Stage[Config]):
         self._measure(best, views)
         return views
 
-    def _strategies(self, keyframes: Keyframes) -> list[_Strategy]:
+    def _strategies(self, keyframes: Keyframes) -> Iterator[_Attempt]:
         few = len(keyframes.index) <= FEW
-        first = _Strategy(
-            features=self.config.features,
-            exhaustive=few,
-            focal="shot",
-            init_angle_deg=self.config.init_angle_deg,
-            init_inliers=60,
-        )
-        more = replace(
-            first,
-            features=2 * self.config.features,
-            exhaustive=True,
-            init_angle_deg=self.config.init_angle_deg / 2,
-            init_inliers=30,
-        )
-        strategies = [first, more]
+        angle = self.config.init_angle_deg
+        seen = self._look(keyframes, self.config.features, exhaustive=few)
+        yield self._map(keyframes, seen, angle_deg=angle, inliers=60)
+        seen = self._look(keyframes, 2 * self.config.features, exhaustive=True)
+        yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
         if keyframes.intrinsics is None:
-            strategies.append(replace(more, features=self.config.features, focal="keyframe"))
-        return strategies[: self.config.attempts]
+            yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30, each=True)
 
-    def _attempt(self, keyframes: Keyframes, strategy: _Strategy) -> _Attempt:
+    def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Seen:
+        """Find features, match them and weigh the evidence for parallax."""
         count = len(keyframes.index)
-        cameras = cameras_for(keyframes, each=strategy.focal == "keyframe")
         features = []
         for i, image in enumerate(keyframes.images):
-            features.append(
-                extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=strategy.features)
-            )
+            features.append(extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=most))
             self.progress(i, 4 * count)
         nothing = Evidence(unexplained=0, residual_px=0, moved_px=0, pairs=0)
         if why_nothing_to_map(keyframes, features):
-            return _Attempt(features=features, pairs=[], evidence=nothing, models=[])
+            return _Seen(features=features, pairs=[], evidence=nothing)
+        cameras = cameras_for(keyframes)
         wanted = choose_pairs(
-            features,
-            keyframes.shot,
-            overlap=self.config.overlap,
-            exhaustive=strategy.exhaustive,
+            features, keyframes.shot, overlap=self.config.overlap, exhaustive=exhaustive
         )
         tick = self._counter(count, 2 * count / max(1, len(wanted)), 4 * count)
         pairs = match_pairs(features, cameras, wanted, seed=self.context.seed, tick=tick)
         height, width = keyframes.images.shape[1:3]
-        focal_px = (
-            float(cameras[0].mean_focal_length()) if keyframes.intrinsics is not None else None
-        )
+        focal_px = None if keyframes.intrinsics is None else float(keyframes.intrinsics[0, 0, 0])
         evidence = parallax_evidence(pairs, features, (width, height), focal_px)
-        models: list[pycolmap.Reconstruction] = []
-        if pairs and not evidence.no_parallax:
-            models = map_incrementally(
-                fill_database(features, cameras, pairs),
-                seed=self.context.seed,
-                threads=self.context.threads,
-                refine_focal=keyframes.intrinsics is None,
-                init_min_tri_angle_deg=strategy.init_angle_deg,
-                init_min_num_inliers=strategy.init_inliers,
-                registered=self._counter(3 * count, 1, 4 * count),
-            )
-        return _Attempt(features=features, pairs=pairs, evidence=evidence, models=models)
+        return _Seen(features=features, pairs=pairs, evidence=evidence)
+
+    def _map(
+        self,
+        keyframes: Keyframes,
+        seen: _Seen,
+        *,
+        angle_deg: float,
+        inliers: int,
+        each: bool = False,
+    ) -> _Attempt:
+        """Build models from what was seen; `each` keyframe may have its own focal length."""
+        if not seen.pairs or seen.evidence.no_parallax:
+            return _Attempt(seen=seen, models=[])
+        count = len(keyframes.index)
+        models = map_incrementally(
+            fill_database(seen.features, cameras_for(keyframes, each=each), seen.pairs),
+            seed=self.context.seed,
+            threads=self.context.threads,
+            refine_focal=keyframes.intrinsics is None,
+            init_min_tri_angle_deg=angle_deg,
+            init_min_num_inliers=inliers,
+            registered=self._counter(3 * count, 1, 4 * count),
+        )
+        return _Attempt(seen=seen, models=models)
 
     def _counter(self, start: float, step: float, total: float) -> Callable[[], None]:
         done = start
@@ -187,12 +184,8 @@ class Model(Stage[Config]):
         self.measure("reprojection_error_px", model.compute_mean_reprojection_error())
         self.measure("points_count", len(views.points))
         self.measure("track_length_views", model.compute_mean_track_length())
-        self.measure("unexplained_by_turn_share", attempt.evidence.unexplained)
+        self.measure("unexplained_by_turn_share", attempt.seen.evidence.unexplained)
         self.measure("focal_length_px", float(np.median(views.intrinsics[:, 0, 0])))
-
-
-def _rank(attempt: _Attempt) -> tuple[int, int]:
-    return largest(attempt.models[0]) if attempt.models else (0, len(attempt.pairs))
 
 
 def _complete(attempt: _Attempt, keyframes: Keyframes) -> bool:
