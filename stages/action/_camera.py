@@ -50,7 +50,7 @@ HANDHELD_COST = 0.62
 PARALLAX = 0.025
 """Share of parallax at which a truck is as likely as a pan. Measured in rendered rooms: pans up to
 0.015, trucks 0.03-0.15."""
-APPROACH = 0.062
+APPROACH = 0.055
 """The same for a dolly and a zoom. Measured there: zooms 0.00-0.055, dollies 0.05-0.36."""
 PARALLAX_COST = 0.35
 DOUBT = 0.02

@@ -21,21 +21,24 @@ __all__ = ["object_evidence"]
 
 Array = npt.NDArray[Any]
 
-LEAST_PX = 0.6
-"""Least residual of an object."""
+LEAST_PX = (0.6, 1.2)
+"""Least residual of an object before a camera at rest, and before one that moves: the slightest
+movement slides edges along themselves (the aperture problem) by up to a pixel (measured)."""
 TIMES_NOISE = 5.0
 """Least residual of an object in medians of all residuals."""
 OF_MOTION = 0.15
 """Least residual of an object in sizes of the camera's motion: flow errs by a share of it at the
 edges of things."""
+NEAREST = 2.0
+"""Longest residual, in sizes of the camera's motion, that depth is believed to cause."""
 LEAST_CELLS = 3
 MOST = 4.0
 """What one cell can add: its residual beyond the limit, in limits."""
 HALF_SURE = 9.0
 """Sum over a patch that is as likely an error of the flow as an object. Measured: errors at the
 edges of things reach 1-4, a pedestrian 20 px tall 8-15."""
-MOVING_PX = 1.0
-"""Camera motion from which on residuals may be parallax."""
+MOVING_PX = (0.25, 1.0)
+"""Camera motion from which on residuals may be parallax, and where the second limit holds."""
 TEXTURED = 0.15
 """Weight below which a sample is no witness."""
 
@@ -64,12 +67,15 @@ def object_evidence(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
     if seen.sum() < 2 * LEAST_CELLS:
         return 0.0
     at, residual, pixel = samples.at[seen], fit.residual[seen], samples.pixel
-    if size > MOVING_PX * pixel:
-        strange = _across(at, residual, NOISE_PX * pixel)
+    length = np.linalg.norm(residual, axis=1)
+    if size > MOVING_PX[0] * pixel:
+        beyond_depth = length - NEAREST * size
+        strange = np.maximum(_across(at, residual, NOISE_PX * pixel), beyond_depth)
     else:
-        strange = np.linalg.norm(residual, axis=1)
+        strange = length
     noise = float(np.median(strange))
-    limit = max(LEAST_PX * pixel, TIMES_NOISE * noise, OF_MOTION * size)
+    least = float(np.interp(size / pixel, MOVING_PX, LEAST_PX)) * pixel
+    limit = max(least, TIMES_NOISE * noise, OF_MOTION * size)
     excess = np.zeros(samples.cells, np.float32)
     row, column = samples.cell[seen].T
     np.maximum.at(excess, (row, column), np.clip(strange / limit - 1, 0, MOST))
