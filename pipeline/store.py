@@ -160,6 +160,9 @@ class RunFolder:
         try:
             tree = json.loads((self._state / "ledger.json").read_text(encoding="utf-8"))
             for name, raw in tree.items():
+                inside = [*raw["kept"], *(a["path"] for a in raw["artefacts"])]
+                if any(Path(p).is_absolute() or ".." in Path(p).parts for p in inside):
+                    raise ValueError(f"{name} names files outside the run folder")
                 meter = dict(raw.pop("meter"))
                 meter["losses"] = [Loss(**loss) for loss in meter["losses"]]
                 self.entries[name] = Entry(**raw, meter=Meter(**meter))
