@@ -57,7 +57,7 @@ DOUBT = 0.02
 """Where nothing tells them apart, it is a pan or a zoom."""
 CLEAR_PX = 1.0 / 640
 """Motion between two frames below which parallax drowns in the noise of the flow."""
-FEWEST = 0.3
+FEWEST = 0.35
 """Share of trusted flow below which a pair says nothing."""
 
 

@@ -34,7 +34,7 @@ NEAREST = 2.0
 LEAST_CELLS = 3
 MOST = 4.0
 """What one cell can add: its residual beyond the limit, in limits."""
-HALF_SURE = 9.0
+HALF_SURE = 6.0
 """Sum over a patch that is as likely an error of the flow as an object. Measured: errors at the
 edges of things reach 1-4, a pedestrian 20 px tall 8-15."""
 MOVING_PX = (0.25, 1.0)
@@ -55,18 +55,18 @@ def _epipoles() -> Array:
 EPIPOLES = _epipoles()
 
 
-def object_evidence(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
+def object_evidence(samples: FlowSamples, fit: PlanarFit) -> float:
     """Return how sure it is, 0..1, that something in the pair moves by itself.
 
     Args:
         samples: The flow of one pair.
         fit: Its dominant motion.
-        size: Mean length of the dominant motion in widths.
     """
     seen = samples.weight > TEXTURED
     if seen.sum() < 2 * LEAST_CELLS:
         return 0.0
     at, residual, pixel = samples.at[seen], fit.residual[seen], samples.pixel
+    size = fit.size
     length = np.linalg.norm(residual, axis=1)
     if size > MOVING_PX[0] * pixel:
         beyond_depth = length - NEAREST * size

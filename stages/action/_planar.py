@@ -44,6 +44,8 @@ UNSURE = 0.7
 """Shear that people who move about in the image feign, in residuals across the motion."""
 BEND = 0.12
 """Mean of x² + y² over a 16:9 image in widths: turns a bend into mean image motion."""
+AT_REST = 0.7
+"""Share of still samples, in those that follow the motion, from which on the camera rests."""
 FITTING_PX, FITTING_SHARE = 1.5, 0.3
 """A sample follows the dominant motion, parallax included, up to this residual in pixels or in
 sizes of the motion."""
@@ -59,6 +61,10 @@ class PlanarFit:
     """float64 [N, 2]: the flow that they give at the samples."""
     residual: Array
     """float64 [N, 2]: flow less `fitted`."""
+    size: float
+    """Mean length of `fitted` in widths."""
+    support: float
+    """Share of the samples, 0..1, that are trusted and follow it, parallax included."""
 
 
 def fit_plane(samples: FlowSamples) -> PlanarFit:
@@ -80,8 +86,31 @@ def fit_plane(samples: FlowSamples) -> PlanarFit:
         parameters = np.linalg.solve(
             rows.T @ weighted + np.diag(ridge), weighted.T @ samples.flow.reshape(-1)
         )
+    found = _with(samples, basis, parameters)
+    if _rather_at_rest(samples, found):
+        return _with(samples, basis, np.zeros(8))
+    return found
+
+
+def _with(samples: FlowSamples, basis: Array, parameters: Array) -> PlanarFit:
     fitted = basis @ parameters
-    return PlanarFit(parameters=parameters, fitted=fitted, residual=samples.flow - fitted)
+    residual = samples.flow - fitted
+    total = max(float(samples.weight.sum()), 1e-12)
+    size = float(np.sqrt((samples.weight * (fitted**2).sum(axis=1)).sum() / total))
+    limit = max(FITTING_PX * samples.pixel, FITTING_SHARE * size)
+    follows = np.linalg.norm(residual, axis=1) <= limit
+    support = float(np.mean(follows & (samples.confidence > 0.5)))
+    return PlanarFit(
+        parameters=parameters, fitted=fitted, residual=residual, size=size, support=support
+    )
+
+
+def _rather_at_rest(samples: FlowSamples, found: PlanarFit) -> bool:
+    """Tell whether the fit has locked on an object before a dull background at rest."""
+    if found.support > 0.5 or found.size < 2 * samples.pixel:
+        return False
+    still = np.linalg.norm(samples.flow, axis=1) < samples.pixel
+    return float(np.mean(still & (samples.confidence > 0.5))) > AT_REST * found.support
 
 
 def _basis(at: Array) -> Array:
@@ -119,8 +148,6 @@ class CameraMotion:
     """What shear and spread must exceed."""
     size: float
     """Mean length of the dominant motion."""
-    support: float
-    """Share of the samples, 0..1, that are trusted and follow the dominant motion."""
 
 
 def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraMotion:
@@ -134,8 +161,6 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
     bend = np.sign(g) * max(abs(g) - 1.2 * abs(zoom), 0.0)
     turned = bend * focal**2 - GROUND * (c + e)
     orbit = np.clip((abs(turned) / max(abs(a), 1e-9) - ORBIT[0]) / (ORBIT[1] - ORBIT[0]), 0, 1)
-    total = max(float(samples.weight.sum()), 1e-12)
-    size = float(np.sqrt((samples.weight * (fit.fitted**2).sum(axis=1)).sum() / total))
     along, across = _along_and_across(samples.weight, fit)
     return CameraMotion(
         pan=-a,
@@ -147,15 +172,8 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
         bend=BEND * np.array([g - a / focal**2, h - d / focal**2]),
         spread=float(np.sqrt(max(along**2 - LONGER * across**2, 0.0))),
         noise=UNSURE * across,
-        size=size,
-        support=_support(samples, fit, size),
+        size=fit.size,
     )
-
-
-def _support(samples: FlowSamples, fit: PlanarFit, size: float) -> float:
-    limit = max(FITTING_PX * samples.pixel, FITTING_SHARE * size)
-    follows = np.linalg.norm(fit.residual, axis=1) <= limit
-    return float(np.mean(follows & (samples.confidence > 0.5)))
 
 
 def _common(first: float, second: float) -> float:

@@ -141,13 +141,13 @@ class Model(Stage[Config]):
             focal = float(frames.intrinsics[t, 0, 0]) / frames.images.shape[2]
         fit = fit_plane(samples)
         camera = camera_motion(samples, fit, focal)
-        self._followed += camera.support >= FEWEST
+        self._followed += fit.support >= FEWEST
         return PairMotion(
             start_ns=start,
             end_ns=end,
             motion=camera,
-            trust=camera.support,
-            moving=object_evidence(samples, fit, camera.size),
+            trust=fit.support,
+            moving=object_evidence(samples, fit),
         )
 
     def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
