@@ -29,7 +29,7 @@ class Pair:
     j: int
     geometry: pycolmap.TwoViewGeometry
     inliers: Array
-    """int [M, 2]: numbers of the matching features."""
+    """int [M, 2]: numbers of the matching features, verified by one geometry."""
 
 
 def choose_pairs(

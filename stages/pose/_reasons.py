@@ -8,8 +8,9 @@ from pipeline.messages import Array, Keyframes, Views
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 from stages.pose._parallax import Evidence
+from stages.pose._still import STILL_SHARE, still_share
 
-__all__ = ["left_out", "why_no_model", "why_nothing_to_map"]
+__all__ = ["left_out", "why_no_model", "why_no_motion", "why_nothing_to_map"]
 
 MIN_VIEWS = 3
 MIN_FEATURES = 60
@@ -22,14 +23,25 @@ WHOLE = 10
 """A model of so many views stands by itself, however many keyframes it leaves out."""
 
 
-def why_nothing_to_map(keyframes: Keyframes, features: list[Features]) -> str:
-    """Return why matching need not begin; empty if it should."""
+def why_no_motion(keyframes: Keyframes) -> str:
+    """Return why the camera cannot have moved, seen without features; empty if it may have."""
     count = len(keyframes.index)
     if count < MIN_VIEWS:
         return (
             f"no parallax: only {count} keyframe{'s' if count > 1 else ''}, at least {MIN_VIEWS} "
             "are needed: the picture hardly moves or is too short; move the camera sideways"
         )
+    share = still_share(keyframes.images, keyframes.shot)
+    if share > STILL_SHARE:
+        return (
+            f"no parallax: the camera stands still ({100 * share:.0f} % of the picture's texture "
+            "stays in place); reconstruction needs a camera that moves sideways"
+        )
+    return ""
+
+
+def why_nothing_to_map(keyframes: Keyframes, features: list[Features]) -> str:
+    """Return why matching need not begin; empty if it should."""
     found = float(np.median([len(f) for f in features]))
     if found < MIN_FEATURES:
         contrast = float(np.median([image.std() for image in keyframes.images]))

@@ -84,9 +84,12 @@ def _observations(
         pixels = np.array([p.xy for p in seen], np.float64)
         rays = np.asarray(image.camera.cam_from_img(pixels))[:, :2]
         K = pinhole(image.camera)
-        xy.append(rays * [K[0, 0], K[1, 1]] + K[:2, 2])
-        point.append([number[p.point3D_id] for p in seen])
-        view.append(np.full(len(seen), v))
+        straight = rays * [K[0, 0], K[1, 1]] + K[:2, 2]
+        # Strong distortion has no inverse near the corners: those observations go.
+        known = np.isfinite(straight).all(axis=1)
+        xy.append(straight[known])
+        point.append(np.array([number[p.point3D_id] for p in seen], np.int64)[known])
+        view.append(np.full(known.sum(), v))
     if not xy:
         return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2), np.float32)
     return (
@@ -114,7 +117,7 @@ def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
     straight = np.asarray(camera.cam_from_img(corners))[:, :2] * [K[0, 0], K[1, 1]] + K[:2, 2]
-    if np.abs(straight - corners).max() < 0.1:
+    if np.nanmax(np.abs(straight - corners)) < 0.1:
         return image
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)

@@ -8,8 +8,8 @@ A first attempt that leaves out more than a twentieth of the keyframes of its sh
 others: all pairs with twice the features, then a focal length of its own for every keyframe
 (a lens that zooms while the camera moves). The best attempt counts.
 
-A camera that stands still, turns or zooms on the spot is told so before any mapping, since COLMAP
-would register it: see `_parallax.py`.
+A camera that stands still, turns or zooms on the spot is found out before any mapping, since
+COLMAP would register it: see `_still.py` and `_parallax.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stages.pose._features import Features, extract
 from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, match_pairs
 from stages.pose._parallax import Evidence, parallax_evidence
-from stages.pose._reasons import left_out, why_no_model, why_nothing_to_map
+from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._views import views_from
 
 __all__ = ["Config", "Model"]
@@ -97,6 +97,8 @@ class Model(Stage[Config]):
         Raises:
             PartNotMade: No model; the message says why, with figures.
         """
+        if reason := why_no_motion(keyframes):
+            raise PartNotMade(reason)
         best: _Attempt | None = None
         for attempt in islice(self._strategies(keyframes), self.config.attempts):
             if best is None or attempt.views > best.views:
@@ -130,9 +132,8 @@ class Model(Stage[Config]):
         for i, image in enumerate(keyframes.images):
             features.append(extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=most))
             self.progress(i, 4 * count)
-        nothing = Evidence(unexplained=0, residual_px=0, moved_px=0, pairs=0)
         if why_nothing_to_map(keyframes, features):
-            return _Seen(features=features, pairs=[], evidence=nothing)
+            return _Seen(features=features, pairs=[], evidence=Evidence())
         cameras = cameras_for(keyframes)
         wanted = choose_pairs(
             features, keyframes.shot, overlap=self.config.overlap, exhaustive=exhaustive
