@@ -201,9 +201,9 @@ class _Node:
             last: Parcel = {}
             if self._stage is not None and not self._over:
                 self._attempt(last, "the end of the stream", self._finish)
+            self._settle()
             if last:
                 yield last
-            self._settle()
         finally:
             self._close()
             _close(parcels)

@@ -19,6 +19,8 @@ PLAIN_EVERY_S = 5.0
 
 MARKS = {"made": "[green]✓[/]", "skipped": "[dim]–[/]"}
 CLIPS = "video"
+SHOWN_FIGURES = 3
+"""How many figures of a stage fit on a line; metrics.jsonl has all."""
 
 
 class Terminal:
@@ -39,6 +41,7 @@ class Terminal:
             transient=True,
             disable=not self._live,
         )
+        self._head: tuple[str, float] | None = None
         self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -80,11 +83,18 @@ class Terminal:
         for name in (CLIPS, stage) if stage.startswith("sample/") else (stage,):
             if name in self._tasks:
                 self._progress.remove_task(self._tasks.pop(name))
+        if stage.startswith("decode/"):
+            self._head = (stage, meter.seconds)
         worth = not stage.startswith(("export/", "decode/")) and state != "skipped"
         if worth and not meter.losses:
-            figures = ", ".join(_figure(name, value) for name, value in meter.metrics.items())
-            dim = f" [dim]{escape(figures)}[/]" if figures else ""
-            self._say(f"{MARKS[state]} {escape(stage):<22} {meter.seconds:6.1f} s{dim}", rich=True)
+            name, seconds, figures = stage, meter.seconds, list(meter.metrics.items())
+            if stage.startswith("sample/") and self._head:
+                # They run interleaved, so their time is one.
+                name, seconds = f"{self._head[0]}, {stage}", self._head[1]
+                figures = [("frames", float(meter.items))]
+            told = ", ".join(_figure(*figure) for figure in figures[:SHOWN_FIGURES])
+            dim = f"  [dim]{escape(told)}[/]" if told else ""
+            self._say(f"{MARKS[state]} {escape(name):<28} {seconds:6.1f} s{dim}", rich=True)
         for warning in meter.warnings:
             self._say(f"[yellow]![/] {escape(stage)}: {escape(warning)}", rich=True)
         for loss in meter.losses:
