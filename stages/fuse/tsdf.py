@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import PartNotMade, require
 from pipeline.geometry import invert
@@ -25,8 +27,8 @@ BLOCK = 16
 """Voxels along the side of a block."""
 BLOCK_BYTES = BLOCK**3 * (4 + 2 + 3 * 2)
 """A voxel holds distance (float32), weight and colour (uint16)."""
-MAX_BLOCKS = 24_000
-"""1.2 GB of voxels; the surface's extraction needs about as much again."""
+MAX_BLOCKS = 10_000
+"""0.5 GB of voxels; Open3D doubles its table to grow and the mesh comes on top."""
 TRUNCATION_VOXELS = 4.0
 
 
@@ -37,7 +39,7 @@ class Config(Options):
         None, gt=0, description="voxel size in world units; by default from the scene's scale"
     )
     pixels: float = Field(
-        2.0, ge=0.25, le=32, description="voxel size in pixels at the median depth"
+        2.0, ge=0.25, le=32, description="voxel size in pixels at the usual depth"
     )
     max_depth: float = Field(
         4.0, ge=1, le=100, description="leave out what is farther, in median depths"
@@ -66,7 +68,7 @@ class Model(Stage[Config]):
     @property
     def resources(self) -> Resources:
         """What one worker needs."""
-        return Resources(cpus=1, memory_bytes=2 * MAX_BLOCKS * BLOCK_BYTES)
+        return Resources(cpus=1, memory_bytes=3 * MAX_BLOCKS * BLOCK_BYTES)
 
     def open(self, context: Context) -> None:
         """Load Open3D."""
@@ -88,10 +90,13 @@ class Model(Stage[Config]):
             )
         median = float(np.median(known))
         focal = float(np.median(views.intrinsics[:, 0, 0]))
-        voxel = self.config.voxel or self.config.pixels * median / focal
-        farthest = min(self.config.max_depth * median, float(np.percentile(known, 99.5)))
+        farthest = min(self.config.max_depth * median, float(known.max()))
+        # What a pixel covers grows with the square of its depth: with the root mean square a map
+        # fills as many voxels of surface as it has pixels, over `pixels` squared.
+        typical = float(np.sqrt(np.mean(np.square(known[known <= farthest], dtype=np.float64))))
+        voxel = self.config.voxel or self.config.pixels * typical / focal
         grid = self._integrate(views, depth, voxel, farthest)
-        points = self._extract(grid, views)
+        points = self._extract(grid, len(views.images))
         self.measure("points", len(points.xyz))
         self.measure("voxel_world_units", grid.voxel)
         return points
@@ -151,31 +156,59 @@ class Model(Stage[Config]):
                 farthest,
                 TRUNCATION_VOXELS,
             )
-            self.progress(i + 1, count + 2)
+            self.progress(i + 1, count + 1)
         return volume
 
-    def _extract(self, grid: _Grid, views: Views) -> Points:
-        least = min(self.config.min_views, float(len(views.images)))
-        count = len(views.images)
+    def _extract(self, grid: _Grid, count: int) -> Points:
+        least = min(self.config.min_views, float(count))
         mesh = grid.volume.extract_triangle_mesh(weight_threshold=least)
-        self.progress(count + 1, count + 2)
-        cloud = grid.volume.extract_point_cloud(weight_threshold=least)
-        if len(cloud.point.positions) == 0:
+        vertices = _array(mesh.vertex.positions, np.float32)
+        triangles = _array(mesh.triangle.indices, np.int32)
+        chosen, triangles = keep_large_pieces(len(vertices), triangles, self.config.min_component)
+        self.progress(count + 1, count + 1)
+        if not chosen.any():
             raise PartNotMade(
-                f"fusion found no surface that {least:g} views agree on; "
-                "lower fuse.min_views or give more views"
+                f"fusion found no surface of {self.config.min_component} triangles that {least:g} "
+                "views agree on; lower fuse.min_views or give more views"
             )
-        self.progress(count + 2, count + 2)
+        # The cloud is the corners of the mesh: the same zero crossings as Open3D's own cloud,
+        # without those that form no surface.
+        xyz = vertices[chosen]
+        rgb = _bytes(mesh.vertex.colors)[chosen]
+        normals = _unit(_array(mesh.vertex.normals, np.float32)[chosen])
         return Points(
-            xyz=_array(cloud.point.positions, np.float32),
-            rgb=_bytes(cloud.point.colors),
-            normals=_array(cloud.point.normals, np.float32),
+            xyz=xyz,
+            rgb=rgb,
+            normals=normals,
             voxel_size=grid.voxel,
-            vertices=_array(mesh.vertex.positions, np.float32),
-            vertices_rgb=_bytes(mesh.vertex.colors),
-            vertices_normals=_array(mesh.vertex.normals, np.float32),
-            triangles=_array(mesh.triangle.indices, np.int32),
+            vertices=xyz,
+            vertices_rgb=rgb,
+            vertices_normals=normals,
+            triangles=triangles,
         )
+
+
+def keep_large_pieces(
+    vertices: int, triangles: npt.NDArray[np.int32], least: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
+    """Drop connected pieces of a mesh with fewer than `least` triangles.
+
+    Returns:
+        Which of the vertices stay, bool [V], and the triangles [F, 3] that stay, renumbered.
+    """
+    if len(triangles) == 0:
+        return np.zeros(vertices, np.bool_), triangles
+    ones = np.ones(2 * len(triangles), np.bool_)
+    ends = (np.repeat(triangles[:, 0], 2), triangles[:, 1:].ravel())
+    _, piece = connected_components(coo_matrix((ones, ends), shape=(vertices, vertices)), False)
+    sizes = np.bincount(piece[triangles[:, 0]], minlength=piece.max() + 1)
+    chosen = sizes[piece] >= max(least, 1)
+    number = np.cumsum(chosen, dtype=np.int32) - 1
+    return chosen, number[triangles[chosen[triangles[:, 0]]]]
+
+
+def _unit(normals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def _array(tensor: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
