@@ -73,7 +73,7 @@ def video_pictures(path: Path, times_s: list[float], width: int) -> list[Picture
 
 
 def _pick(path: Path, times_s: list[float], width: int) -> Iterator[Picture]:
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path)) as container:
         wanted = iter(times_s)
         target = next(wanted, None)
         held: Any = None
