@@ -55,15 +55,16 @@ class Decoder:
     """Turns steps into runs, at most `lag_ns` plus `shortest_ns` after they happened.
 
     The best path pays each step's cost times its seconds and `switch_s` for each change of state.
-    A state is settled `lag_ns` after it: paths that disagree with it are then dropped.
+    A state is settled `lag_ns` after it; later ones are chosen given that.
     """
 
     switch_s: float
     lag_ns: int
     shortest_ns: int
     _steps: list[Step] = field(default_factory=list[Step])
-    _from: list[Array] = field(default_factory=list[Array])
-    _total: Array | None = None
+    """What is not settled yet."""
+    _settled: int | None = None
+    """The state before them."""
     _held: Run | None = None
     """The last run that is long enough; it may still grow over a short one after it."""
     _fresh: Run | None = None
@@ -71,55 +72,44 @@ class Decoder:
 
     def push(self, step: Step) -> list[Run]:
         """Take the next step and return the runs that have become final."""
-        cost = step.costs * step.seconds
-        if self._total is None:
-            self._total, came = cost.copy(), np.arange(len(cost))
-        else:
-            best = int(np.argmin(self._total))
-            stay = self._total <= self._total[best] + self.switch_s
-            came = np.where(stay, np.arange(len(cost)), best)
-            self._total = np.where(stay, self._total, self._total[best] + self.switch_s) + cost
-            self._total -= self._total.min()
         self._steps.append(step)
-        self._from.append(came)
         final: list[Run] = []
         while self._steps and step.end_ns - self._steps[0].end_ns >= self.lag_ns:
-            final += self._settle_first()
+            self._settled = self._path()[0]
+            final += self._take(self._steps.pop(0), self._settled)
         return final
 
     def flush(self) -> list[Run]:
         """Settle everything: the stretch of time ends here."""
         final: list[Run] = []
-        if self._steps:
-            states = self._path()
-            for step, state in zip(self._steps, states, strict=True):
-                final += self._take(step, state)
+        for step, state in zip(self._steps, self._path(), strict=True):
+            final += self._take(step, state)
         if self._held and self._fresh:
             self._absorb()
         final += [run for run in (self._held or self._fresh,) if run]
-        self._steps, self._from, self._total = [], [], None
+        self._steps, self._settled = [], None
         self._held = self._fresh = None
         return final
 
     def _path(self) -> list[int]:
-        assert self._total is not None
-        state, states = int(np.argmin(self._total)), []
-        for came in reversed(self._from):
-            states.append(state)
-            state = int(came[state])
-        return states[::-1]
-
-    def _settle_first(self) -> list[Run]:
-        assert self._total is not None
-        state = self._path()[0]
-        step = self._steps.pop(0)
-        self._from.pop(0)
-        # Drop the paths that did not pass through the settled state.
-        origin = np.arange(len(self._total))
-        for came in reversed(self._from):
-            origin = came[origin]
-        self._total = np.where(origin == state, self._total, np.inf)
-        return self._take(step, state)
+        """Return the best states of the open steps, given the settled one (Viterbi)."""
+        total: Array | None = None
+        came_from: list[Array] = []
+        for step in self._steps:
+            states = np.arange(len(step.costs))
+            if total is None:
+                total = np.zeros(len(states))
+                if self._settled is not None:
+                    total[states != self._settled] = self.switch_s
+            best = int(np.argmin(total))
+            came_from.append(np.where(total <= total[best] + self.switch_s, states, best))
+            total = np.minimum(total, total[best] + self.switch_s) + step.costs * step.seconds
+        if total is None:
+            return []
+        path = [int(np.argmin(total))]
+        for came in reversed(came_from[1:]):
+            path.append(int(came[path[-1]]))
+        return path[::-1]
 
     def _take(self, step: Step, state: int) -> list[Run]:
         others = np.delete(step.costs, state)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.messages import Actions, Frames, Motion
@@ -25,6 +26,8 @@ LOOK_AHEAD_NS = SMOOTH_NS + SHAKE_NS
 """A pair is judged when everything within this has been seen."""
 LAG_NS = 500_000_000
 SWITCH_S = 0.16
+UNSEEN_COST = 0.6
+"""What it costs at most to say that an object moves: along epipolar lines nothing shows it."""
 FEWEST_SAMPLES = 24
 """Eight parameters need some redundancy."""
 STANDING_FRAME_NS = 40_000_000
@@ -172,7 +175,7 @@ class Model(Stage[Config]):
         moving = Step(
             start_ns=pair.start_ns,
             end_ns=pair.end_ns,
-            costs=np.array([pair.moving, 1 - pair.moving]),
+            costs=_object_costs(pair),
             trust=pair.trust,
         )
         rows += _object_rows(shot.objects.push(moving))
@@ -202,6 +205,13 @@ Row = tuple[str, Literal["shot", "camera", "object"], int, int, float]
 
 def _unknown(start_ns: int, end_ns: int) -> PairMotion:
     return PairMotion(start_ns=start_ns, end_ns=end_ns, motion=None, trust=0.0, moving=0.0)
+
+
+def _object_costs(pair: PairMotion) -> npt.NDArray[np.float64]:
+    """Return the costs of rest and of motion; an object is not always seen to move."""
+    if pair.trust < FEWEST:
+        return np.array([0.5, 0.5])
+    return np.array([pair.moving, min(1 - pair.moving, UNSEEN_COST)])
 
 
 def _camera_row(run: Run) -> Row:
