@@ -43,6 +43,10 @@ TEXTURED = 0.15
 """Weight below which a sample is no witness."""
 
 
+CHOOSING = 300
+"""Samples, at most about, that choose the epipole."""
+
+
 def _epipoles() -> Array:
     """Return candidates [M, 3], homogeneous: over and around the image, and at infinity."""
     x, y = np.meshgrid(np.linspace(-0.75, 0.75, 9), np.linspace(-0.45, 0.45, 7))
@@ -90,10 +94,16 @@ def object_evidence(samples: FlowSamples, fit: PlanarFit) -> float:
 
 def _across(at: Array, residual: Array, noise: float) -> Array:
     """Return the residual [N] across the epipolar lines of the epipole that explains most."""
-    dx = EPIPOLES[:, :1] - EPIPOLES[:, 2:] * at[:, 0]
-    dy = EPIPOLES[:, 1:2] - EPIPOLES[:, 2:] * at[:, 1]
-    across = np.abs(dx * residual[:, 1] - dy * residual[:, 0])
-    across /= np.maximum(np.hypot(dx, dy), 1e-9)
+    few = slice(None, None, 1 + len(at) // CHOOSING)
+    across = _across_each(EPIPOLES, at[few], residual[few])
     scale = max(float(np.median(np.linalg.norm(residual, axis=1))), noise)
-    cost = (across / (across + scale)).sum(axis=1)
-    return across[int(np.argmin(cost))]
+    best = int(np.argmin((across / (across + scale)).sum(axis=1)))
+    return _across_each(EPIPOLES[best : best + 1], at, residual)[0]
+
+
+def _across_each(epipoles: Array, at: Array, residual: Array) -> Array:
+    """Return the lengths [M, N] of the residuals across the lines to each epipole."""
+    dx = epipoles[:, :1] - epipoles[:, 2:] * at[:, 0]
+    dy = epipoles[:, 1:2] - epipoles[:, 2:] * at[:, 1]
+    across = np.abs(dx * residual[:, 1] - dy * residual[:, 0])
+    return across / np.maximum(np.hypot(dx, dy), 1e-9)

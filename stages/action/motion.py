@@ -24,9 +24,11 @@ MODEL = "action/motion"
 
 LOOK_AHEAD_NS = SMOOTH_NS + SHAKE_NS
 """A pair is judged when everything within this has been seen."""
-LAG_NS = 500_000_000
-SWITCH_S = 0.16
-UNSEEN_COST = 0.6
+CAMERA_LAG_NS = 500_000_000
+OBJECT_LAG_NS = 1_000_000_000
+CAMERA_SWITCH_S = 0.16
+OBJECT_SWITCH_S = 0.12
+UNSEEN_COST = 0.5
 """What it costs at most to say that an object moves: along epipolar lines nothing shows it."""
 FEWEST_SAMPLES = 24
 """Eight parameters need some redundancy."""
@@ -128,8 +130,8 @@ class Model(Stage[Config]):
             number=number,
             start_ns=start_ns,
             last_ns=start_ns,
-            camera=Decoder(switch_s=SWITCH_S, lag_ns=LAG_NS, shortest_ns=shortest),
-            objects=Decoder(switch_s=SWITCH_S, lag_ns=LAG_NS, shortest_ns=shortest),
+            camera=Decoder(switch_s=CAMERA_SWITCH_S, lag_ns=CAMERA_LAG_NS, shortest_ns=shortest),
+            objects=Decoder(switch_s=OBJECT_SWITCH_S, lag_ns=OBJECT_LAG_NS, shortest_ns=shortest),
             camera_from_ns=start_ns,
         )
 
@@ -154,8 +156,14 @@ class Model(Stage[Config]):
         )
 
     def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
+        moving = Step(
+            start_ns=pair.start_ns,
+            end_ns=pair.end_ns,
+            costs=_object_costs(pair),
+            trust=pair.trust,
+        )
+        rows = _object_rows(shot.objects.push(moving))
         shot.waiting.append(pair)
-        rows: list[Row] = []
         while (
             shot.judged < len(shot.waiting)
             and pair.end_ns - shot.waiting[shot.judged].end_ns >= LOOK_AHEAD_NS
@@ -172,13 +180,6 @@ class Model(Stage[Config]):
             trust=pair.trust,
         )
         rows = [_camera_row(run) for run in shot.camera.push(step)]
-        moving = Step(
-            start_ns=pair.start_ns,
-            end_ns=pair.end_ns,
-            costs=_object_costs(pair),
-            trust=pair.trust,
-        )
-        rows += _object_rows(shot.objects.push(moving))
         shot.judged += 1
         while shot.judged and pair.end_ns - shot.waiting[0].end_ns > LOOK_AHEAD_NS:
             shot.waiting.pop(0)
