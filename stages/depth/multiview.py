@@ -32,6 +32,7 @@ Matcher = Callable[[int], tuple[Map, Map]]
 ROUGH_SIDE_PX = 320
 """Longer side of the images that the rough depth is swept at."""
 ROUGH_PLANES = 64
+FLAT_WINDOW_PX = 11
 AGREE_PX = 1.0
 """How far two pairs may differ on a pixel and still support each other."""
 
@@ -48,6 +49,9 @@ class Config(Options):
     )
     min_parallax_px: float = Field(
         6.0, ge=0, le=100, description="drop pixels with less parallax over all neighbours"
+    )
+    min_contrast: float = Field(
+        1.0, ge=0, le=128, description="drop pixels in flatter surroundings, grey levels of 255"
     )
     consistency: float = Field(
         0.02, gt=0, le=0.5, description="how far (share of depth) neighbouring maps may differ"
@@ -86,6 +90,7 @@ class Model(Stage[Config]):
                     waiting[i][j], waiting[j][i] = here, there
                     done.add((min(i, j), max(i, j)))
                 near[i] = self._combined(rig, i, waiting[i], rough[i])
+                near[i][contrast(grey[i]) < self.config.min_contrast] = 0
                 waiting[i] = {}
                 self.progress(i + 1, count + 1)
         depth = finish_maps(self, rig, neighbours, near, self.config.consistency)
@@ -158,3 +163,14 @@ def _flow() -> cv2.DISOpticalFlow:
     dis.setCoarsestScale(2)
     dis.setVariationalRefinementIterations(2)
     return dis
+
+
+def contrast(grey: Image) -> Map:
+    """Return the standard deviation of the grey levels round each pixel [H, W].
+
+    Flow crosses blank walls by smoothness alone: that is a guess and no measurement.
+    """
+    value = grey.astype(np.float32)
+    window = (FLAT_WINDOW_PX, FLAT_WINDOW_PX)
+    mean = cv2.blur(value, window)
+    return np.sqrt(np.maximum(cv2.blur(value * value, window) - mean * mean, 0))
