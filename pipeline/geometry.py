@@ -131,7 +131,7 @@ def upright(T_world_camera: Array) -> Array:
     x, y = T_world_camera[:, :3, 0], T_world_camera[:, :3, 1]
     mean = y.mean(axis=0)
     # The eigenvector of least level error; the prior breaks ties towards the mean y axis.
-    _, vectors = np.linalg.eigh(x.T @ x / len(x) - 0.1 * np.outer(mean, mean))
+    _, vectors = np.linalg.eigh(x.T @ x / len(x) - 0.01 * np.outer(mean, mean))
     down = vectors[:, 0] * (1 if vectors[:, 0] @ mean >= 0 else -1)
     forward = T_world_camera[0, :3, 2] - down * (T_world_camera[0, :3, 2] @ down)
     if np.linalg.norm(forward) < 1e-3:

@@ -62,7 +62,9 @@ def match(a: Features, b: Features, *, ratio: float = 0.85) -> Array:
     """
     if len(a) < 2 or len(b) < 2:
         return np.zeros((0, 2), np.int64)
-    cosine = a.descriptors @ b.descriptors.T
+    # Not numpy's `@`: its BLAS takes all cores whatever the stage was given, and on a busy machine
+    # its waiting threads cost more than the product (measured: 15 ms against 0.2 ms).
+    cosine = cv2.gemm(a.descriptors, b.descriptors, 1, None, 0, flags=cv2.GEMM_2_T)
     best = cosine.argmax(1)
     rows = np.arange(len(a))
     first = cosine[rows, best]

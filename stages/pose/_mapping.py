@@ -62,6 +62,10 @@ def map_incrementally(
     options.structure_less_registration_fallback = False
     options.min_model_size = SMALLEST_MODEL
     options.max_num_models = 6
+    # Global adjustment after a fifth more images instead of a tenth: half the time, same accuracy
+    # (measured on the rendered tours).
+    options.ba_global_frames_ratio = 1.2
+    options.ba_global_points_ratio = 1.2
     options.ba_refine_focal_length = refine_focal
     options.ba_refine_extra_params = refine_focal
     options.mapper.random_seed = seed

@@ -17,6 +17,8 @@ COARSE = 256
 """Strongest features of an image that stand for it when overlap is guessed."""
 COARSE_MATCHES = 10
 """So many of them agree only where two images overlap (measured: strangers have 0 to 4)."""
+LOOPS = 2
+"""Best far partners of each image."""
 MIN_INLIERS = 15
 """COLMAP's own: fewer verified matches of a pair are taken for chance."""
 
@@ -43,7 +45,7 @@ def choose_pairs(
     """
     count = len(features)
     few = [Features(xy=f.xy[:COARSE], descriptors=f.descriptors[:COARSE]) for f in features]
-    gaps = set(range(1, overlap + 1)) | {2**k for k in range(12)} | {3 * 2**k for k in range(12)}
+    gaps = set(range(1, overlap + 1)) | {2**k for k in range(12)}
     always, maybe = [], []
     score = np.zeros((count, count), np.int32)
     for i in range(count):
@@ -58,7 +60,7 @@ def choose_pairs(
     chosen = set(always) | set(maybe)
     for i in range(count):
         far = np.abs(np.arange(count) - i) > overlap
-        for j in np.argsort(-score[i] * far, kind="stable")[:3]:
+        for j in np.argsort(-score[i] * far, kind="stable")[:LOOPS]:
             if far[j] and score[i, j] >= COARSE_MATCHES:
                 chosen.add((min(i, int(j)), max(i, int(j))))
     return sorted(chosen, key=lambda pair: (pair[1] - pair[0], pair[0]))

@@ -5,8 +5,8 @@ alike; the incremental mapper builds the model. One camera is assumed for each s
 length and radial distortion estimated, unless the source gives intrinsics, which are then kept.
 
 A first attempt that leaves out more than a twentieth of the keyframes of its shots is followed by
-others: all pairs with twice the features, then a focal length of its own for every keyframe
-(a lens that zooms while the camera moves). The best attempt counts.
+others: a focal length of its own for every keyframe (a lens that zoomed meanwhile), then all
+pairs with twice the features. The best attempt counts, the first among equals.
 
 A camera that stands still, turns or zooms on the spot is found out before any mapping, since
 COLMAP would register it: see `_still.py` and `_parallax.py`.
@@ -39,6 +39,8 @@ __all__ = ["Config", "Model"]
 
 GOOD_SHARE = 0.95
 """Of the keyframes of the shots that a model reaches into: less asks for another attempt."""
+BETTER = 1.1
+"""A later attempt must pose so many times as many keyframes to count for more."""
 FEW = 12
 """Up to so many keyframes, all pairs are tried at once."""
 
@@ -101,7 +103,7 @@ class Model(Stage[Config]):
             raise PartNotMade(reason)
         best: _Attempt | None = None
         for attempt in islice(self._strategies(keyframes), self.config.attempts):
-            if best is None or attempt.views > best.views:
+            if best is None or attempt.views >= BETTER * best.views:
                 best = attempt
             if attempt.seen.evidence.no_parallax or _complete(best, keyframes):
                 break
@@ -120,10 +122,10 @@ class Model(Stage[Config]):
         angle = self.config.init_angle_deg
         seen = self._look(keyframes, self.config.features, exhaustive=few)
         yield self._map(keyframes, seen, angle_deg=angle, inliers=60)
-        seen = self._look(keyframes, 2 * self.config.features, exhaustive=True)
-        yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
         if keyframes.intrinsics is None:
             yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30, each=True)
+        seen = self._look(keyframes, 2 * self.config.features, exhaustive=True)
+        yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
 
     def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Seen:
         """Find features, match them and weigh the evidence for parallax."""
