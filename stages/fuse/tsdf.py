@@ -133,10 +133,10 @@ class Model(Stage[Config]):
                 continue
             image = self.o3d.t.geometry.Image(core.Tensor(z[..., None]))
             colour = views.images[i].astype(np.float32) / 255
-            # Open3D puts the centre of the first pixel at 0, we at 0.5.
-            K = views.intrinsics[i].copy()
-            K[:2, 2] -= 0.5
-            intrinsic = core.Tensor(K)
+            # Integration reads the pixel that a voxel falls into (it rounds down), so it takes
+            # pixel centres at 0.5, unlike Open3D's cameras elsewhere. Measured on exact depth:
+            # the surface is off by 0.16 voxels (median), with cx - 0.5 by 0.26.
+            intrinsic = core.Tensor(views.intrinsics[i])
             extrinsic = core.Tensor(invert(views.T_world_camera[i]))
             blocks = volume.compute_unique_block_coordinates(
                 image, intrinsic, extrinsic, 1.0, farthest, TRUNCATION_VOXELS
