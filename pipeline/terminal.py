@@ -99,7 +99,7 @@ class Terminal:
             self._say(f"[yellow]![/] {escape(stage)}: {escape(warning)}", rich=True)
         for loss in meter.losses:
             text = f"{stage}: {loss.what} not made: {loss.why}"
-            self._say(f"[red]✗[/] {escape(text)}", rich=True)
+            self._say(f"[red]✗[/] {escape(text)}", rich=True, always=True)
 
     def _may_speak(self) -> bool:
         now = time.monotonic()
@@ -108,8 +108,8 @@ class Terminal:
         self._spoke = now
         return True
 
-    def _say(self, text: str, *, rich: bool = False) -> None:
-        if self._quiet:
+    def _say(self, text: str, *, rich: bool = False, always: bool = False) -> None:
+        if self._quiet and not always:
             return
         self._spoke = time.monotonic()
         if not self._live:
