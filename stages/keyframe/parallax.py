@@ -163,17 +163,16 @@ class Model(Stage[Config]):
             self._keep(frame)
             return
         moved, lost = self._moved(), self._lost()
-        if lost and not self._candidates:
-            self._keep(frame, moved)
-        elif lost or moved >= self._fine:
-            # The new frame may be beyond reach of the last keyframe: it waits for the next one.
-            if not lost:
-                self._offer(frame)
-            self._keep_sharpest()
-            if lost and (self._moved() >= self._fine or self._lost()):
-                self._keep(frame, self._moved())
-        elif moved >= self._fine * NEIGHBOURHOOD:
+        # A frame that could not be followed is at least a whole step away.
+        frame.way = self._kept[-1].way + (max(self.config.step, moved) if lost else moved)
+        if not lost and moved >= self._fine * NEIGHBOURHOOD:
             self._offer(frame)
+        if self._candidates and (lost or moved >= self._fine):
+            self._keep_sharpest()
+            moved, lost = self._moved(), self._lost()
+            frame.way = self._kept[-1].way + (max(self.config.step, moved) if lost else moved)
+        if lost and frame.index > self._kept[-1].index:
+            self._keep(frame)
 
     def _moved(self) -> float:
         frame = self._kept[-1]
@@ -195,28 +194,21 @@ class Model(Stage[Config]):
 
     def _keep_sharpest(self) -> None:
         best = max(self._candidates, key=lambda c: c.sharpness)
-        way = self._kept[-1].way
-        after = [c for c in self._candidates if c.index > best.index]
-        self._keep(best, self._fine)
-        best.way = way + self._fine
-        self._candidates = after if not self._lost() else []
+        self._keep(best)
 
-    def _keep(self, frame: _Frame, moved: float = 0.0) -> None:
-        if self._kept and self._kept[-1].shot == frame.shot:
-            # A frame that could not be followed is as far away as a whole step.
-            far = self.config.step if self._lost() else moved
-            frame.way = self._kept[-1].way + far
+    def _keep(self, frame: _Frame) -> None:
+        """Make a frame a keyframe; later candidates are measured from it anew."""
         self._kept.append(frame.owned())
         self._candidates = []
-        limit = min(
-            self.config.max_keyframes, self.config.max_memory_mb * 2**20 // frame.image.nbytes
-        )
-        while len(self._kept) > max(limit, 2):
-            self._fine *= 1.25
-            # The newest stays: it is the one whose points are followed.
+        limit = self.config.max_memory_mb * 2**20 // frame.image.nbytes
+        limit = max(2, min(self.config.max_keyframes, limit))
+        while len(self._kept) > limit:
+            # The newest stays: it is followed. Doubling keeps old and new equally far apart.
             *older, newest = self._kept
-            older = _thinned(older, self._fine) if self._fine < 1 else older[::2]
+            older = _thinned(older, self._fine) if self._fine < 1e3 else older[::2]
             self._kept = [*older, newest]
+            if len(self._kept) > limit:
+                self._fine *= 2
 
     def _end_shot(self) -> None:
         """Keep the best of the candidates that the end of a shot leaves."""
@@ -234,7 +226,7 @@ class Model(Stage[Config]):
             if len(kept) >= self.config.min_keyframes:
                 return kept
             step *= 0.8
-        return self._kept
+        return _thinned(self._kept, self._fine)
 
 
 def _thinned(frames: list[_Frame], step: float) -> list[_Frame]:

@@ -104,11 +104,12 @@ def _normalised(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Ar
     to_camera = invert(poses)[view]
     z = np.einsum("nj,nj->n", to_camera[:, 2, :3], xyz[point]) + to_camera[:, 2, 3]
     unit = float(np.median(z[z > 0])) if np.any(z > 0) else 1.0
+    xyz = xyz @ R_up.T / unit
     origin = np.median(xyz, axis=0)
     poses = poses.copy()
-    poses[:, :3, 3] = (poses[:, :3, 3] - origin) @ R_up.T / unit
+    poses[:, :3, 3] = poses[:, :3, 3] @ R_up.T / unit - origin
     poses[:, :3, :3] = R_up @ poses[:, :3, :3]
-    return poses, (xyz - origin) @ R_up.T / unit
+    return poses, xyz - origin
 
 
 def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
