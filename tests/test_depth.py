@@ -153,6 +153,16 @@ def test_one_view_is_refused(model: str, views: Views) -> None:
     )
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_tiny_pictures_are_refused(model: str, views: Views) -> None:
+    tiny = dataclasses.replace(views, images=views.images[:, :15, :40])
+    with pytest.raises(PartNotMade) as refused:
+        made(model, tiny)
+    assert str(refused.value) == "depth needs pictures of at least 16 px a side, got 40x15"
+    small = dataclasses.replace(views, images=np.ascontiguousarray(views.images[:, :16, :40]))
+    assert made(model, small)[0].depth.shape == (10, 16, 40)
+
+
 @pytest.mark.parametrize("points", [True, False])
 @pytest.mark.parametrize("model", MODELS)
 def test_views_from_one_place_are_refused(model: str, points: bool, truck: Truth) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import PartNotMade, UsageError
 from pipeline.messages import DepthMaps, Points, Views
-from pipeline.stage import Context, ports
+from pipeline.stage import Context, find, options_of, ports
 from pipeline.telemetry import Warn
 from stages.fuse import tsdf
 from tests.posed import posed_views
@@ -143,6 +143,17 @@ def test_small_pieces_of_the_mesh_are_dropped() -> None:
     assert np.flatnonzero(chosen).tolist() == [4, 5, 6]
     assert left.tolist() == [[0, 1, 2]]
     assert not tsdf.keep_large_pieces(8, triangles[:0], 1)[0].any()
+
+
+def test_estimated_depth_gives_a_clean_surface(views: Views, truth: Truth) -> None:
+    stage = find("depth", "multiview")(options_of("depth", "multiview")())
+    stage.open(Context(threads=2))
+    found = np.where(
+        np.isfinite(true_depth(truth, views)), stage.process(views=views).depth, np.nan
+    )
+    score = cloud_score(fused(views, found)[0].xyz, true_cloud(truth, range(0, 60, 6), 0.02), 0.05)
+    assert score.precision > 0.85
+    assert score.f > 0.7
 
 
 def test_no_depth_is_refused(views: Views, depth: np.ndarray) -> None:

@@ -14,18 +14,26 @@ from stages.depth._rig import Rig, choose_neighbours
 
 __all__ = ["finish_maps", "neighbours_or_reason"]
 
+LEAST_SIDE_PX = 16
+"""DIS flow refuses less than 12."""
 SPECKLE_SHARE = 2e-4
 """Patches below this share of the image are dropped: 46 px at 640x360."""
 SPECKLE_STEP = 0.02
 """Depths that differ by less belong to one patch."""
 
 
-def neighbours_or_reason(rig: Rig, count: int) -> list[list[int]]:
+def neighbours_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) -> list[list[int]]:
     """Choose each view's neighbours, or say why depth cannot be made.
 
     Raises:
-        PartNotMade: There are fewer than two views, or no two stand apart and share points.
+        PartNotMade: There are fewer than two views, they are tiny, or no two stand apart and
+            share points.
     """
+    rows, columns = images.shape[1:3]
+    if min(rows, columns) < LEAST_SIDE_PX:
+        raise PartNotMade(
+            f"depth needs pictures of at least {LEAST_SIDE_PX} px a side, got {columns}x{rows}"
+        )
     if len(rig.K) < 2:
         raise PartNotMade(
             f"depth needs at least 2 posed views, got {len(rig.K)}; "
@@ -56,10 +64,10 @@ def finish_maps(
         before += np.count_nonzero(near[i])
         if not mates:
             continue
-        A, b = zip(*(rig.relative(i, j) for j in mates), strict=True)
+        A, b = rig.relatives(i, mates)
         kept = np.empty_like(near[i])
         least = min(2, len(mates))
-        keep_consistent(near[i], near[mates], np.stack(A), np.stack(b), tolerance, least, kept)
+        keep_consistent(near[i], near[mates], A, b, tolerance, least, kept)
         kept = drop_speckles(kept, round(SPECKLE_SHARE * kept.size), SPECKLE_STEP)
         np.divide(1, kept, out=depth[i], where=kept > 0)
     known = np.count_nonzero(np.isfinite(depth))

@@ -51,7 +51,7 @@ class Rig:
         """Take what depth needs from `views`."""
         sound = np.isfinite(views.points).all(axis=1)[views.observed_point]
         seen = tuple(
-            np.unique(views.observed_point[(views.observed_view == i) & sound])
+            np.unique(views.observed_point[np.equal(views.observed_view, i) & sound])
             for i in range(len(views.images))
         )
         return cls(
@@ -68,6 +68,11 @@ class Rig:
         T_j_i = self.T_camera_world[j] @ invert(self.T_camera_world[i])
         K_j = shrink @ self.K[j]
         return K_j @ T_j_i[:3, :3] @ np.linalg.inv(shrink @ self.K[i]), K_j @ T_j_i[:3, 3]
+
+    def relatives(self, i: int, others: list[int], scale: float = 1.0) -> tuple[Floats, Floats]:
+        """Return `relative` to each of `others`, stacked: A [N, 3, 3] and b [N, 3]."""
+        A, b = zip(*(self.relative(i, j, scale) for j in others), strict=True)
+        return np.stack(A), np.stack(b)
 
     def depths(self, i: int) -> Floats:
         """Return the depths of the sparse points that view i observes, behind ones left out."""

@@ -275,9 +275,7 @@ def sweep(
     lowest, highest = rig.inverse_depth_range(i)
     if highest <= 0 or not neighbours:
         return np.zeros(image.shape, np.float32)
-    A, b = (
-        np.float32(x) for x in zip(*(rig.relative(i, j, scale) for j in neighbours), strict=True)
-    )
+    A, b = (x.astype(np.float32) for x in rig.relatives(i, neighbours, scale))
     wanted = 1 + _travel_px(A, b, image.shape, lowest, highest) / STEP_PX
     count = int(np.clip(np.ceil(wanted), min(LEAST_PLANES, planes), planes))
     steps = np.linspace(lowest, highest, count, dtype=np.float32)

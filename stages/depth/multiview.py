@@ -70,10 +70,10 @@ class Model(Stage[Config]):
         """Return the depth of each view, NaN where unknown.
 
         Raises:
-            PartNotMade: There are fewer than two views, or none stand apart.
+            PartNotMade: There are fewer than two views, tiny ones, or none stand apart.
         """
         rig = Rig.of(views)
-        neighbours = neighbours_or_reason(rig, self.config.neighbours)
+        neighbours = neighbours_or_reason(rig, views.images, self.config.neighbours)
         count, rows, columns = views.images.shape[:3]
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in views.images]
         near = np.zeros((count, rows, columns), np.float32)
@@ -134,22 +134,13 @@ class Model(Stage[Config]):
         return match
 
     def _combined(self, rig: Rig, i: int, pairs: dict[int, Map], rough: Map) -> Map:
-        out = np.zeros(next(iter(pairs.values())).shape if pairs else (1, 1), np.float32)
+        out = np.zeros_like(rough)
         if pairs:
             order = sorted(pairs)
-            A, b = zip(*(rig.relative(i, j) for j in order), strict=True)
+            A, b = rig.relatives(i, order)
             stack = np.stack([pairs[j] for j in order])
             least = min(2, len(order))
-            combine(
-                stack,
-                rough,
-                np.stack(A),
-                np.stack(b),
-                AGREE_PX,
-                least,
-                self.config.min_parallax_px,
-                out,
-            )
+            combine(stack, rough, A, b, AGREE_PX, least, self.config.min_parallax_px, out)
         return out
 
 

@@ -47,11 +47,11 @@ class Model(Stage[Config]):
         """Return the depth of each view, NaN where unknown.
 
         Raises:
-            PartNotMade: Fewer than two views, none apart, or no sparse points to take the range
-                of depths from.
+            PartNotMade: Fewer than two views, tiny ones, none apart, or no sparse points to take
+                the range of depths from.
         """
         rig = Rig.of(views)
-        neighbours = neighbours_or_reason(rig, self.config.neighbours)
+        neighbours = neighbours_or_reason(rig, views.images, self.config.neighbours)
         if rig.inverse_depth_range(0)[1] <= 0:
             raise PartNotMade(
                 "depth/plane_sweep takes the range of depths from the sparse points of the poses, "
