@@ -51,7 +51,7 @@ class Rig:
         """Take what depth needs from `views`."""
         sound = np.isfinite(views.points).all(axis=1)[views.observed_point]
         seen = tuple(
-            np.unique(views.observed_point[np.equal(views.observed_view, i) & sound])
+            np.unique(views.observed_point[sound & (views.observed_view == i)])
             for i in range(len(views.images))
         )
         return cls(

@@ -33,6 +33,7 @@ ROUGH_SIDE_PX = 320
 """Longer side of the images that the rough depth is swept at."""
 ROUGH_PLANES = 64
 FLAT_WINDOW_PX = 11
+"""Side of the surroundings whose contrast counts: what DIS's 8 px patches see, and a rim."""
 AGREE_PX = 1.0
 """How far two pairs may differ on a pixel and still support each other."""
 
@@ -78,7 +79,10 @@ class Model(Stage[Config]):
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in views.images]
         near = np.zeros((count, rows, columns), np.float32)
         with ThreadPoolExecutor(self.context.threads) as pool:
-            rough = list(pool.map(self._rough(rig, neighbours, grey), range(count)))
+            rough = list[Map]()
+            for swept in pool.map(self._rough(rig, neighbours, grey), range(count)):
+                rough.append(swept)
+                self.progress(len(rough), 2 * count + 1)
             waiting: list[dict[int, Map]] = [{} for _ in range(count)]
             done = set[tuple[int, int]]()
             for i in range(count):
@@ -92,9 +96,9 @@ class Model(Stage[Config]):
                 near[i] = self._combined(rig, i, waiting[i], rough[i])
                 near[i][contrast(grey[i]) < self.config.min_contrast] = 0
                 waiting[i] = {}
-                self.progress(i + 1, count + 1)
+                self.progress(count + i + 1, 2 * count + 1)
         depth = finish_maps(self, rig, neighbours, near, self.config.consistency)
-        self.progress(count + 1, count + 1)
+        self.progress(2 * count + 1, 2 * count + 1)
         return DepthMaps(depth=depth)
 
     def _rough(self, rig: Rig, neighbours: list[list[int]], grey: list[Image]) -> Rough:
@@ -145,7 +149,7 @@ class Model(Stage[Config]):
 
 
 def _flow() -> cv2.DISOpticalFlow:
-    """Return DIS as what is left over after warping needs it: little motion, little smoothing.
+    """Return DIS for what is left over after warping, which is little motion.
 
     Measured on the rendered tour: 2 iterations of refinement for 5 and three scales for six
     leave the error where it is and save a tenth of the time.
