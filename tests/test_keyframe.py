@@ -68,7 +68,7 @@ def chosen(parts, context: Context | None = None, **options) -> Keyframes:
 
 def test_a_steady_slide_gives_keyframes_a_step_apart():
     # 6 % of 160 px are 9.6 px: 10 frames at 1 px each.
-    keyframes = chosen(clips(1.0, 400), min_keyframes=2)
+    keyframes = chosen(clips(1.0, 400), step=0.06, min_keyframes=2)
     gaps = np.diff(keyframes.index)
     assert keyframes.index[0] == 0
     assert np.all((gaps >= 7) & (gaps <= 14)), gaps

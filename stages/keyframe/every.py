@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from pydantic import Field
@@ -74,5 +76,5 @@ class Model(Stage[Config]):
                 parallax[i] = parallax_between(grey[i - 1], grey[i])
             self.progress(i, len(kept))
         self.measure("keyframes_count", len(kept))
-        fields = {name: stacked(name) for name in kept[0]}
+        fields: dict[str, Any] = {name: stacked(name) for name in kept[0]}
         return Keyframes(**fields, parallax_px=parallax, metric=self._metric)

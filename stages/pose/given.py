@@ -103,11 +103,9 @@ class Model(Stage[Config]):
 
 def _with_poses(keyframes: Keyframes) -> Keyframes:
     poses = keyframes.T_world_camera
-    known: Array = (
-        np.zeros(len(keyframes.index), bool)
-        if poses is None
-        else np.isfinite(poses).all(axis=(1, 2))
-    )
+    count = len(keyframes.index)
+    finite = np.zeros((count, 1)) if poses is None else np.isfinite(poses).reshape(count, 16)
+    known: Array = np.all(finite, axis=1)
     if poses is None or not known.any():
         raise PartNotMade(
             "no poses came with the source; pose/given reads them from transforms.json, a COLMAP "
