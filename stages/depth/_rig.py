@@ -49,7 +49,8 @@ class Rig:
     @classmethod
     def of(cls, views: Views) -> Rig:
         """Take what depth needs from `views`."""
-        sound = np.isfinite(views.points).all(axis=1)[views.observed_point]
+        finite: npt.NDArray[np.bool_] = np.isfinite(views.points).all(axis=1)
+        sound = finite[views.observed_point]
         seen = tuple(
             np.unique(views.observed_point[sound & (views.observed_view == i)])
             for i in range(len(views.images))
