@@ -2,8 +2,8 @@
 
 What the plane of the dominant motion leaves over is parallax or an object. Parallax points to or
 from one epipole everywhere (plane + parallax: Irani and Anandan, PAMI 1998, eq. 7), so while the
-camera moves only the residual across the epipolar lines counts, and an object that moves along
-them is missed.
+camera moves the residual across the epipolar lines counts, and along them only what is too long
+for depth: an object that moves slowly along them is missed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ TIMES_NOISE = 5.0
 OF_MOTION = 0.15
 """Least residual of an object in sizes of the camera's motion: flow errs by a share of it at the
 edges of things."""
-NEAREST = 2.0
-"""Longest residual, in sizes of the camera's motion, that depth is believed to cause."""
+FLAT = 0.02
+"""Median residual, in sizes of the camera's motion, up to which there is no parallax to speak of
+(measured: pans 0.008-0.015, trucks 0.025 and more)."""
+DEPTH = (0.3, 2.0)
+"""Longest residual, in sizes of the camera's motion, that depth is believed to cause: where there
+is no parallax to speak of, and where there is."""
 LEAST_CELLS = 3
 MOST = 4.0
 """What one cell can add: its residual beyond the limit, in limits."""
@@ -72,11 +76,12 @@ def object_evidence(samples: FlowSamples, fit: PlanarFit) -> float:
     at, residual, pixel = samples.at[seen], fit.residual[seen], samples.pixel
     size = fit.size
     length = np.linalg.norm(residual, axis=1)
+    strange = length
     if size > MOVING_PX[0] * pixel:
-        beyond_depth = length - NEAREST * size
-        strange = np.maximum(_across(at, residual, NOISE_PX * pixel), beyond_depth)
-    else:
-        strange = length
+        flat = float(np.median(length)) < FLAT * size
+        nearest = DEPTH[0 if flat else 1] * size
+        across = _across(at, residual, NOISE_PX * pixel)
+        strange = np.maximum(across, length - nearest)
     noise = float(np.median(strange))
     least = float(np.interp(size / pixel, MOVING_PX, LEAST_PX)) * pixel
     limit = max(least, TIMES_NOISE * noise, OF_MOTION * size)

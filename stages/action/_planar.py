@@ -27,8 +27,8 @@ Array = npt.NDArray[Any]
 
 NOISE_PX = 0.25
 """Error of good flow: measured 0.1-0.3 px (DIS fast, rendered rooms)."""
-COARSE_TO_FINE = (2.0, 2.0, 1.0, 1.0, 0.6, 0.6)
-"""Scale of the robust weight in each iteration, in medians of the first residual."""
+COARSE_TO_FINE = (2.0, 1.5, 1.0, 1.0, 1.0, 1.0)
+"""Scale of the robust weight in each iteration, in medians of the residual so far."""
 RADIUS = 0.3
 """Mean distance of a pixel from the middle of a 16:9 image in widths: turns rates of zoom and
 roll into mean image motion, comparable with that of pan and tilt."""
@@ -73,15 +73,13 @@ def fit_plane(samples: FlowSamples) -> PlanarFit:
     rows = basis.reshape(-1, 8)
     # Without texture anywhere the system is singular; a little ridge keeps it solvable.
     ridge = 1e-6 * max(samples.weight.sum(), 1e-9) * np.array([0.01, 0.01, 1, 1, 1, 1, 1, 1])
-    parameters, scale, noise = np.zeros(8), None, NOISE_PX * samples.pixel
+    parameters, noise = np.zeros(8), NOISE_PX * samples.pixel
     for factor in (None, *COARSE_TO_FINE):
         weight = samples.weight
         if factor is not None:
-            residual = samples.flow - basis @ parameters
-            square = (residual**2).sum(axis=1)
-            if scale is None:
-                scale = float(np.sqrt(np.median(square)))
-            weight = weight / (1 + square / max(factor * scale, noise) ** 2) ** 2
+            square = ((samples.flow - basis @ parameters) ** 2).sum(axis=1)
+            scale = max(factor * float(np.sqrt(np.median(square))), noise)
+            weight = weight / (1 + square / scale**2) ** 2
         weighted = (basis * weight[:, None, None]).reshape(-1, 8)
         parameters = np.linalg.solve(
             rows.T @ weighted + np.diag(ridge), weighted.T @ samples.flow.reshape(-1)
