@@ -49,7 +49,7 @@ class Rig:
     @classmethod
     def of(cls, views: Views) -> Rig:
         """Take what depth needs from `views`."""
-        finite: npt.NDArray[np.bool_] = np.isfinite(views.points).all(axis=1)
+        finite = np.asarray(np.isfinite(views.points).all(axis=1))
         sound = finite[views.observed_point]
         seen = tuple(
             np.unique(views.observed_point[sound & (views.observed_view == i)])
