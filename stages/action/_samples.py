@@ -71,6 +71,7 @@ def sample_flow(flow: Array, confidence: Array, image: Array) -> FlowSamples:
     row, column = np.divmod(np.arange(rows * columns), columns)
     y = (row * tall + strongest // wide) * reduce + reduce // 2
     x = (column * wide + strongest % wide) * reduce + reduce // 2
+    y, x = np.minimum(y, h - 1), np.minimum(x, w - 1)
     energy = cells[np.arange(len(cells)), strongest]
     known = np.isfinite(flow[y, x, 0])
     if known.mean() < SPARSE_SHARE:
