@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 
 BEST_ANGLE_DEG = 4.0
 """Triangulation angle that serves best; at 640 px and a usual lens some 35 px of parallax.
-Measured on rendered rooms and the real clips: below, noise grows; above, fewer pixels match."""
+Measured on a rendered room, at 2, 4 and 7 degrees: error .0075, .0057, .0051; share of pixels
+known .88, .85, .79; precision of the cloud .92, .95, .95."""
 NARROW_DEG, WIDE_DEG = 2.0, 8.0
 """How fast a pair loses worth below and above the best angle (standard deviations), after
 MVSNet (Yao et al. 2018, section 4.1), which has 5, 1 and 10 degrees."""

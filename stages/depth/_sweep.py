@@ -29,7 +29,7 @@ WORST = 127
 """Cost of no correlation or of no view at all; a perfect match costs 0."""
 STEP_COST, JUMP_COST = 40, 200
 """Semi-global penalties for one plane up or down and for more; of WORST. Measured: against 12
-and 60, real clips with little texture keep a seventh more pixels and rooms lose none."""
+and 60, a bowl with little texture keeps a seventh more pixels and a room loses none."""
 
 
 @kernel()

