@@ -26,8 +26,11 @@ LOOK_AHEAD_NS = SMOOTH_NS + SHAKE_NS
 """A pair is judged when everything within this has been seen."""
 CAMERA_LAG_NS = 500_000_000
 OBJECT_LAG_NS = 1_000_000_000
+"""With the look-ahead (camera only) and the shortest segment, nothing is later than 1.5 s."""
 CAMERA_SWITCH_S = 0.16
 OBJECT_SWITCH_S = 0.12
+"""A change of label costs what this long in a wholly wrong label costs: two changes outweigh the
+half periods of a shaking hand (0.2-0.6 s), not a pan of half a second."""
 UNSEEN_COST = 0.5
 """What it costs at most to say that an object moves: along epipolar lines nothing shows it."""
 FEWEST_SAMPLES = 24

@@ -12,6 +12,7 @@ p leaves the image. It says nothing of blank walls, where two flows may agree on
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 __all__ = ["confidence", "confidence_of"]
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[Any]
 
 RELATIVE = 0.01
 ABSOLUTE_PX2 = 0.5
@@ -39,8 +40,9 @@ def confidence(forward: FloatArray, backward: FloatArray) -> FloatArray:
     bx, by = cv2.split(back)
     found = confidence_of(fx, fy, bx, by)
     low, high = -OUTSIDE_PX, OUTSIDE_PX - 1
-    inside = cv2.inRange(map_x, low, w + high) & cv2.inRange(map_y, low, h + high)
-    found[inside == 0] = 0
+    inside_x = cv2.inRange(map_x, low, w + high)
+    inside_y = cv2.inRange(map_y, low, h + high)
+    found[cv2.bitwise_and(inside_x, inside_y) == 0] = 0
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,8 +14,8 @@ from stages.flow._consistency import confidence
 
 __all__ = ["SMALLEST_PX", "dense_motion", "lumas"]
 
-GreyArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
+GreyArray = npt.NDArray[Any]
+FloatArray = npt.NDArray[Any]
 
 SMALLEST_PX = 12
 """Frames with a shorter side hold nothing to match (and OpenCV's DIS refuses them)."""

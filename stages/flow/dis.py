@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 from pydantic import Field
@@ -45,8 +45,9 @@ class Model(Stage[Config]):
 
     def process(self, frames: Frames) -> Motion:
         """Return the flow of every pair of neighbouring frames."""
+        start: Any = None
         return dense_motion(
             frames,
             self.config.working_side,
-            lambda first, second: self._dis.calc(first, second, None),  # pyright: ignore
+            lambda first, second: self._dis.calc(first, second, start),
         )

@@ -42,7 +42,8 @@ class Model(Stage[Config]):
 
     def _between(self, first: Any, second: Any) -> Any:
         config = self.config
+        start: Any = None
         # A neighbourhood of 7 px with sigma 1.5 is what OpenCV's documentation pairs.
         return cv2.calcOpticalFlowFarneback(
-            first, second, None, 0.5, config.levels, config.window_px, config.iterations, 7, 1.5, 0
-        )  # pyright: ignore
+            first, second, start, 0.5, config.levels, config.window_px, config.iterations, 7, 1.5, 0
+        )

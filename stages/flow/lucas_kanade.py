@@ -59,9 +59,10 @@ class Model(Stage[Config]):
         corners = cv2.goodFeaturesToTrack(first, config.corners, CORNER_QUALITY, config.spacing_px)
         if corners is None:
             return
-        window = {"winSize": (config.window_px,) * 2, "maxLevel": config.levels - 1}
-        there, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None, **window)
-        again, back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None, **window)
+        start: Any = None
+        window: Any = {"winSize": (config.window_px,) * 2, "maxLevel": config.levels - 1}
+        there, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, start, **window)
+        again, back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start, **window)
         at, to, home = (points.reshape(-1, 2) for points in (corners, there, again))
         h, w = first.shape
         beyond = np.array([w, h]) - 1 + OUTSIDE_PX
