@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -28,6 +30,7 @@ __all__ = [
     "UsageError",
     "WorkerDied",
     "did_you_mean",
+    "later",
     "require",
 ]
 
@@ -73,6 +76,28 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for a near miss, else an empty string."""
     near = difflib.get_close_matches(word, list(allowed), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def later(module: str) -> ModuleType:
+    """Return a module that is loaded when it is first used.
+
+    A stage may then be found, described and configured without its libraries: the process that
+    only hands out the work never loads what runs in a worker.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    if module in sys.modules:
+        return sys.modules[module]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{module} is not installed; pip install {module}")
+    loader = importlib.util.LazyLoader(spec.loader)
+    spec.loader = loader
+    lazy = importlib.util.module_from_spec(spec)
+    sys.modules[module] = lazy
+    loader.exec_module(lazy)
+    return lazy
 
 
 def require(module: str, *, extra: str | None = None, debian: str | None = None) -> ModuleType:

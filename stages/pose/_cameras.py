@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pycolmap
 
+from pipeline.errors import later
 from pipeline.messages import Keyframes
+
+pycolmap = later("pycolmap")
 
 __all__ = ["cameras_for"]
 

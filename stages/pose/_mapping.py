@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pycolmap
 
+from pipeline.errors import later
 from pipeline.messages import Array
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 
+pycolmap = later("pycolmap")
+
 __all__ = ["fill_database", "map_incrementally", "triangulate"]
 
 SMALLEST_MODEL = 3
+MAX_DISTORTION = 0.4
+"""Of COLMAP's radial coefficient; action cameras reach 0.3."""
+FOCAL_RATIOS = (0.2, 8.0)
+"""Focal length over the longer side: 136 degrees of view to a long telephoto lens."""
 
 
 def fill_database(
@@ -62,6 +68,9 @@ def map_incrementally(
     options.structure_less_registration_fallback = False
     options.min_model_size = SMALLEST_MODEL
     options.max_num_models = 6
+    # Lenses of video cameras; wilder ones are how a model explains what it should reject.
+    options.max_extra_param = MAX_DISTORTION
+    options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIOS
     # Global adjustment after a fifth more images instead of a tenth: half the time, same accuracy
     # (measured on the rendered tours).
     options.ba_global_frames_ratio = 1.2

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
 
+from pipeline.errors import later
 from pipeline.messages import Array
 from stages.pose._features import Features, match
+
+pycolmap = later("pycolmap")
 
 __all__ = ["Pair", "choose_pairs", "match_pairs"]
 

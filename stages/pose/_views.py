@@ -6,10 +6,12 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import pycolmap
 
+from pipeline.errors import later
 from pipeline.geometry import invert, upright
 from pipeline.messages import Array, Keyframes, Views
+
+pycolmap = later("pycolmap")
 
 __all__ = ["pinhole", "views_from"]
 
@@ -118,12 +120,13 @@ def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
     straight = np.asarray(camera.cam_from_img(corners))[:, :2] * [K[0, 0], K[1, 1]] + K[:2, 2]
-    if np.nanmax(np.abs(straight - corners)) < 0.1:
+    if np.abs(np.nan_to_num(straight - corners, nan=1e9)).max() < 0.1:
         return image
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
     source = np.asarray(camera.img_from_cam(rays.reshape(-1, 3))).reshape(height, width, 2) - 0.5
-    source = source.astype(np.float32)
+    # No inverse there: outside, which the border fills.
+    source = np.nan_to_num(source, nan=-1).astype(np.float32)
     return cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

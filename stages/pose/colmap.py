@@ -21,10 +21,9 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-import pycolmap
 from pydantic import Field
 
-from pipeline.errors import PartNotMade
+from pipeline.errors import PartNotMade, later
 from pipeline.messages import Array, Keyframes, Views
 from pipeline.stage import Context, Options, Stage
 from stages.pose._cameras import cameras_for
@@ -34,6 +33,8 @@ from stages.pose._matching import Pair, choose_pairs, match_pairs
 from stages.pose._parallax import Evidence, parallax_evidence
 from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._views import views_from
+
+pycolmap = later("pycolmap")
 
 __all__ = ["Config", "Model"]
 

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-import pycolmap
 from pydantic import Field
 
-from pipeline.errors import PartNotMade
+from pipeline.errors import PartNotMade, later
 from pipeline.geometry import invert
 from pipeline.messages import Array, Keyframes, Views
 from pipeline.stage import Context, Options, Stage
@@ -23,6 +22,8 @@ from stages.pose._features import extract
 from stages.pose._mapping import fill_database, triangulate
 from stages.pose._matching import choose_pairs, match_pairs
 from stages.pose._views import views_from
+
+pycolmap = later("pycolmap")
 
 __all__ = ["Config", "Model"]
 
