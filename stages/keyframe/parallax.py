@@ -226,7 +226,8 @@ class Model(Stage[Config]):
             return self._all
         step = self.config.step
         while step > self._fine:
-            kept = _thinned(self._kept, step)
+            # Half a fine step early: the nearest to the step, not the first beyond it.
+            kept = _thinned(self._kept, step - self._fine / 2)
             if len(kept) >= self.config.min_keyframes:
                 return kept
             step *= 0.8
