@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.cli import main
 from tests.scenes import depth_error, trajectory_error
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data"
 SENSOR_FOCAL_PX = 585.0
 """7-Scenes: the depth camera's focal length; the principal point is the image's middle."""
 
@@ -119,7 +120,9 @@ def run_one(name: str, clip: Clip, parent: Path) -> list[str]:
     out = parent / name
     words = ["run", str(DATA / clip.path), "--out", str(out), "--quiet", "export.depth_png=on"]
     began = time.perf_counter()
-    code = main([*words, *clip.options])
+    # A process of its own each, so that the memory is that of this run alone.
+    command = [sys.executable, "-m", "pipeline.cli", *words, *clip.options]
+    code = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
     seconds = time.perf_counter() - began
     if not (out / "manifest.json").is_file():
         return [name, str(code), "", "", f"{seconds:.0f}", "**no run folder**"]

@@ -11,13 +11,13 @@ import logging
 import os
 import re
 import sys
-import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -36,6 +36,9 @@ from pipeline.terminal import Terminal
 __all__ = ["main", "make_source"]
 
 INTERRUPTED = 130
+
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+"""Rules of annotated-types in words."""
 
 RUN_HELP = """\
 examples:
@@ -269,17 +272,33 @@ def _list_options(
     console: Console, prefix: str, choice: str, config: type[Options], stage: Any = None
 ) -> None:
     about = (sys.modules[stage.__module__].__doc__ or "").strip().splitlines() if stage else []
-    console.print(f"[bold]{escape(choice or prefix)}[/]  {escape(about[0]) if about else ''}")
+    told = f"  {escape(about[0])}" if about else ""
+    console.print(f"[bold]{escape(choice or prefix)}[/]{told}", soft_wrap=True)
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+    table.add_column(no_wrap=True, min_width=32)
+    table.add_column()
     for name, field in config.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        kind = re.sub(r"<class '(\w+)'>", r"\1", str(field.annotation)).replace("typing.", "")
-        bounds = ", ".join(str(m) for m in field.metadata)
-        about_it = "; ".join(part for part in (field.description or "", kind, bounds) if part)
-        head = f"  {prefix}.{name}={'none' if default is None else default}"
-        lines = textwrap.wrap(about_it, 64) or [""]
-        console.print(f"[cyan]{escape(head):<34}[/] {escape(lines[0])}")
-        for line in lines[1:]:
-            console.print(" " * 35 + escape(line))
+        shown = "none" if default is None else default
+        told = escape(f"{field.description}; {_allowed(field)}")
+        table.add_row(f"[cyan]{escape(f'{prefix}.{name}={shown}')}[/]", told)
+    console.print(table)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Say which values a field takes: `a number, at least 1, at most 16`."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    kind = re.sub(r"<class '(\w+)'>", r"\1", str(field.annotation))
+    if kind.startswith("typing.Literal["):
+        return f"one of {', '.join(str(value) for value in get_args(field.annotation))}"
+    parts = [words.get(part, part) for part in kind.replace("NoneType", "None").split(" | ")]
+    bounds = [
+        f"{phrase} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, phrase in BOUNDS.items()
+        if getattr(rule, name, None) is not None
+    ]
+    return ", ".join([" or ".join(parts).replace("None", "none"), *bounds])
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:
