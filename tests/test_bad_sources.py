@@ -65,10 +65,6 @@ def device(path: Path) -> None:
     os.mkfifo(path)
 
 
-def beyond_8k(path: Path) -> None:
-    encode(path, [np.zeros((64, 16384, 3), np.uint8)] * 2, codec="mpeg4", crf=None, gop=1)
-
-
 SOURCES: list[tuple[Callable[[Path], None], str]] = [
     (missing, "no such file"),
     (empty_folder, "no image"),
