@@ -25,11 +25,11 @@ from rich.table import Table
 from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions, is_override, load, presets
 from pipeline.doctor import examine
-from pipeline.errors import Reel3dError, SourceError, UsageError
+from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.run import Result, run, version
 from pipeline.source import Source
 from pipeline.stage import Context, Options, find, models, options_of
-from pipeline.store import clean_name, free_folder
+from pipeline.store import STATE, clean_name, free_folder
 from pipeline.telemetry import Event, Warn
 from pipeline.terminal import Terminal
 
@@ -172,6 +172,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         load(preset=options.preset, file=options.config, overrides=overrides, uri=source.uri)
         for source in sources
     ]
+    for source in sources:
+        _check_kind(source)
     code = 0
     for source, config in zip(sources, configs, strict=True):
         out = _out(options, source, alone=len(sources) == 1)
@@ -191,6 +193,18 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return code
 
 
+def _check_kind(source: Source) -> None:
+    if "://" in source.uri:
+        raise SourceError(
+            f"{source.shown} is an address; this version reads local files and folders only"
+        )
+    if (Path(source.uri) / STATE).is_dir():
+        raise SourceError(
+            f"{source.shown} is a run folder, not a source; `reel3d view` shows it, and its "
+            "pictures alone are in its folder images/"
+        )
+
+
 def _out(options: argparse.Namespace, source: Source, *, alone: bool) -> Path:
     if options.out is not None:
         return options.out if alone else options.out / source.name
@@ -206,10 +220,14 @@ def _summarise(result: Result, console: Console) -> None:
         size = _size(artefact["bytes"])
         table.add_row(f"[cyan]{escape(artefact['path'])}[/]", artefact["kind"], size)
     console.print(table)
+    for name, why in result.manifest.get("left_out", {}).items():
+        console.print(f"[yellow]–[/] {escape(name)} was left out: {escape(why)}", soft_wrap=True)
+    if result.did_nothing:
+        console.print("nothing had to be done: this run was complete with these options")
+    else:
+        seconds, memory = result.manifest["seconds"], result.manifest["peak_memory_bytes"]
+        console.print(f"{seconds:.1f} s, {_size(memory)} of memory at most")
     skipped = [s["step"] for s in result.manifest["stages"] if s["state"] == "skipped"]
-    seconds = result.manifest["seconds"]
-    memory = _size(result.manifest["peak_memory_bytes"])
-    console.print(f"{seconds:.1f} s, {memory} of memory at most")
     if result.exit_code:
         console.print(
             f"[yellow]{len(result.losses)} part(s) could not be made[/]"
@@ -260,7 +278,10 @@ def _options(options: argparse.Namespace, console: Console) -> int:
             _list_options(out, "run", "", RunOptions)
             continue
         if step not in ORDER:
-            raise UsageError(f"there is no step '{step}'; there are run, {', '.join(ORDER)}")
+            raise UsageError(
+                f"there is no step '{step}'; there are run, {', '.join(ORDER)}"
+                + did_you_mean(step, ("run", *ORDER))
+            )
         for found in [model] if model else models(step):
             prefix = f"{step}.{found}" if step == EXPORT else step
             choice = "" if step == EXPORT else f"{step}.model={found}"

@@ -96,7 +96,11 @@ def presets() -> dict[str, Path]:
 
 def is_override(word: str) -> bool:
     """Say whether a word of the command line is `step.option=value` and not a source."""
-    return bool(re.match(r"[a-z_]+(\.[A-Za-z_0-9]+)+=", word)) and not os.path.lexists(word)
+    match = re.match(r"([a-z_]+)((\.[A-Za-z_0-9]+)*)=", word)
+    if match is None or os.path.lexists(word):
+        return False
+    # `flow=dis` is a slip, not a file: it is refused with a word on how options are written.
+    return bool(match[2]) or match[1] in ("run", *ORDER)
 
 
 def load(
@@ -276,11 +280,14 @@ def _validated(config: type[AnyOptions], values: Mapping[str, Any], where: str) 
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = tuple(config.model_fields)
+            model = () if where.startswith(("run", EXPORT)) else ("model",)
+            known = (*model, *config.model_fields)
             raise UsageError(
                 f"{where} has no option '{option}'; it has {', '.join(known) or 'none'}"
                 + did_you_mean(option, known)
             ) from None
         message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if not option:
+            raise UsageError(f"{where}: {message}") from None
         got = f"{where}.{option} = {first['input']!r}"
         raise UsageError(f"{got} is not allowed; it should be {message}") from None

@@ -64,7 +64,7 @@ def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[J
         jobs.append(Job(link, key, feeders=feeders))
         by_name[link.name] = jobs[-1]
     for name in set(folder.entries) - {job.name for job in jobs}:
-        folder.forget(name)
+        folder.leave_out(name)
     needed: set[type] = set()
     for job in reversed(jobs):
         job.entry = folder.done(job.name, job.key)

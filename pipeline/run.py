@@ -35,6 +35,8 @@ class Result:
     folder: Path
     exit_code: int
     manifest: dict[str, Any]
+    did_nothing: bool = False
+    """Whether an earlier run had done all of it."""
 
     @property
     def losses(self) -> list[tuple[str, str]]:
@@ -104,17 +106,19 @@ def _run(
 ) -> Result:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     began = time.perf_counter()
+    _same_source(folder, source, source_hash)
     jobs = plan(chain, folder, source_hash, config.run.seed)
     tree = config.as_tree()
     finished = folder.manifest()
     same = finished is not None and finished.get("config") == tree
     if finished is not None and same and all(job.action == "skip" for job in jobs):
-        return Result(folder.path, finished["exit_code"], finished)
+        return Result(folder.path, finished["exit_code"], finished, did_nothing=True)
+    folder.write_facts({**folder.facts(), "source": source_hash, "shown": source.shown})
     folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     execution = Execution(jobs, source, folder, config.run, watch)
     execution.run()
     probe = execution.probe.as_dict() if execution.probe else folder.facts().get("probe", {})
-    folder.write_facts({"probe": probe})
+    folder.write_facts({"probe": probe, "source": source_hash, "shown": source.shown})
     stages = [_account(job) for job in jobs]
     manifest: dict[str, Any] = {
         "product": {"name": "reel3d", "version": version()},
@@ -140,6 +144,16 @@ def _run(
         _report(chain, execution, manifest, watch)
     folder.write_json("manifest.json", manifest)
     return Result(folder.path, manifest["exit_code"], manifest)
+
+
+def _same_source(folder: RunFolder, source: Source, source_hash: str) -> None:
+    """Refuse to replace the results of one video by those of another."""
+    facts = folder.facts()
+    if facts.get("source", source_hash) != source_hash:
+        raise OutputError(
+            f"{folder.path} was made from {facts.get('shown')}, and {source.shown} is not the same "
+            "(or was changed since); choose another folder with --out"
+        )
 
 
 def _account(job: Job) -> dict[str, Any]:

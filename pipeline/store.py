@@ -39,6 +39,7 @@ from pipeline.telemetry import Loss, Meter
 __all__ = ["Entry", "RunFolder", "clean_name", "fingerprint", "free_folder"]
 
 STATE = ".reel3d"
+"""Inside the run folder."""
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
 
@@ -197,6 +198,15 @@ class RunFolder:
         for artefact in entry.artefacts:
             remove(self.path / artefact["path"])
 
+    def leave_out(self, name: str) -> None:
+        """Remove what a stage wrote that this run leaves out; what it kept waits for its return."""
+        entry = self.entries[name]
+        for artefact in entry.artefacts:
+            remove(self.path / artefact["path"])
+        entry.artefacts = []
+        if not entry.kept:
+            del self.entries[name]
+
     def begin(self, config_yaml: str) -> None:
         """Mark the run as incomplete and write its configuration."""
         (self.path / "manifest.json").unlink(missing_ok=True)
@@ -276,3 +286,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    # `sparse/` of `sparse/0`: an empty folder tells nothing.
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()

@@ -106,6 +106,31 @@ def test_resume_drops_what_was_left_out(reel3d: Reel3d, short_film: Path, out: P
     assert "flow.mp4" not in {a["path"] for a in manifest(out)["artefacts"]}
 
 
+def test_resume_never_replaces_the_run_of_another_video(
+    reel3d: Reel3d, short_film: Path, out: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.mp4"
+    other.write_bytes(short_film.read_bytes() + b"more")
+    before = (out / "manifest.json").read_bytes()
+    done = reel3d("run", other, "--out", out, *QUICK, "--resume")
+    assert done.returncode == 2
+    assert "truck.mp4, and" in done.stderr
+    assert "is not the same" in done.stderr
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_run_folder_is_no_source(reel3d: Reel3d, out: Path) -> None:
+    done = reel3d("run", out, *QUICK)
+    assert done.returncode == 3
+    assert "is a run folder, not a source; `reel3d view` shows it" in done.stderr
+
+
+def test_what_is_left_out_is_told(reel3d: Reel3d, short_film: Path) -> None:
+    done = reel3d("run", short_film, *QUICK, "flow.model=none")
+    assert done.returncode == 0, done.stderr
+    assert "action/motion was left out: no stage makes Motion" in done.stderr
+
+
 def test_resume_makes_a_damaged_artefact_again(reel3d: Reel3d, short_film: Path, out: Path) -> None:
     whole = (out / "events.jsonl").read_bytes()
     (out / "events.jsonl").write_bytes(whole[:10])

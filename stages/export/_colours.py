@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 __all__ = ["UNKNOWN_RGB", "colour_wheel", "depth_colours", "flow_colours", "inverse_depth_range"]
 
-UNKNOWN_RGB = (38, 38, 42)
+UNKNOWN_RGB = (84, 84, 88)
 """Dark grey: it is on neither scale."""
 
 ANGLES, RADII = 512, 128
