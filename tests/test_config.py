@@ -62,7 +62,7 @@ def test_leaving_out_a_step_leaves_out_what_lives_on_it() -> None:
         (["dept.neighbours=3"], "there is no step 'dept'; the steps are run, decode"),
         (["dept.neighbours=3"], "did you mean 'depth'?"),
         (["flow.model=diss"], "flow has no model 'diss'; it has dis, farneback"),
-        (["flow.prest=fast"], "flow has no option 'prest'; it has model, preset"),
+        (["flow.prest=fast"], "flow has no option 'prest'; it has model, working_side"),
         (["flow.preset=slow"], "flow.preset = 'slow' is not allowed"),
         (["run.threads=0"], "run.threads = 0 is not allowed; it should be greater than"),
         (["flow=dis"], "an option is written flow.<option>=value"),

@@ -210,7 +210,7 @@ def test_a_poison_clip_costs_itself_only(reel3d: Reel3d, short_film: Path, tmp_p
     done = reel3d("run", short_film, "--out", "out", *words, models=MISBEHAVING)
     assert done.returncode == 4
     (error,) = lines(tmp_path / "out" / "errors.jsonl")
-    assert error["what"].startswith("clip clip truck/") or error["what"].startswith("clip truck/")
+    assert error["what"].startswith("clip truck/")
     assert "a bug in flow/poison: ZeroDivisionError: a poisonous clip" in error["why"]
     assert "Traceback" in error["detail"]
     assert "Traceback" not in done.stderr

@@ -8,11 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from pipeline.messages import Frames, Motion
+from pipeline.stage import Options
 from stages.flow._consistency import confidence
 
-__all__ = ["SMALLEST_PX", "dense_motion", "lumas"]
+__all__ = ["SMALLEST_PX", "FlowOptions", "dense_motion", "lumas"]
 
 GreyArray = npt.NDArray[Any]
 FloatArray = npt.NDArray[Any]
@@ -22,6 +24,17 @@ SMALLEST_PX = 12
 NARROWEST = 16
 """DIS halves the image until the long side is about 20 px; a short side under a 1/32 of the long
 one would come to nothing, so that thinner frames are extended by their border."""
+
+
+class FlowOptions(Options):
+    """What every flow model can be told."""
+
+    working_side: int = Field(
+        640,
+        ge=32,
+        le=4096,
+        description="longest side in px at which flow is computed; larger frames are reduced",
+    )
 
 
 def lumas(frames: Frames, working_side: int) -> list[GreyArray]:

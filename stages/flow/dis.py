@@ -8,8 +8,8 @@ import cv2
 from pydantic import Field
 
 from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Options, Stage
-from stages.flow._pairs import dense_motion
+from pipeline.stage import Context, Stage
+from stages.flow._pairs import FlowOptions, dense_motion
 
 __all__ = ["Config", "Model"]
 
@@ -20,17 +20,11 @@ PRESETS = {
 }
 
 
-class Config(Options):
+class Config(FlowOptions):
     """Options of the DIS flow."""
 
     preset: Literal["ultrafast", "fast", "medium"] = Field(
         "fast", description="speed against accuracy; medium costs five times as much as fast"
-    )
-    working_side: int = Field(
-        640,
-        ge=32,
-        le=4096,
-        description="longest side in px at which flow is computed; larger frames are reduced",
     )
 
 

@@ -8,24 +8,18 @@ import cv2
 from pydantic import Field
 
 from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Options, Stage
-from stages.flow._pairs import dense_motion
+from pipeline.stage import Context, Stage
+from stages.flow._pairs import FlowOptions, dense_motion
 
 __all__ = ["Config", "Model"]
 
 
-class Config(Options):
+class Config(FlowOptions):
     """Options of the Farnebäck flow."""
 
     levels: int = Field(4, ge=1, le=8, description="levels of the image pyramid, each half as wide")
     window_px: int = Field(15, ge=3, le=101, description="averaging window; larger is smoother")
     iterations: int = Field(3, ge=1, le=20, description="iterations at each level")
-    working_side: int = Field(
-        640,
-        ge=32,
-        le=4096,
-        description="longest side in px at which flow is computed; larger frames are reduced",
-    )
 
 
 class Model(Stage[Config]):

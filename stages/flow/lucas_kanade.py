@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Options, Stage
+from pipeline.stage import Context, Stage
 from stages.flow._consistency import OUTSIDE_PX, confidence_of
-from stages.flow._pairs import SMALLEST_PX, lumas
+from stages.flow._pairs import SMALLEST_PX, FlowOptions, lumas
 
 __all__ = ["Config", "Model"]
 
@@ -20,19 +20,13 @@ CORNER_QUALITY = 0.002
 image matters more than strength and the way back weeds out the rest."""
 
 
-class Config(Options):
+class Config(FlowOptions):
     """Options of the sparse Lucas-Kanade flow."""
 
     corners: int = Field(2000, ge=16, le=20000, description="most corners to track in a frame")
     spacing_px: int = Field(6, ge=1, le=100, description="least distance between corners")
     window_px: int = Field(15, ge=5, le=61, description="side of the window that is matched")
     levels: int = Field(4, ge=1, le=8, description="levels of the image pyramid, each half as wide")
-    working_side: int = Field(
-        640,
-        ge=32,
-        le=4096,
-        description="longest side in px at which flow is computed; larger frames are reduced",
-    )
 
 
 class Model(Stage[Config]):

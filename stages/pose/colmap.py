@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -25,8 +24,9 @@ from pydantic import Field
 
 from pipeline.errors import PartNotMade, later
 from pipeline.messages import Array, Keyframes, Views
-from pipeline.stage import Context, Options, Stage
+from pipeline.stage import Options
 from stages.pose._cameras import cameras_for
+from stages.pose._colmap_stage import ColmapStage
 from stages.pose._features import Features, extract
 from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, match_pairs
@@ -81,18 +81,8 @@ class _Attempt:
         return self.models[0].num_reg_images() if self.models else 0
 
 
-class Model(Stage[Config]):
+class Model(ColmapStage[Config]):
     """Structure from motion by COLMAP."""
-
-    isolated = True
-    deadline_s: ClassVar[float | None] = 3600.0
-
-    def open(self, context: Context) -> None:
-        """Take threads and silence COLMAP."""
-        super().open(context)
-        cv2.setNumThreads(context.threads)
-        pycolmap.logging.minloglevel = 3
-        pycolmap.set_random_seed(context.seed)
 
     def process(self, keyframes: Keyframes) -> Views:
         """Find the poses of the keyframes.

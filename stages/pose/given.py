@@ -7,8 +7,6 @@ they are; keyframes without a pose are left out.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import cv2
 import numpy as np
 from pydantic import Field
@@ -16,8 +14,9 @@ from pydantic import Field
 from pipeline.errors import PartNotMade, later
 from pipeline.geometry import invert
 from pipeline.messages import Array, Keyframes, Views
-from pipeline.stage import Context, Options, Stage
+from pipeline.stage import Options
 from stages.pose._cameras import cameras_for
+from stages.pose._colmap_stage import ColmapStage
 from stages.pose._features import extract
 from stages.pose._mapping import fill_database, triangulate
 from stages.pose._matching import choose_pairs, match_pairs
@@ -37,18 +36,8 @@ class Config(Options):
     overlap: int = Field(4, ge=1, le=50, description="neighbours that each keyframe is matched to")
 
 
-class Model(Stage[Config]):
+class Model(ColmapStage[Config]):
     """Take the source's own poses."""
-
-    isolated = True
-    deadline_s: ClassVar[float | None] = 3600.0
-
-    def open(self, context: Context) -> None:
-        """Take threads and silence COLMAP."""
-        super().open(context)
-        cv2.setNumThreads(context.threads)
-        pycolmap.logging.minloglevel = 3
-        pycolmap.set_random_seed(context.seed)
 
     def process(self, keyframes: Keyframes) -> Views:
         """Triangulate sparse points between the given poses.
