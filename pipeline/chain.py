@@ -9,7 +9,7 @@
                                                         └────────┬─────────┘
                                                                  ▼
     export: one stage a format, each reads what it writes       fuse ─► Points
-    report: reads the finished run folder
+    report: reads the finished run folder                             Views ─┴─► splat ─► Splats
 
 The wires are the annotations of each model's `process`: a stage gets every message of the types
 that it names. A step may be left out; what then lacks its input is left out too.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
-from pipeline.messages import Actions, DepthMaps, Keyframes, Points, RunSummary, Views
+from pipeline.messages import Actions, DepthMaps, Keyframes, Points, RunSummary, Splats, Views
 from pipeline.source import Source
 from pipeline.stage import Ports, Stage, find, ports
 
@@ -34,9 +34,9 @@ EXPORT, REPORT = "export", "report"
 HEAD = ("decode", "sample")
 """The steps that run together in one worker, so that sampling steers decoding."""
 
-ORDER = (*HEAD, "flow", "action", "keyframe", "pose", "depth", "fuse", EXPORT, REPORT)
+ORDER = (*HEAD, "flow", "action", "keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT)
 
-STREAM_LEVEL = (Actions, Keyframes, Views, DepthMaps, Points)
+STREAM_LEVEL = (Actions, Keyframes, Views, DepthMaps, Points, Splats)
 """Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
@@ -45,6 +45,7 @@ NAMES: dict[type, str] = {
     Views: "camera poses",
     DepthMaps: "depth maps",
     Points: "point cloud",
+    Splats: "splats",
 }
 """What a user calls them."""
 

@@ -11,7 +11,7 @@ shapes, not pixels. Row i of every array of a message is the same moment. Conven
   stand beside them.
 
 Letters in shapes: T frames of a clip, K keyframes, H rows, W columns, N rows of a table,
-P sparse points, M observations, V vertices.
+P sparse points, M observations, V vertices, G Gaussians.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = [
     "Motion",
     "Points",
     "RunSummary",
+    "Splats",
     "Views",
 ]
 
@@ -334,6 +335,49 @@ class Points(Message):
         "vertices_normals": ("float32", "V 3"),
         "triangles": ("int32", "F 3"),
     }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Splats(Message):
+    """Gaussian splats: the place as soft ellipsoids, in gsplat's own parameterisation."""
+
+    means: Array
+    """float32 [G, 3] in the world of the `Views`."""
+    quats: Array
+    """float32 [G, 4]: rotations, wxyz, unit length."""
+    log_scales: Array
+    """float32 [G, 3]: logarithms of the standard deviations in world units."""
+    opacity_logits: Array
+    """float32 [G]: the opacity before the sigmoid."""
+    sh: Array
+    """float32 [G, S, 3], S of 1, 4, 9, 16: spherical harmonics in 3DGS order and signs; the
+    colour is max(0, 0.5 + their sum), display RGB in 0..1."""
+    intrinsics: Array
+    """float64 [K, 3, 3] px: the cameras of the `Views`."""
+    T_world_camera: Array
+    """float64 [K, 4, 4]: their poses, refined where the training was asked to."""
+    held_out: Array
+    """int32 [E]: the views that were kept out of the training, to measure it."""
+    size: tuple[int, int]
+    """(width, height) px of the `Views`, for the intrinsics."""
+    antialiased: bool = False
+    """Whether a Gaussian pays with opacity for the blur of 0.3 px^2 (Mip-Splatting)."""
+
+    SPEC: ClassVar = {
+        "means": ("float32", "G 3"),
+        "quats": ("float32", "G 4"),
+        "log_scales": ("float32", "G 3"),
+        "opacity_logits": ("float32", "G"),
+        "sh": ("float32", "G S 3"),
+        "intrinsics": ("float64", "K 3 3"),
+        "T_world_camera": ("float64", "K 4 4"),
+        "held_out": ("int32", "E"),
+    }
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        if self.sh.shape[1] not in (1, 4, 9, 16):
+            raise ValueError(f"Splats.sh must have 1, 4, 9 or 16 rows, got {self.sh.shape[1]}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

@@ -1,0 +1,82 @@
+"""What the training loop asks of a backend: one file each, `cpu` and `cuda`.
+
+Gaussians are gsplat's own parameters, so that its strategies and optimisers work on them as they
+are: `means` [N, 3] in the world, `quats` [N, 4] wxyz of any length, `scales` [N, 3] (logarithms),
+`opacities` [N] (logits), `sh0` [N, 1, 3] and `shN` [N, K, 3] (spherical harmonics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["Backend", "Rendering"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a camera sees."""
+
+    image: Tensor
+    """[H, W, 3], not clamped."""
+    alpha: Tensor
+    """[H, W]"""
+    depth: Tensor | None
+    """[H, W]: expected z in the camera's frame; 0 where nothing is. None if not asked for."""
+    info: dict[str, Any] = field(repr=False)
+    """What gsplat's strategies read: `means2d` [1, N, 2], `radii` [1, N, 2], `width`, `height`,
+    `n_cameras`, `gaussian_ids`."""
+
+    @property
+    def seen(self) -> Tensor:
+        """bool [N]: the Gaussians that touch the image."""
+        return (self.info["radii"] > 0).all(dim=-1)[0]
+
+
+class Backend(Protocol):
+    """Renders Gaussians with gradients, compares pictures and makes optimisers."""
+
+    device: str
+    """Where its tensors live."""
+
+    def render(
+        self,
+        gaussians: Mapping[str, Tensor],
+        view: Tensor,
+        K: Tensor,
+        size: tuple[int, int],
+        *,
+        degree: int,
+        background: Tensor,
+        antialiased: bool = False,
+        depth: bool = False,
+    ) -> Rendering:
+        """Render one camera.
+
+        Args:
+            gaussians: The parameters, see above.
+            view: [4, 4]: world to camera; may ask for a gradient.
+            K: [3, 3] px.
+            size: (width, height) px.
+            degree: 0 to 3: how much of the harmonics to use.
+            background: [3].
+            antialiased: Whether a Gaussian pays with opacity for the blur (Mip-Splatting).
+            depth: Whether to render depth too.
+        """
+        ...
+
+    def loss(self, image: Tensor, target: Tensor, dssim: float) -> Tensor:
+        """Return (1 - dssim) L1 + dssim (1 - SSIM) of two pictures [H, W, 3]."""
+        ...
+
+    def optimizer(self, parameter: Tensor, lr: float) -> Optimizer:
+        """Return an optimiser whose `step(visibility)` moves the rows that were seen."""
+        ...
+
+    def close(self) -> None:
+        """Give threads and memory back."""
+        ...
