@@ -15,12 +15,26 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Decide every skip in one place; REEL3D_REQUIRE_DATA=1 turns it into a failure."""
-    if DATA.is_dir() or os.environ.get("REEL3D_REQUIRE_DATA") == "1":
-        return
-    for item in items:
-        if item.get_closest_marker("data"):
-            item.add_marker(pytest.mark.skip(reason=f"the real clips are not at {DATA}"))
+    """Decide every skip in one place.
+
+    REEL3D_REQUIRE_DATA=1 and REEL3D_REQUIRE_CUDA=1 turn it into a failure: the test runs.
+    """
+    needs: dict[str, tuple[Callable[[], bool], str, str]] = {
+        "data": (DATA.is_dir, "REEL3D_REQUIRE_DATA", f"the real clips are not at {DATA}"),
+        "gpu": (_cuda, "REEL3D_REQUIRE_CUDA", "there is no CUDA device"),
+    }
+    for marker, (there, required, reason) in needs.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and os.environ.get(required) != "1" and not there():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _cuda() -> bool:
+    # Only asked where a test needs it: torch takes seconds to import.
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")
