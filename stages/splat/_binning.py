@@ -77,8 +77,8 @@ def _sort_by_depth(depths, radii):
 
 
 @kernel()
-def _fill_pack(first, last, order, means2d, conics, opacities, colours, pack):
-    half = means2d.dtype.type(0.5)
+def _fill_pack(first, last, order, means2d, conics, opacities, colours, radii, pack):
+    half, sure = means2d.dtype.type(0.5), means2d.dtype.type(1e-3)
     for k in range(np.uint64(first), np.uint64(last)):
         i = np.uint64(order[k])
         A, B, C, o = conics[i, 0], conics[i, 1], conics[i, 2], opacities[i]
@@ -88,8 +88,11 @@ def _fill_pack(first, last, order, means2d, conics, opacities, colours, pack):
         pack[k, 0], pack[k, 1] = means2d[i, 0] - half, means2d[i, 1] - half
         pack[k, 2], pack[k, 3], pack[k, 4], pack[k, 5] = A, B, C, o
         pack[k, 6], pack[k, 7], pack[k, 8] = colours[i, 0], colours[i, 1], colours[i, 2]
-        pack[k, 9] = math.sqrt(t * C / det)
-        pack[k, 10] = math.sqrt(t * A / det)
+        # Of a needle the rounded conic no longer says how long it is; its covariance did.
+        if det > sure * A * C:
+            pack[k, 9], pack[k, 10] = math.sqrt(t * C / det), math.sqrt(t * A / det)
+        else:
+            pack[k, 9], pack[k, 10] = radii[i, 0], radii[i, 1]
         pack[k, 11] = t
 
 
@@ -207,7 +210,8 @@ def bin_tiles(
     count = len(order)
     pack = np.empty((count, PACK), means2d.dtype)
     team.rows(
-        lambda a, b: _fill_pack(a, b, order, means2d, conics, opacities, colours, pack), count
+        lambda a, b: _fill_pack(a, b, order, means2d, conics, opacities, colours, radii, pack),
+        count,
     )
     slots = np.zeros(count + 1, np.int64)
     parts = team.threads if count > 4096 else 1

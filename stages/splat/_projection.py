@@ -2,8 +2,8 @@
 
 Zwicker et al. 2001, EWA volume splatting, with gsplat's conventions: the covariance
 R S S R^T is carried through the camera and the perspective's Jacobian, and `eps2d` px^2 of blur
-are added. With M = R S and U = J W M the covariance on the image is U U^T, so its determinant is
-never negative, and the chain rule stays short.
+are added. With M = R S and U = J W M the covariance on the image is U U^T: its determinant is a
+sum of squares, and the chain rule stays short.
 
 Letters: N Gaussians. All arrays are of one float type.
 """
@@ -58,6 +58,19 @@ def _clamp_ratio(t, centre, focal, size, one):
 
 
 @kernel()
+def _cross(U):
+    """Return the cross product of the rows of U [2, 3]; its square is det(U U^T) (Lagrange).
+
+    As a difference of products, float32 loses the determinant of needles of some 500 px and more.
+    """
+    return (
+        U[0, 1] * U[1, 2] - U[0, 2] * U[1, 1],
+        U[0, 2] * U[1, 0] - U[0, 0] * U[1, 2],
+        U[0, 0] * U[1, 1] - U[0, 1] * U[1, 0],
+    )
+
+
+@kernel()
 def project(
     first, last, means, quats, log_scales, logits, view, lens, frame, antialiased,
     means2d, depths, conics, opacities, radii,
@@ -84,6 +97,7 @@ def project(
     fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
     width, height, near, far, eps2d = frame[0], frame[1], frame[2], frame[3], frame[4]
     one = means.dtype.type(1)
+    U = np.empty((2, 3), means.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
         radii[i, 0] = 0
         radii[i, 1] = 0
@@ -114,15 +128,18 @@ def project(
             p2 = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2
             u0 = fx * iz * (p0 - xr * p2)
             u1 = fy * iz * (p1 - yr * p2)
+            U[0, k], U[1, k] = u0, u1
             c00 += u0 * u0
             c01 += u0 * u1
             c11 += u1 * u1
         b00, b11 = c00 + eps2d, c11 + eps2d
-        det = b00 * b11 - c01 * c01
+        n0, n1, n2 = _cross(U)
+        sharp = n0 * n0 + n1 * n1 + n2 * n2
+        det = sharp + eps2d * (c00 + b11)
         if not (0 < det < np.inf):
             continue
         if antialiased:
-            opacity *= np.sqrt(max((c00 * c11 - c01 * c01) / det, one * 0))
+            opacity *= np.sqrt(sharp / det)
             if not opacity >= ALPHA_MIN:
                 continue
         u, v = fx * x * iz + cx, fy * y * iz + cy
@@ -137,8 +154,8 @@ def project(
         conics[i, 0], conics[i, 1], conics[i, 2] = b11 / det, -c01 / det, b00 / det
         opacities[i] = opacity
         # A camera inside a Gaussian sees it everywhere: any radius beyond the image will do.
-        radii[i, 0] = np.int32(min(rx, one * 1_000_000))
-        radii[i, 1] = np.int32(min(ry, one * 1_000_000))
+        radii[i, 0] = np.int32(min(rx, 1_000_000_000))
+        radii[i, 1] = np.int32(min(ry, 1_000_000_000))
 
 
 @kernel()
@@ -213,7 +230,9 @@ def project_backward(
             c01 += U[0, k] * U[1, k]
             c11 += U[1, k] * U[1, k]
         b00, b11 = c00 + eps2d, c11 + eps2d
-        det = b00 * b11 - c01 * c01
+        n = _cross(U)
+        sharp = n[0] * n[0] + n[1] * n[1] + n[2] * n[2]
+        det = sharp + eps2d * (c00 + b11)
         A, B, C = b11 / det, -c01 / det, b00 / det
         # H is the gradient of the covariance, from -Y G Y with Y the conic.
         g0, g1, g2 = v_conics[i, 0], half * v_conics[i, 1], v_conics[i, 2]
@@ -222,15 +241,14 @@ def project_backward(
         h00, h01, h11 = -(t0 * A + t1 * B), -(t0 * B + t1 * C), -(s0 * B + s1 * C)
         opacity = one / (one + math.exp(-logits[i]))
         v_opacity = v_opacities[i]
+        v_sharp = one * 0
         if antialiased:
-            rest = (c00 * c11 - c01 * c01) / det
-            rho = np.sqrt(max(rest, one * 0))
-            if rho > 0:
-                v_rest = v_opacity * opacity * half / rho / det
-                v_det = -v_rest * rest
-                h00 += v_rest * c11 + v_det * b11
-                h11 += v_rest * c00 + v_det * b00
-                h01 -= (v_rest + v_det) * c01
+            rest = sharp / det
+            rho = np.sqrt(rest)
+            v_rest = v_opacity * opacity * half / rho / det
+            h00 -= v_rest * rest * eps2d
+            h11 -= v_rest * rest * eps2d
+            v_sharp = v_rest * eps2d * (c00 + b11) / det
             v_opacity *= rho
         v_logits[i] = v_opacity * opacity * (one - opacity)
         # U = J P; J = [[fx/z, 0, -fx xr/z], [0, fy/z, -fy yr/z]].
@@ -243,8 +261,9 @@ def project_backward(
                 vR[j, k] = 0
         vM = vR
         for k in range(3):
-            w0 = 2 * (h00 * U[0, k] + h01 * U[1, k])
-            w1 = 2 * (h01 * U[0, k] + h11 * U[1, k])
+            j, m = (k + 1) % 3, (k + 2) % 3
+            w0 = 2 * (h00 * U[0, k] + h01 * U[1, k] + v_sharp * (U[1, j] * n[m] - U[1, m] * n[j]))
+            w1 = 2 * (h01 * U[0, k] + h11 * U[1, k] + v_sharp * (n[j] * U[0, m] - n[m] * U[0, j]))
             v_xr -= w0 * fx * iz * P[2, k]
             v_yr -= w1 * fy * iz * P[2, k]
             vz -= (w0 * U[0, k] + w1 * U[1, k]) * iz

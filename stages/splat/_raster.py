@@ -35,7 +35,7 @@ GRADIENTS = 9
 @kernel()
 def _span(centre, reach, size):
     """Return the first and one past the last pixel within reach, of `size`."""
-    low = max(np.ceil(centre - reach), 0.0)
+    low = min(max(np.ceil(centre - reach), 0.0), size * 1.0)
     high = min(np.floor(centre + reach) + 1.0, size)
     return np.uint64(low), np.uint64(max(high, low))
 
