@@ -83,7 +83,7 @@ def _compare(first, last, maps, window, slopes, totals):
     """
     size = maps.shape[2]
     dtype = maps.dtype
-    one, two = dtype.type(1), dtype.type(2)
+    zero, one, two = dtype.type(0), dtype.type(1), dtype.type(2)
     c1, c2 = dtype.type(C1), dtype.type(C2)
     blurred = np.empty((5, size), dtype)
     s = np.empty((3, size), dtype)
@@ -94,7 +94,8 @@ def _compare(first, last, maps, window, slopes, totals):
         total = dtype.type(0)
         for k in range(np.uint64(size)):
             ma, mb = blurred[0, k], blurred[1, k]
-            va, vb = blurred[2, k] - ma * ma, blurred[3, k] - mb * mb
+            # Rounding can make the variance of a bright, even patch negative.
+            va, vb = max(blurred[2, k] - ma * ma, zero), max(blurred[3, k] - mb * mb, zero)
             A, B = two * ma * mb + c1, two * (blurred[4, k] - ma * mb) + c2
             C, D = ma * ma + mb * mb + c1, va + vb + c2
             inverse = one / (C * D)
