@@ -33,7 +33,7 @@ class Rendering:
 
     @property
     def seen(self) -> Tensor:
-        """bool [N]: the Gaussians that touch the image."""
+        """Return which Gaussians touch the image, bool [N]."""
         return (self.info["radii"] > 0).all(dim=-1)[0]
 
 

@@ -1,0 +1,100 @@
+"""Where training begins: a Gaussian at every point, as wide as the way to its neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import Parameter
+
+from pipeline.errors import PartNotMade
+from pipeline.geometry import invert, project
+from pipeline.messages import Points, Views
+from stages.splat._harmonics import SH0
+
+__all__ = ["NAMES", "initial_gaussians", "scene_points"]
+
+Array = npt.NDArray[Any]
+
+NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
+NEIGHBOURS = 3
+OPACITY = 0.5
+"""3DGS starts at 0.1; with a short budget 0.5 comes further."""
+
+
+def scene_points(
+    views: Views, points: Points | None, most: int, seed: int
+) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Return at most `most` points [N, 3] and colours [N, 3] of surface and sparse points.
+
+    Points that are not finite and those that no camera sees are left out. The surface is thinned
+    at random; the sparse points are all kept, since they also tell of what fusion left out.
+
+    Raises:
+        PartNotMade: There are none.
+    """
+    sets = [(views.points, views.points_rgb)]
+    if points is not None:
+        sets.append((points.xyz, points.rgb))
+    rng = np.random.default_rng([seed, 11])
+    chosen: list[tuple[Array, Array]] = []
+    room = most
+    for xyz, rgb in sets:
+        rows = np.flatnonzero(np.isfinite(xyz).all(axis=1))
+        rows = rows[_seen(xyz[rows], views)]
+        if len(rows) > room:
+            rows = np.sort(rng.choice(rows, room, replace=False))
+        room -= len(rows)
+        chosen.append((xyz[rows], rgb[rows]))
+    xyz = np.concatenate([part for part, _ in chosen])
+    if len(xyz) == 0:
+        raise PartNotMade(
+            "splats need points to begin with, but neither the point cloud nor the sparse points "
+            "hold one that a camera sees; lower fuse.min_views, or give more views"
+        )
+    return xyz, np.concatenate([part for _, part in chosen])
+
+
+def _seen(xyz: Array, views: Views) -> npt.NDArray[np.bool_]:
+    height, width = views.images.shape[1:3]
+    seen = np.zeros(len(xyz), np.bool_)
+    for K, T in zip(views.intrinsics, views.T_world_camera, strict=True):
+        uv, z = project(xyz, K, invert(T))
+        with np.errstate(invalid="ignore"):
+            seen |= (z > 0) & (uv >= 0).all(axis=1) & (uv < (width, height)).all(axis=1)
+    return seen
+
+
+def initial_gaussians(
+    xyz: Array, rgb: npt.NDArray[np.uint8], degree: int, device: str
+) -> dict[str, Parameter]:
+    """Return round Gaussians of opacity 0.5 at the points [N, 3], of their colours [N, 3]."""
+    count = len(xyz)
+    quats = torch.zeros(count, 4)
+    quats[:, 0] = 1
+    tensors: dict[str, Tensor] = {
+        "means": torch.from_numpy(xyz.astype(np.float32)),
+        "scales": torch.from_numpy(np.log(_spacing(xyz))).float()[:, None].repeat(1, 3),
+        "quats": quats,
+        "opacities": torch.logit(torch.full((count,), OPACITY)),
+        "sh0": torch.from_numpy((rgb.astype(np.float32) / 255 - 0.5) / np.float32(SH0))[:, None],
+        "shN": torch.zeros(count, (degree + 1) ** 2 - 1, 3),
+    }
+    return {name: Parameter(tensors[name].contiguous().to(device)) for name in NAMES}
+
+
+def _spacing(xyz: Array) -> npt.NDArray[np.float64]:
+    """Return the root mean square distance of each point to its three nearest neighbours."""
+    extent = float(np.linalg.norm(np.ptp(xyz, axis=0))) or 1.0
+    if len(xyz) < 2:
+        return np.full(len(xyz), 0.01 * extent)
+    nearest = min(NEIGHBOURS, len(xyz) - 1)
+    distance, _ = cKDTree(xyz).query(xyz, k=nearest + 1)
+    spacing = np.sqrt(np.mean(np.square(distance[:, 1:]), axis=1))
+    # Twins would be points of no size, and strays as large as the scene.
+    middle = float(np.median(spacing))
+    return np.clip(spacing, max(0.05 * middle, 1e-7 * extent), 20 * middle or extent)

@@ -1,0 +1,33 @@
+"""The options of the training, the same for every backend."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.stage import Options
+
+__all__ = ["TrainingOptions"]
+
+
+class TrainingOptions(Options):
+    """How long to train, how large a scene to make, and what to measure it by."""
+
+    steps: int = Field(2000, ge=0, le=10_000_000, description="train for so many steps")
+    seconds: float = Field(
+        100.0, ge=0, description="stop after so long even if the steps are not done"
+    )
+    strategy: Literal["default", "mcmc"] = Field(
+        "default", description="how Gaussians are added: gsplat's DefaultStrategy or MCMC"
+    )
+    gaussians: int = Field(
+        0, ge=0, le=20_000_000, description="grow to so many; 0: by the size of the pictures"
+    )
+    largest_px: int = Field(640, ge=16, le=8192, description="train on pictures of this size")
+    degree: int = Field(3, ge=0, le=3, description="of the spherical harmonics: 0, 1, 2 or 3")
+    dssim: float = Field(0.2, ge=0, le=1, description="weight of the structural loss")
+    antialiased: bool = Field(False, description="Mip-Splatting's compensation for the blur")
+    learning_rate: float = Field(1.0, gt=0, le=100, description="factor on all learning rates")
+    refine_poses: bool = Field(False, description="let the training move the cameras")
+    exposure: bool = Field(False, description="let the training correct each picture's exposure")

@@ -1,0 +1,95 @@
+"""The photographs that splats are trained on, and those kept out to measure them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.geometry import invert, scale_intrinsics
+from pipeline.messages import Views
+
+__all__ = ["HELD_OUT_EVERY", "Photographs", "Shot"]
+
+HELD_OUT_EVERY = 8
+"""Every 8th view, from the first, measures and does not train (Mip-NeRF 360, 3DGS, gsplat)."""
+LEAST_TO_HOLD_OUT = 8
+"""With fewer views than this all are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One photograph at some resolution, with its camera."""
+
+    number: int
+    """Of the view."""
+    target: Tensor
+    """float32 [H, W, 3] in 0..1."""
+    view: Tensor
+    """float32 [4, 4]: world to camera."""
+    K: Tensor
+    """float32 [3, 3] px for this resolution."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) px."""
+        return self.target.shape[1], self.target.shape[0]
+
+
+class Photographs:
+    """The views' pictures at the training's resolution, halved while it warms up.
+
+    Args:
+        views: Posed keyframes.
+        largest_px: The longer side is brought down to this.
+        device: Where the tensors go.
+    """
+
+    def __init__(self, views: Views, largest_px: int, device: str) -> None:
+        height, width = views.images.shape[1:3]
+        share = min(1.0, largest_px / max(width, height))
+        self.size = (max(1, round(width * share)), max(1, round(height * share)))
+        self.device = device
+        self._views = views
+        count = len(views.images)
+        every = np.arange(count)
+        self.held_out = every[::HELD_OUT_EVERY] if count >= LEAST_TO_HOLD_OUT else every[:0]
+        self.trained = np.setdiff1d(every, self.held_out)
+        # inverse() of a pose that is not quite rigid would move the camera.
+        self._view = np.stack([invert(T) for T in views.T_world_camera]).astype(np.float32)
+        self._scaled: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def shot(self, number: int, halvings: int = 0) -> Shot:
+        """Return a view, its sides halved so many times."""
+        size = self._size(halvings)
+        picture = self._pictures(halvings)[number]
+        height, width = self._views.images.shape[1:3]
+        K = scale_intrinsics(self._views.intrinsics[number], size[0] / width, size[1] / height)
+        target = torch.from_numpy(picture).to(self.device).float().mul_(1 / 255)
+        return Shot(
+            number,
+            target,
+            torch.from_numpy(self._view[number]).to(self.device),
+            torch.from_numpy(K.astype(np.float32)).to(self.device),
+        )
+
+    def _size(self, halvings: int) -> tuple[int, int]:
+        width, height = (max(1, side >> halvings) for side in self.size)
+        return width, height
+
+    def _pictures(self, halvings: int) -> npt.NDArray[np.uint8]:
+        """Return all pictures at a resolution; only the last one asked for is held."""
+        if halvings not in self._scaled:
+            size = self._size(halvings)
+            images: Any = self._views.images
+            if images.shape[2:0:-1] != size:
+                images = np.stack(
+                    [cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in images]
+                )
+            self._scaled = {halvings: np.array(images)}
+        return self._scaled[halvings]

@@ -1,0 +1,78 @@
+"""When what happens: every milestone is a fraction of the budget, so that any budget works."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+__all__ = ["Budget", "Schedule"]
+
+
+@dataclass
+class Budget:
+    """Steps, and seconds as a guard: whichever is used up first."""
+
+    steps: int
+    seconds: float
+    clock: Callable[[], float] = time.perf_counter
+    used_s: float = 0.0
+    """By the run that is resumed."""
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock() - self.used_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds used."""
+        return self.clock() - self._began
+
+    def progress(self, step: int) -> float:
+        """Return how much of the budget is used up after `step` steps, 0 to 1."""
+        by_steps = step / self.steps if self.steps else 1.0
+        by_time = self.elapsed_s / self.seconds if self.seconds else 1.0
+        return min(max(by_steps, by_time), 1.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a share of the budget means."""
+
+    degree: int
+    half_until: float = 0.25
+    """At half resolution until then: a quarter of the cost, and coarse comes first."""
+    grow_from: float = 0.04
+    grow_until: float = 0.6
+    refinements: int = 24
+    settle_from: float = 0.7
+    """From then on all rates fall."""
+
+    def halvings(self, p: float) -> int:
+        """Return how often the pictures' sides are halved."""
+        return 1 if p < self.half_until else 0
+
+    def harmonics(self, p: float) -> int:
+        """Return the degree in use."""
+        return min(self.degree, int(p / 0.1))
+
+    def refinement(self, p: float) -> int:
+        """Return the number of refinements due so far."""
+        share = (p - self.grow_from) / (self.grow_until - self.grow_from)
+        return math.floor(min(max(share, 0.0), 1.0) * self.refinements)
+
+    def planned(self, p: float, first: int, last: int) -> int:
+        """Return how many Gaussians there should be: from `first` to `last`, fast then slow."""
+        share = (p - self.grow_from) / (self.grow_until - self.grow_from)
+        share = min(max(share, 0.0), 1.0)
+        return round(first + (last - first) * (1 - (1 - share) ** 2))
+
+    def rate(self, p: float) -> float:
+        """Return the factor on all rates but that of the means."""
+        late = max(p - self.settle_from, 0.0) / (1 - self.settle_from)
+        return 0.1**late
+
+    def rate_of_means(self, p: float) -> float:
+        """Return the factor on the means' rate: 3DGS's decay to a hundredth."""
+        return 0.01**p
