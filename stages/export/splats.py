@@ -1,0 +1,29 @@
+"""`splats.ply`: the Gaussians in the 3DGS layout that every viewer of splats reads."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pipeline.messages import Splats
+from pipeline.stage import Options, Stage
+from stages.export._gaussian_ply import write_gaussian_ply
+from stages.export._gaussians import writable
+from stages.export._publish import publish
+
+__all__ = ["Config", "Model"]
+
+
+class Config(Options):
+    """No options."""
+
+
+class Model(Stage[Config]):
+    """Writes binary PLY; a scene of no Gaussians is a valid file without vertices."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def process(self, splats: Splats) -> None:
+        """Write the scene."""
+        kept = writable(self, splats, "splats.ply")
+        with publish(self, "splats.ply", "splats") as path:
+            write_gaussian_ply(path, kept)
