@@ -1,4 +1,4 @@
-"""The command: `reel3d run`, `view`, `options` and `doctor`.
+"""The command: `reel3d run`, `view`, `render`, `options` and `doctor`.
 
 Exit codes: 0 done · 2 bad command, configuration or output folder · 3 unusable source ·
 4 finished, but a part could not be made (each is named) · 130 interrupted · 1 a bug.
@@ -26,6 +26,7 @@ from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions, is_override, load, presets
 from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
+from pipeline.render import add_render
 from pipeline.run import Result, run, version
 from pipeline.source import Source
 from pipeline.stage import Context, Options, find, models, options_of
@@ -116,7 +117,12 @@ def _parser() -> _Parser:
     view = commands.add_parser("view", help="look at a run in Open3D, or at its report")
     view.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
     view.add_argument("--screenshot", type=Path, metavar="FILE.png", help="write a picture instead")
+    view.add_argument(
+        "--cloud", action="store_true", help="show the point cloud (or mesh) where there are splats"
+    )
     view.set_defaults(command=_view)
+
+    add_render(commands)
 
     options = commands.add_parser("options", help="list the models and options of the stages")
     options.add_argument("steps", nargs="*", metavar="STEP", help="such as depth, or export.points")
@@ -258,7 +264,7 @@ def _view(options: argparse.Namespace, console: Console) -> int:
         return 0
     viewer: Any = find("view", "open3d")(options_of("view", "open3d")())
     viewer.open(Context(report=lambda event: _tell(event, console)))
-    viewer.show(folder, options.screenshot)
+    viewer.show(folder, options.screenshot, cloud=options.cloud)
     if options.screenshot is not None:
         print(options.screenshot)
     return 0

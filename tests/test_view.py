@@ -277,10 +277,12 @@ def test_a_process_that_dies_or_hangs_is_words(run_folder, monkeypatch):
     # A driver that cannot exist: Open3D then ends its process.
     for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
         monkeypatch.setenv(name, "/nowhere.json")
-    trouble = view_open3d._draw("picture", run_folder, "/dev/null/a.png", "32", "32", timeout_s=60)
+    trouble = view_open3d._draw(
+        "picture", "cloud", run_folder, "/dev/null/a.png", "32", "32", timeout_s=60
+    )
     assert trouble
     assert "\n" not in trouble
-    assert "within 0.01 s" in view_open3d._draw("picture", run_folder, timeout_s=0.01)
+    assert "within 0.01 s" in view_open3d._draw("picture", "cloud", run_folder, timeout_s=0.01)
 
 
 def test_open3d_draws_or_says_why(run_folder, tmp_path):

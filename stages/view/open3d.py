@@ -12,17 +12,19 @@ import sys
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 import stages
 from pipeline.atomic import replacing
 from pipeline.errors import UsageError
 from pipeline.stage import Options, Stage
+from stages.view._drawing import SplatArtist, write_png
 from stages.view._overview import overview
 from stages.view._render import render_scene
 from stages.view._scene import Scene, read_scene
+from stages.view._splat_scene import SPLATS, SplatScene, read_splat_scene
 
 __all__ = ["Config", "Model"]
 
@@ -35,7 +37,7 @@ class Config(Options):
     width: int = Field(1280, ge=16, le=8192, description="of the picture, px")
     height: int = Field(720, ge=16, le=8192, description="of the picture, px")
     renderer: Literal["auto", "open3d", "software"] = Field(
-        "auto", description="who draws the picture: Open3D, or a z-buffer that needs no driver"
+        "auto", description="who draws the picture: Open3D, or reel3d itself, which needs no driver"
     )
     patience_s: float = Field(60.0, gt=0, description="how long Open3D may take for the picture")
 
@@ -45,38 +47,42 @@ class Model(Stage[Config]):
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"
 
-    def show(self, folder: Path, screenshot: Path | None = None) -> None:
-        """Show the cloud (else the mesh), the camera's path and the cameras of a run folder.
+    def show(self, folder: Path, screenshot: Path | None = None, *, cloud: bool = False) -> None:
+        """Show the splats of a run folder; without any the cloud (else the mesh) and the cameras.
 
         Args:
             folder: A run folder; nothing in it is trusted.
             screenshot: Write this PNG instead of opening a window; no display is needed.
+            cloud: Show the cloud though there are splats.
 
         Raises:
             UsageError: The folder holds nothing in 3D or is broken, there is no display, or
                 Open3D is not installed or cannot draw.
         """
-        scene = read_scene(folder)
+        splats = not cloud and (folder / SPLATS).is_file()
+        scene = read_splat_scene(folder, self.warn) if splats else read_scene(folder)
         if screenshot is not None:
             self._picture(folder, scene, screenshot)
             return
         advice = f"open {folder / 'report.html'} in a browser, or add --screenshot FILE.png"
         if sys.platform == "linux" and not _has_display():
             raise UsageError(f"there is no display to open a window on: {advice}")
-        trouble = _draw("window", folder, timeout_s=None)
+        trouble = _draw("window", _what(scene), folder, timeout_s=None)
         if trouble:
             raise UsageError(f"Open3D's window failed ({trouble}): {advice}")
 
-    def _picture(self, folder: Path, scene: Scene, screenshot: Path) -> None:
+    def _picture(self, folder: Path, scene: Scene | SplatScene, screenshot: Path) -> None:
         if screenshot.suffix.lower() != ".png":
             raise UsageError(f"a screenshot is a .png file, got '{screenshot.name}'")
         size = (self.config.width, self.config.height)
         with replacing(screenshot) as temporary:
-            if self.config.renderer != "software":
+            if self._asks_open3d(scene):
                 # An empty file must not pass for a picture.
                 temporary.unlink()
                 arguments = (str(temporary), *map(str, size))
-                trouble = _draw("picture", folder, *arguments, timeout_s=self.config.patience_s)
+                trouble = _draw(
+                    "picture", _what(scene), folder, *arguments, timeout_s=self.config.patience_s
+                )
                 if not trouble and temporary.is_file():
                     return
                 trouble = trouble or "it wrote no picture"
@@ -89,22 +95,44 @@ class Model(Stage[Config]):
                     f"Open3D cannot draw without a window here ({trouble}); the picture was drawn "
                     f"in software instead. For Open3D's, install {DRIVERS}"
                 )
-            xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
-            image = render_scene(scene, overview(xyz, scene.cameras), size)
-            encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-            temporary.write_bytes(encoded.tobytes())
+            write_png(temporary, self._in_software(scene, size))
+
+    def _asks_open3d(self, scene: Scene | SplatScene) -> bool:
+        """Say whether Open3D is to draw the picture.
+
+        Splats are drawn on the CPU unless Open3D is named: on Mesa's software Vulkan, which is
+        what a machine without a display has, it leaves some tiles black, each time others
+        (measured: 0.20, Mesa 22.3).
+        """
+        if self.config.renderer == "auto":
+            return not isinstance(scene, SplatScene)
+        return self.config.renderer == "open3d"
+
+    def _in_software(
+        self, scene: Scene | SplatScene, size: tuple[int, int]
+    ) -> npt.NDArray[np.uint8]:
+        if isinstance(scene, SplatScene):
+            threads = self.context.threads
+            with SplatArtist(scene.splats, size, depth=False, threads=threads) as artist:
+                return artist.picture(scene.intrinsics(*size), scene.pose)
+        xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
+        return render_scene(scene, overview(xyz, scene.cameras), size)
+
+
+def _what(scene: Scene | SplatScene) -> str:
+    return "splats" if isinstance(scene, SplatScene) else "cloud"
 
 
 def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _draw(what: str, folder: Path, *arguments: str, timeout_s: float | None) -> str:
+def _draw(how: str, what: str, folder: Path, *arguments: str, timeout_s: float | None) -> str:
     """Let a process of its own draw; return what went wrong in a few words, or nothing."""
     root = str(Path(stages.__path__[0]).parent)
     paths = [root, os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    command = [sys.executable, "-m", "stages.view._open3d", what, str(folder.resolve())]
+    command = [sys.executable, "-m", "stages.view._open3d", how, what, str(folder.resolve())]
     try:
         done = subprocess.run(
             [*command, *arguments],

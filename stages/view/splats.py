@@ -1,0 +1,184 @@
+"""Splats from one camera as a picture, or along a camera path as a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.atomic import replacing
+from pipeline.camera_path import fit_intrinsics, look_at, orbit, orbit_focus, through
+from pipeline.errors import UsageError, did_you_mean
+from pipeline.messages import Splats
+from pipeline.stage import Options, Stage
+from stages.view._drawing import SplatArtist, solid_points, write_png
+from stages.view._keyframes import Keyframes
+from stages.view._overview import FIELD_OF_VIEW, overview
+from stages.view._path_file import read_path_file
+from stages.view._splat_scene import SPLATS, USUAL_SIZE, read_scene_of_splats
+
+__all__ = ["Config", "Model"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Config(Options):
+    """From where, how large and how long."""
+
+    at: int | None = Field(None, ge=0, description="draw the view of this source frame")
+    path: str | None = Field(None, description="orbit, train, or a JSON file of cameras")
+    width: int | None = Field(None, ge=16, le=8192, description="of the picture, px")
+    height: int | None = Field(None, ge=16, le=8192, description="of the picture, px")
+    fps: float = Field(30.0, ge=1, le=240, description="pictures a second of the video")
+    seconds: float = Field(6.0, ge=0.1, le=600, description="length of the video")
+    depth: bool = Field(False, description="draw depth, red near and blue far")
+    quality: int = Field(18, ge=0, le=51, description="x264 rate factor; lower is better")
+
+
+class Model(Stage[Config]):
+    """Not part of the chain: `reel3d render` calls `render`."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def render(self, source: Path, out: Path) -> None:
+        """Draw the splats of a run folder, or of a .ply file, to a .png or .mp4 file.
+
+        Raises:
+            UsageError: There are no splats, no such camera, or the files do not fit together.
+        """
+        suffix = out.suffix.lower()
+        if suffix not in (".png", ".mp4"):
+            raise UsageError(
+                f"'{out.name}' is neither a picture nor a video; name it .png (one camera) or "
+                ".mp4 (a camera path)"
+            )
+        if self.config.at is not None and suffix == ".mp4":
+            raise UsageError("one camera makes a picture: with --at name it .png")
+        scene, keyframes = self._read(source)
+        size = self._size(keyframes)
+        K, T = self._cameras(scene, keyframes, size, still=suffix == ".png")
+        threads = self.context.threads
+        with (
+            SplatArtist(scene, size, depth=self.config.depth, threads=threads) as artist,
+            replacing(out) as temporary,
+        ):
+            if suffix == ".png":
+                write_png(temporary, artist.picture(K[0], T[0]))
+                return
+            artist.video(
+                temporary,
+                K,
+                T,
+                fps=self.config.fps,
+                quality=self.config.quality,
+                progress=self.progress,
+            )
+
+    def _read(self, source: Path) -> tuple[Splats, Keyframes | None]:
+        if not source.exists():
+            raise UsageError(f"there is no run folder or .ply file {source}")
+        if not source.is_dir():
+            return read_scene_of_splats(source, self.warn), None
+        path = source / SPLATS
+        if not path.is_file():
+            raise UsageError(
+                f"{source} holds no splats (there is no {SPLATS}); `reel3d run … --resume` with "
+                "the step splat makes them, and report.html there says what went wrong"
+            )
+        scene = read_scene_of_splats(path, self.warn)
+        if (source / "transforms.json").is_file() or not self._own_path:
+            return scene, Keyframes.read(source)
+        return scene, None
+
+    @property
+    def _own_path(self) -> bool:
+        """Whether the path is a file, which needs no camera of the run."""
+        return self.config.at is None and self.config.path not in (None, "orbit", "train")
+
+    def _size(self, keyframes: Keyframes | None) -> tuple[int, int]:
+        width, height = self.config.width, self.config.height
+        if width and height:
+            return width, height
+        return keyframes.size if keyframes else USUAL_SIZE
+
+    def _cameras(
+        self, scene: Splats, keyframes: Keyframes | None, size: tuple[int, int], *, still: bool
+    ) -> tuple[Array, Array]:
+        """Return intrinsics [N, 3, 3] for `size` and poses [N, 4, 4]."""
+        if self.config.at is not None:
+            if keyframes is None:
+                raise UsageError("a .ply file knows no frames; --at needs a run folder")
+            T, K, said = keyframes.at(self.config.at)
+            if said:
+                self.warn(said)
+            return fit_intrinsics(K, keyframes.size, size)[None], T[None]
+        count = max(1, round(self.config.fps * self.config.seconds))
+        path = self.config.path
+        if path not in (None, "orbit", "train"):
+            return self._from_file(Path(path), keyframes, size, count, still=still)
+        if still and path is not None:
+            raise UsageError(f"--path {path} makes a video: name it .mp4, or give --at FRAME")
+        if keyframes is None:
+            if path == "train":
+                raise UsageError("a .ply file has no training cameras; --path train needs a run")
+            return _turntable(scene, size, count)
+        K = fit_intrinsics(keyframes.usual, keyframes.size, size)
+        poses, xyz = keyframes.T_world_camera, solid_points(scene)
+        if path == "train":
+            focus, _ = orbit_focus(poses, keyframes.usual, keyframes.size, xyz)
+            away = float(np.median(np.linalg.norm(poses[:, :3, 3] - focus, axis=1)))
+            T = through(poses, count, away)[0]
+        else:
+            T = orbit(poses, keyframes.usual, keyframes.size, xyz, count)
+        return np.repeat(K[None], len(T), axis=0), T
+
+    def _from_file(
+        self,
+        path: Path,
+        keyframes: Keyframes | None,
+        size: tuple[int, int],
+        count: int,
+        *,
+        still: bool,
+    ) -> tuple[Array, Array]:
+        if path.suffix.lower() != ".json":
+            hint = did_you_mean(str(path), ("orbit", "train"))
+            raise UsageError(
+                f"there is no camera path '{path}'; allowed are orbit, train and FILE.json{hint}"
+            )
+        focal = size[1] / 2 / np.tan(FIELD_OF_VIEW / 2)
+        usual = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
+        if keyframes is not None:
+            usual = fit_intrinsics(keyframes.usual, keyframes.size, size)
+        poses, K = read_path_file(path, size, usual)
+        if still:
+            if len(poses) > 1:
+                raise UsageError(
+                    f"{path} holds {len(poses)} cameras, which make a video: name it .mp4"
+                )
+            return K, poses
+        # Positions alone say how far things are: as far as the path is long.
+        away = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
+        T, stands = through(poses, count, away)
+        before = np.minimum(stands.astype(int), max(len(K) - 2, 0))
+        after = np.minimum(before + 1, len(K) - 1)
+        share = (stands - before)[:, None, None]
+        return (1 - share) * K[before] + share * K[after], T
+
+
+def _turntable(scene: Splats, size: tuple[int, int], count: int) -> tuple[Array, Array]:
+    """Return cameras on a circle round the middle of splats that nobody says more about."""
+    view = overview(solid_points(scene).astype(np.float32), None)
+    arm, up = view.eye - view.centre, view.up
+    angle = 2 * np.pi * np.arange(count)[:, None] / count
+    # Rodrigues' formula: turn the arm about the upward direction.
+    turned = (
+        np.cos(angle) * arm
+        + np.sin(angle) * np.cross(up, arm)
+        + (1 - np.cos(angle)) * (up @ arm) * up
+    )
+    T = look_at(view.centre + turned, view.centre, up)
+    return np.repeat(view.intrinsics(*size)[None], count, axis=0), T
