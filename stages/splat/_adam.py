@@ -18,16 +18,19 @@ __all__ = ["SelectiveAdam"]
 
 
 @kernel()
-def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, eps):
-    """Move rows `first` to `last` of `value` [N, K] that were seen."""
-    one = value.dtype.type(1)
+def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, rest1, rest2, eps):
+    """Move rows `first` to `last` of `value` [N, K] that were seen.
+
+    `rest` is 1 - beta, made outside: the compiler would make g^2 - beta g^2 of it, which float32
+    rounds to 6e-5.
+    """
     for i in range(np.uint64(first), np.uint64(last)):
         if not seen[i]:
             continue
         for k in range(np.uint64(value.shape[1])):
             g = gradient[i, k]
-            m = beta1 * mean[i, k] + (one - beta1) * g
-            v = beta2 * square[i, k] + (one - beta2) * g * g
+            m = beta1 * mean[i, k] + rest1 * g
+            v = beta2 * square[i, k] + rest2 * g * g
             mean[i, k], square[i, k] = m, v
             value[i, k] -= lr * m / (np.sqrt(v) + eps)
 
@@ -46,6 +49,7 @@ class SelectiveAdam(torch.optim.Adam):
             parameter = group["params"][0]
             if parameter.grad is None or parameter.numel() == 0:
                 continue
+            assert parameter.is_contiguous(), "the steps would go to a copy"
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.tensor(0.0)
@@ -56,7 +60,9 @@ class SelectiveAdam(torch.optim.Adam):
                 for tensor in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
             ]
             dtype = arrays[0].dtype.type
-            numbers = [dtype(x) for x in (group["lr"], *group["betas"], group["eps"])]
+            betas = [dtype(beta) for beta in group["betas"]]
+            rests = [dtype(1) - beta for beta in betas]
+            numbers = [dtype(group["lr"]), *betas, *rests, dtype(group["eps"])]
             seen = visibility.numpy()
             self._team.rows(lambda a, b: _step(a, b, seen, *arrays, *numbers), len(seen))  # noqa: B023
 

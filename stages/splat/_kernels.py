@@ -7,11 +7,13 @@ Kernels take float32 (training) and float64 (to check gradients) alike.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,29 @@ from numba.extending import intrinsic, overload
 
 __all__ = ["Team", "exp_negative", "kernel"]
 
-kernel = partial(
+_INLINED = ("_kernels.py", "_projection.py", "_binning.py")
+"""The files whose functions and constants are compiled into the kernels of other files."""
+_SOURCES = hashlib.sha256(
+    b"".join(Path(__file__).with_name(name).read_bytes() for name in _INLINED)
+).hexdigest()
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function, once: the machine code is kept on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled = _compile(**options)(function)
+        # numba renews machine code when the function's own file has changed; what is inlined from
+        # other files would stay as it was, after an update too.
+        kept = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+        if kept is not None:
+            kept._source_stamp = f"{kept._source_stamp} {_SOURCES}"
+        return compiled
+
+    return decorate
+
+
+_compile = partial(
     njit,
     cache=True,
     nogil=True,
