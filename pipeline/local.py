@@ -47,8 +47,8 @@ class Watch(Protocol):
         """Say up to which time of the source clips have passed."""
         ...
 
-    def progress(self, stage: str, done: float, total: float) -> None:
-        """Say how far a long call has come."""
+    def progress(self, stage: str, done: float, total: float, note: str) -> None:
+        """Say how far a long call has come, and where it stands."""
         ...
 
     def ended(self, stage: str, state: str, meter: Meter) -> None:
@@ -108,7 +108,7 @@ class Execution:
 
         def report(event: Event) -> None:
             if isinstance(event, Progress):
-                self.watch.progress(job.name, event.done, event.total)
+                self.watch.progress(job.name, event.done, event.total, event.note)
             job.meter.take(event)
 
         return report

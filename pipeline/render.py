@@ -110,7 +110,7 @@ def _render(options: argparse.Namespace, console: Console) -> int:
 
         def hear(event: Event) -> None:
             if isinstance(event, Progress):
-                watch.progress("render", event.done, event.total)
+                watch.progress("render", event.done, event.total, event.note)
             elif isinstance(event, Warn):
                 console.print(f"[yellow]![/] {escape(event.text)}", soft_wrap=True)
 

@@ -135,9 +135,9 @@ class Stage(Generic[C]):
     def restore(self, state: Any) -> None:
         """Go on from what `snapshot` returned."""
 
-    def progress(self, done: float, total: float) -> None:
-        """Say how far a long call has come."""
-        self.context.report(Progress(done=done, total=total))
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Say how far a long call has come, and in a few words where it stands."""
+        self.context.report(Progress(done=done, total=total, note=note))
 
     def warn(self, text: str) -> None:
         """Tell the user of a fallback or a doubt; it is written into the manifest."""

@@ -16,6 +16,8 @@ class Progress:
 
     done: float
     total: float
+    note: str = ""
+    """Where it stands, in a few words, such as `12400 splats, 27.3 dB`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,14 +69,18 @@ class Terminal:
             of = f" of {total_s:.1f}" if total_s else ""
             self._say(f"{seconds:.1f}{of} s of video decoded")
 
-    def progress(self, stage: str, done: float, total: float) -> None:
-        """Show how far a long call has come."""
+    def progress(self, stage: str, done: float, total: float, note: str) -> None:
+        """Show how far a long call has come, and where it stands."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
         if self._live:
-            self._progress.update(self._tasks[stage], completed=done, total=total)
+            told = f"{escape(stage)}  [dim]{escape(note)}[/]" if note else escape(stage)
+            self._progress.update(
+                self._tasks[stage], completed=done, total=total, description=told
+            )
         elif self._may_speak():
-            self._say(f"{stage}: {100 * done / max(total, 1e-9):.0f} %")
+            told = f", {note}" if note else ""
+            self._say(f"{stage}: {100 * done / max(total, 1e-9):.0f} %{told}")
 
     def ended(self, stage: str, state: str, meter: Meter) -> None:
         """Show a stage's end; exporters only when something went wrong."""

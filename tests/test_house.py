@@ -51,6 +51,8 @@ def test_the_pipeline_never_imports_a_model() -> None:
 def test_a_step_imports_no_other_step_but_what_it_shares_on_purpose() -> None:
     """The report draws with the viewer's renderer; the exporters' formats stay their own."""
     shared = {("report", "view"), ("report", "export"), ("view", "export")}
+    # Everything that draws splats draws them as they were trained.
+    shared |= {("view", "splat"), ("report", "splat"), ("export", "splat")}
     for path in (ROOT / "stages").rglob("*.py"):
         step = path.parent.name
         others = {n.split(".")[1] for n in imports(path) if n.startswith("stages.")} - {step}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.splat.cpu import CpuBackend
+from stages.splat._cpu import CpuBackend
 from tests import dense_splats
 
 SIZE = (37, 26)

@@ -45,6 +45,14 @@ class Growth(Protocol):
         """Remove what has faded and grow towards `wanted` Gaussians."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """Return what is remembered between refinements."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        ...
+
 
 def growth(
     kind: Literal["default", "mcmc"], gaussians: Parameters, optimizers: Optimizers, scale: float
@@ -73,7 +81,6 @@ class _Default:
             reset_every=1 << 59,
         )
         self._strategy.check_sanity(gaussians, optimizers)
-        self._least = self._strategy.grow_grad2d
         self._state = self._strategy.initialize_state(scene_scale=scale)
 
     def before(self, rendering: Rendering) -> None:
@@ -83,7 +90,6 @@ class _Default:
 
     def after(self, rendering: Rendering, lr: float) -> None:
         del lr
-        self._last = rendering.info
         self._strategy.step_post_backward(
             self._gaussians, self._optimizers, self._state, 1, rendering.info
         )
@@ -100,6 +106,14 @@ class _Default:
         self._strategy._prune_gs(self._gaussians, self._optimizers, state, 2)
         state["grad2d"].zero_()
         state["count"].zero_()
+
+    def state(self) -> dict[str, Any]:
+        return {name: self._state[name] for name in ("grad2d", "count")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        device = self._gaussians["means"].device
+        for name, value in state.items():
+            self._state[name] = None if value is None else value.to(device)
 
 
 class _Mcmc:
@@ -147,6 +161,12 @@ class _Mcmc:
             opacity = torch.sigmoid(self._gaussians["opacities"])
             self._copy(torch.multinomial(opacity, more, replacement=True), None)
 
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
     def _copy(self, chosen: Tensor, onto: Tensor | None) -> None:
         """Copy Gaussians onto others or to the end, all copies together as opaque as before."""
         g = self._gaussians
@@ -191,8 +211,3 @@ def _shaped(quats: Tensor, log_scales: Tensor, noise: Tensor) -> Tensor:
         return x + w * c + torch.linalg.cross(v, c)
 
     return turn(turn(noise, -w) * torch.exp(2 * log_scales), w)
-
-
-def state_of(growth: Growth) -> dict[str, Any]:
-    """Return what a strategy remembers between refinements, as tensors and numbers."""
-    return dict(getattr(growth, "_state", {}))

@@ -85,7 +85,7 @@ def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
         sh0: [N, 1, 3]: coefficients of degree 0.
         shN: [N, K, 3] with K 0, 3, 8 or 15: those of higher degrees.
         radii: int32 [N, 2]: not seen where 0.
-        colours: Out [N, 3], at least 0.
+        colours: Out [N, 3], at least 0; black where the coefficients are not finite.
     """
     one = means.dtype.type(1)
     B = np.zeros(15, means.dtype)
@@ -103,6 +103,8 @@ def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
                     r += B[k] * shN[i, k, 0]
                     g += B[k] * shN[i, k, 1]
                     b += B[k] * shN[i, k, 2]
+            if not abs(r) + abs(g) + abs(b) < np.inf:
+                r = g = b = one * 0
         colours[i, 0], colours[i, 1], colours[i, 2] = (
             max(r, one * 0),
             max(g, one * 0),
@@ -142,12 +144,13 @@ def shade_backward(
         for c in range(3):
             v_means[i, c] = 0
             v_sh0[i, 0, c] = 0
-        seen = radii[i, 0] > 0
-        start = count if seen else 0
+        # Black has no slope, and what made it may be NaN.
+        lit = colours[i, 0] > 0 or colours[i, 1] > 0 or colours[i, 2] > 0
+        start = count if lit else 0
         for k in range(start, held):
             for c in range(3):
                 v_shN[i, k, c] = 0
-        if not seen:
+        if not lit:
             continue
         vr = v_colours[i, 0] if colours[i, 0] > 0 else one * 0
         vg = v_colours[i, 1] if colours[i, 1] > 0 else one * 0

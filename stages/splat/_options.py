@@ -18,6 +18,10 @@ class TrainingOptions(Options):
     seconds: float = Field(
         100.0, ge=0, description="stop after so long even if the steps are not done"
     )
+    until_best: bool = Field(
+        False,
+        description="go on in rounds of twice the steps until the held-out views gain nothing",
+    )
     strategy: Literal["default", "mcmc"] = Field(
         "default", description="how Gaussians are added: gsplat's DefaultStrategy or MCMC"
     )

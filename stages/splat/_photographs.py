@@ -56,7 +56,7 @@ class Photographs:
         self.size = (max(1, round(width * share)), max(1, round(height * share)))
         self.device = device
         self._views = views
-        count = len(views.images)
+        self.count = count = len(views.images)
         every = np.arange(count)
         self.held_out = every[::HELD_OUT_EVERY] if count >= LEAST_TO_HOLD_OUT else every[:0]
         self.trained = np.setdiff1d(every, self.held_out)

@@ -17,12 +17,17 @@ class Budget:
     steps: int
     seconds: float
     clock: Callable[[], float] = time.perf_counter
-    used_s: float = 0.0
-    """By the run that is resumed."""
+    first_step: int = 0
+    """Of this round; further rounds go on where growth is nearly over."""
+    begin: float = 0.0
+    """The share at which this round begins."""
+    by_time: bool = False
+    """Whether the clock, and not the steps, has ever decided."""
     _began: float = field(init=False)
+    _round_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._began = self.clock() - self.used_s
+        self._began = self.clock()
 
     @property
     def elapsed_s(self) -> float:
@@ -30,10 +35,27 @@ class Budget:
         return self.clock() - self._began
 
     def progress(self, step: int) -> float:
-        """Return how much of the budget is used up after `step` steps, 0 to 1."""
-        by_steps = step / self.steps if self.steps else 1.0
-        by_time = self.elapsed_s / self.seconds if self.seconds else 1.0
-        return min(max(by_steps, by_time), 1.0)
+        """Return how much of this round's budget is used up after `step` steps, 0 to 1."""
+        by_steps = (step - self.first_step) / self.steps if self.steps else 1.0
+        left = self.seconds - self._round_s
+        by_time = (self.elapsed_s - self._round_s) / left if left > 0 else 1.0
+        self.by_time |= by_time > by_steps
+        return min(self.begin + (1 - self.begin) * max(by_steps, by_time), 1.0)
+
+    def extend(self, step: int, begin: float) -> None:
+        """Begin another round, of twice the steps."""
+        self.steps, self.first_step, self.begin = 2 * self.steps, step, begin
+        self._round_s = self.elapsed_s
+
+    def state(self) -> list[float]:
+        """Return what is used up, to go on from later."""
+        return [self.steps, self.first_step, self.begin, self._round_s, self.elapsed_s]
+
+    def restore(self, state: list[float]) -> None:
+        """Go on from what `state` returned."""
+        self.steps, self.first_step = int(state[0]), int(state[1])
+        self.begin, self._round_s = state[2], state[3]
+        self._began = self.clock() - state[4]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from pipeline.errors import PartNotMade
+from pipeline.geometry import invert
+from pipeline.messages import Views
 from stages.splat._contract import Backend
-from stages.splat._growth import growth
+from stages.splat._corrections import Corrections
+from stages.splat._growth import Growth, growth
+from stages.splat._memory import OUT_OF_MEMORY, is_memory
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import Photographs, Shot
 from stages.splat._schedule import Budget, Schedule
 from stages.splat._similarity import ssim
 
-__all__ = ["Trainer"]
+__all__ = ["RATES", "Quality", "Trainer"]
 
 RATES = {
     "means": 1.6e-4,
@@ -30,9 +35,27 @@ RATES = {
 }
 """3DGS's learning rates; that of the means is times the scene's scale."""
 
+FEWEST = 100
+"""Where even so few Gaussians do not fit into memory, nothing will."""
+
+Quality = tuple[float, float]
+"""PSNR in dB and SSIM."""
+
 
 class Trainer:
-    """Trains `gaussians` in place, a step a photograph."""
+    """Trains Gaussians, a step a photograph.
+
+    Args:
+        backend: Renders.
+        photographs: What to come to look like.
+        gaussians: Where to begin; changed in place, growth puts other tensors in.
+        options: See there.
+        scale: The scene's scale in world units.
+        budget: When to end.
+        most: How many Gaussians to grow to.
+        seed: Of every random choice.
+        warn: Told of what had to be given up.
+    """
 
     def __init__(
         self,
@@ -45,41 +68,71 @@ class Trainer:
         budget: Budget,
         most: int,
         seed: int,
-        schedule: Schedule | None = None,
-        rates: dict[str, float] | None = None,
+        warn: Callable[[str], None],
     ) -> None:
         self.backend, self.photographs, self.gaussians = backend, photographs, gaussians
-        self.options, self.scale, self.budget = options, scale, budget
-        self.schedule = schedule or Schedule(degree=options.degree)
-        self.rates = {**RATES, **(rates or {})}
-        self.rates["means"] *= scale
+        self.options, self.budget, self.warn = options, budget, warn
+        self.schedule = Schedule(degree=options.degree)
+        self.rates = {**RATES, "means": RATES["means"] * scale}
         self.optimizers = {
             name: backend.optimizer(parameter, self.rates[name])
             for name, parameter in gaussians.items()
         }
-        self.growth = growth(options.strategy, gaussians, self.optimizers, scale)
+        self.scale = scale
+        self.growth = self._strategy()
+        self.corrections = Corrections(
+            photographs.count,
+            poses=options.refine_poses,
+            exposure=options.exposure,
+            scale=scale,
+            device=backend.device,
+        )
         self.first, self.most = len(gaussians["means"]), most
-        self.step, self.refined = 0, 0
+        self.step, self.refined, self.loss = 0, 0, math.nan
         self.background = torch.zeros(3, device=backend.device)
         torch.manual_seed(seed)
         self._order = np.random.default_rng([seed, 12])
         self._queue: list[int] = []
-        self.last_loss = float("nan")
+
+    def _strategy(self) -> Growth:
+        return growth(self.options.strategy, self.gaussians, self.optimizers, self.scale)
+
+    @property
+    def count(self) -> int:
+        """How many Gaussians there are."""
+        return len(self.gaussians["means"])
 
     def run(self, each: Callable[[float], None] | None = None) -> None:
-        """Train until the budget is used up; `each` is told the share after every step."""
+        """Train until the budget is used up; `each` is told the share after every step.
+
+        Raises:
+            PartNotMade: Even a handful of Gaussians does not fit into memory.
+        """
         while (p := self.budget.progress(self.step)) < 1:
-            self._step(p)
+            try:
+                self._train(p)
+            except OUT_OF_MEMORY as error:
+                if not is_memory(error):
+                    raise
+                self._shrink()
+            self.step += 1
+            self._grow(p)
             if each is not None:
                 each(p)
 
-    def _step(self, p: float) -> None:
+    def again(self, p: float) -> None:
+        """Begin another round at share `p`: twice the steps, room for half as many Gaussians."""
+        self.budget.extend(self.step, p)
+        self.first, self.most = self.count, round(1.5 * self.most)
+        self.refined = self.schedule.refinement(p)
+
+    def _train(self, p: float) -> None:
         if not self._queue:
             self._queue = self._order.permutation(self.photographs.trained).tolist()
         shot = self.photographs.shot(self._queue.pop(), self.schedule.halvings(p))
         rendering = self.backend.render(
             self.gaussians,
-            shot.view,
+            self.corrections.view(shot.number, shot.view),
             shot.K,
             shot.size,
             degree=self.schedule.harmonics(p),
@@ -87,55 +140,153 @@ class Trainer:
             antialiased=self.options.antialiased,
         )
         self.growth.before(rendering)
-        loss = self.backend.loss(rendering.image, shot.target, self.options.dssim)
-        loss.backward()
-        self.last_loss = float(loss.detach())
+        image = self.corrections.picture(shot.number, rendering.image)
+        loss = self.backend.loss(image, shot.target, self.options.dssim)
+        self.loss = float(loss.detach())
+        penalty = self.corrections.penalty(shot.number)
+        (loss if penalty is None else loss + penalty).backward()
         self._set_rates(p)
         seen = rendering.seen
         for optimizer in self.optimizers.values():
             optimizer.step(seen)  # type: ignore[call-arg]
         for parameter in self.gaussians.values():
             parameter.grad = None
-        self.growth.after(rendering, self._rate("means"))
-        self.step += 1
-        due = self.schedule.refinement(p)
-        if due > self.refined:
-            self.refined = due
-            self.growth.refine(self.schedule.planned(p, self.first, self.most))
+        self.corrections.step(p)
+        self.growth.after(rendering, self.optimizers["means"].param_groups[0]["lr"])
 
     def _set_rates(self, p: float) -> None:
-        factor = self.schedule.rate(p) * self.options.learning_rate
+        factor = self.options.learning_rate
+        others, means = self.schedule.rate(p), self.schedule.rate_of_means(p)
         for name, optimizer in self.optimizers.items():
-            own = self.schedule.rate_of_means(p) if name == "means" else factor
-            optimizer.param_groups[0]["lr"] = self.rates[name] * own
+            share = means if name == "means" else others
+            optimizer.param_groups[0]["lr"] = self.rates[name] * factor * share
 
-    def _rate(self, name: str) -> float:
-        return self.optimizers[name].param_groups[0]["lr"]
+    def _grow(self, p: float) -> None:
+        """Refine if it is time; where memory does not allow it, stop growing and go on."""
+        due = self.schedule.refinement(p)
+        if due <= self.refined:
+            return
+        self.refined = due
+        wanted = min(self.schedule.planned(p, self.first, self.most), self.most)
+        before = self._tensors()
+        try:
+            self.growth.refine(wanted)
+        except OUT_OF_MEMORY as error:
+            if not is_memory(error):
+                raise
+            self._take(before)
+            self.most = self.first = self.count
+            self.warn(f"memory ran out at {self.count} splats: they grow no further")
+
+    def _shrink(self) -> None:
+        """A step did not fit into memory: do with fewer Gaussians, the most opaque ones."""
+        keep = self.count // 2
+        if keep < FEWEST:
+            raise PartNotMade(
+                f"splats do not fit into memory, not even {self.count} at "
+                f"{'x'.join(map(str, self.photographs.size))} px; lower splat.largest_px"
+            )
+        rows = torch.topk(self.gaussians["opacities"].detach(), keep).indices.sort().values
+        self.warn(f"memory ran out with {self.count} splats: going on with {keep} of them")
+        tensors = self._tensors()
+        for part in tensors.values():
+            for name, tensor in part.items():
+                part[name] = tensor[rows]
+        self._take(tensors)
+        self.growth = growth(
+            self.options.strategy,
+            self.gaussians,
+            self.optimizers,
+            self.rates["means"] / RATES["means"],
+        )
+        self.most = self.first = keep
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the parameters and both moments of each, by name."""
+        parts: dict[str, dict[str, Tensor]] = {
+            "value": {name: p.detach() for name, p in self.gaussians.items()}
+        }
+        for moment in ("exp_avg", "exp_avg_sq"):
+            parts[moment] = {
+                name: optimizer.state[self.gaussians[name]][moment]
+                for name, optimizer in self.optimizers.items()
+                if optimizer.state.get(self.gaussians[name])
+            }
+        return parts
+
+    def _take(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.state.clear()
+            parameter = Parameter(parts["value"][name].to(self.backend.device))
+            self.gaussians[name] = parameter
+            optimizer.param_groups[0]["params"] = [parameter]
+            if name in parts["exp_avg"]:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": parts["exp_avg"][name].to(self.backend.device),
+                    "exp_avg_sq": parts["exp_avg_sq"][name].to(self.backend.device),
+                }
+
+    def state(self) -> dict[str, Any]:
+        """Return everything, as tensors and plain values, to go on from later."""
+        return {
+            "tensors": self._tensors(),
+            "growth": self.growth.state(),
+            "corrections": self.corrections.state(),
+            "numbers": [self.step, self.refined, self.first, self.most],
+            "budget": self.budget.state(),
+            "queue": list(self._queue),
+            "order": self._order.bit_generator.state,
+            "torch": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._take(state["tensors"])
+        self.growth.restore(state["growth"])
+        self.corrections.restore(state["corrections"])
+        self.step, self.refined, self.first, self.most = state["numbers"]
+        self.budget.restore(state["budget"])
+        self._queue = list(state["queue"])
+        self._order.bit_generator.state = state["order"]
+        torch.set_rng_state(state["torch"])
 
     @torch.no_grad()
-    def measure(self, numbers: np.ndarray[Any, Any]) -> tuple[float, float]:
-        """Return the mean PSNR in dB and SSIM over views."""
+    def measure(self, numbers: np.ndarray[Any, Any]) -> Quality:
+        """Return the mean PSNR and SSIM over views at the training's full resolution."""
         found = []
-        for number in numbers:
-            shot = self.photographs.shot(int(number))
-            image = self._draw(shot).clamp(0, 1)
+        for number in numbers.tolist():
+            shot = self.photographs.shot(number)
+            image = self.draw(shot).clamp(0, 1)
             error = float(torch.mean((image - shot.target) ** 2))
-            found.append(
-                (
-                    -10 * np.log10(max(error, 1e-10)),
-                    ssim(image.cpu().numpy(), shot.target.cpu().numpy()),
-                )
-            )
-        psnr, similarity = np.mean(found, axis=0)
-        return float(psnr), float(similarity)
+            alike = ssim(image.cpu().numpy(), shot.target.cpu().numpy())
+            found.append((-10 * math.log10(max(error, 1e-10)), alike))
+        psnr, alike = np.mean(found, axis=0)
+        return float(psnr), float(alike)
 
-    def _draw(self, shot: Shot) -> Tensor:
-        return self.backend.render(
+    @torch.no_grad()
+    def poses(self, views: Views) -> np.ndarray[Any, Any]:
+        """Return the cameras' poses float64 [K, 4, 4], corrected where that was asked for."""
+        if "turn" not in self.corrections.values:
+            return views.T_world_camera
+        device = self.backend.device
+        moved = []
+        for number, T in enumerate(views.T_world_camera):
+            view = torch.from_numpy(invert(T)).float().to(device)
+            corrected = self.corrections.view(number, view).double().cpu().numpy()
+            moved.append(np.linalg.inv(corrected))
+        return np.stack(moved)
+
+    @torch.no_grad()
+    def draw(self, shot: Shot) -> Tensor:
+        """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
+        rendering = self.backend.render(
             self.gaussians,
-            shot.view,
+            self.corrections.view(shot.number, shot.view),
             shot.K,
             shot.size,
             degree=self.options.degree,
             background=self.background,
             antialiased=self.options.antialiased,
-        ).image
+        )
+        return self.corrections.picture(shot.number, rendering.image)

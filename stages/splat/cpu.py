@@ -1,178 +1,28 @@
-"""Gaussian splats on the CPU: numba kernels with a backward pass by hand.
-
-As gsplat does, rendering is three autograd functions (project, shade, rasterise), so that
-`info["means2d"]` lies in the graph and gsplat's strategies work unchanged.
-"""
+"""Gaussian splats on the CPU: numba kernels with a backward pass by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.autograd import Function
+from pipeline.stage import Context
+from stages.splat._options import TrainingOptions
+from stages.splat._stage import SplatStage
 
-from stages.splat._adam import SelectiveAdam
-from stages.splat._contract import Rendering
-from stages.splat._kernels import Team
-from stages.splat._passes import (
-    Camera,
-    Drawing,
-    Projection,
-    draw_pass,
-    draw_pass_backward,
-    project_pass,
-    project_pass_backward,
-    shade_pass,
-    shade_pass_backward,
-)
-from stages.splat._similarity import photometric
+if TYPE_CHECKING:
+    from stages.splat._contract import Backend
 
-__all__ = ["CpuBackend"]
-
-Array = np.ndarray[Any, Any]
+__all__ = ["Config", "Model"]
 
 
-def _array(tensor: Tensor) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy())
+class Config(TrainingOptions):
+    """Options of `splat/cpu`."""
 
 
-class _Project(Function):
-    @staticmethod
-    def forward(ctx: Any, means, quats, scales, opacities, view, run):  # type: ignore[override]
-        team, camera, antialiased = run
-        inputs = tuple(_array(x) for x in (means, quats, scales, opacities))
-        out = project_pass(team, *inputs, camera, antialiased)
-        ctx.run, ctx.inputs, ctx.radii = run, inputs, out.radii
-        tensors = [torch.from_numpy(array) for array in out]
-        ctx.mark_non_differentiable(tensors[4])
-        return tensors[0][None], *tensors[1:]
+class Model(SplatStage[Config]):
+    """Trains on the CPU; equal seeds and steps give equal splats for any number of threads."""
 
-    @staticmethod
-    def backward(ctx: Any, v_means2d, v_depths, v_conics, v_opacities, v_radii):  # type: ignore[override]
-        del v_radii
-        team, camera, antialiased = ctx.run
-        gradients = tuple(_array(v) for v in (v_means2d[0], v_depths, v_conics, v_opacities))
-        outs = project_pass_backward(
-            team, ctx.inputs, camera, antialiased, ctx.radii, gradients, ctx.needs_input_grad[4]
-        )
-        return *(None if out is None else torch.from_numpy(out) for out in outs), None
+    def backend(self, context: Context) -> Backend:
+        """Return the CPU backend."""
+        from stages.splat._cpu import CpuBackend
 
-
-class _Shade(Function):
-    @staticmethod
-    def forward(ctx: Any, means, centre, sh0, shN, radii, run):  # type: ignore[override]
-        team, degree = run
-        inputs = tuple(_array(x) for x in (means, centre, sh0, shN))
-        colours = shade_pass(team, degree, *inputs, radii.numpy())
-        ctx.run, ctx.inputs, ctx.radii, ctx.colours = run, inputs, radii.numpy(), colours
-        return torch.from_numpy(colours)
-
-    @staticmethod
-    def backward(ctx: Any, v_colours):  # type: ignore[override]
-        team, degree = ctx.run
-        outs = shade_pass_backward(
-            team, degree, ctx.inputs, ctx.radii, ctx.colours, _array(v_colours)
-        )
-        return *(torch.from_numpy(out) for out in outs), None, None
-
-
-class _Rasterise(Function):
-    @staticmethod
-    def forward(ctx: Any, means2d, depths, conics, opacities, colours, radii, run):  # type: ignore[override]
-        team, size, background = run
-        projection = Projection(
-            *(_array(x) for x in (means2d[0], depths, conics, opacities)), radii.numpy()
-        )
-        drawing = draw_pass(team, projection, _array(colours), background, size)
-        ctx.team, ctx.drawing, ctx.count = team, drawing, len(depths)
-        return torch.from_numpy(drawing.image), torch.from_numpy(1 - drawing.left)
-
-    @staticmethod
-    def backward(ctx: Any, v_image, v_alpha):  # type: ignore[override]
-        drawing: Drawing = ctx.drawing
-        outs = draw_pass_backward(ctx.team, drawing, ctx.count, _array(v_image), _array(v_alpha))
-        v_means2d, *others = (torch.from_numpy(out) for out in outs)
-        v_conics, v_opacities, v_colours = others
-        return v_means2d[None], None, v_conics, v_opacities, v_colours, None, None
-
-
-class _Compare(Function):
-    @staticmethod
-    def forward(ctx: Any, image, target, run):  # type: ignore[override]
-        team, dssim = run
-        loss, _, ctx.gradient = photometric(team, _array(image), _array(target), dssim)
-        return image.new_tensor(loss)
-
-    @staticmethod
-    def backward(ctx: Any, v_loss):  # type: ignore[override]
-        return torch.from_numpy(ctx.gradient * v_loss.numpy()), None, None
-
-
-class CpuBackend:
-    """See `stages.splat._contract.Backend`."""
-
-    device = "cpu"
-
-    def __init__(self, threads: int) -> None:
-        self.team = Team(threads)
-
-    def render(
-        self,
-        gaussians: Mapping[str, Tensor],
-        view: Tensor,
-        K: Tensor,
-        size: tuple[int, int],
-        *,
-        degree: int,
-        background: Tensor,
-        antialiased: bool = False,
-        depth: bool = False,
-    ) -> Rendering:
-        """See the contract."""
-        means = gaussians["means"]
-        camera = Camera.of(_array(view), _array(K), size, _array(means).dtype)
-        means2d, depths, conics, opacities, radii = _Project.apply(
-            means,
-            gaussians["quats"],
-            gaussians["scales"],
-            gaussians["opacities"],
-            view,
-            (self.team, camera, antialiased),
-        )  # type: ignore[misc]
-        # -R^T t would have another gradient by R where R is not quite a rotation.
-        centre = torch.inverse(view.to(means.dtype))[:3, 3]
-        colours = _Shade.apply(
-            means, centre, gaussians["sh0"], gaussians["shN"], radii, (self.team, degree)
-        )
-        run = (self.team, size, _array(background))
-        image, alpha = _Rasterise.apply(means2d, depths, conics, opacities, colours, radii, run)  # type: ignore[misc]
-        z = None
-        if depth:
-            layers = depths[:, None].expand(-1, 3)
-            run = (self.team, size, np.zeros(3))
-            total, _ = _Rasterise.apply(means2d, depths, conics, opacities, layers, radii, run)  # type: ignore[misc]
-            z = total[..., 0] / alpha.clamp_min(1e-10)
-        info = {
-            "means2d": means2d,
-            "radii": radii[None],
-            "width": size[0],
-            "height": size[1],
-            "n_cameras": 1,
-            "gaussian_ids": None,
-        }
-        return Rendering(image, alpha, z, info)
-
-    def loss(self, image: Tensor, target: Tensor, dssim: float) -> Tensor:
-        """See the contract."""
-        return _Compare.apply(image, target, (self.team, dssim))  # type: ignore[return-value]
-
-    def optimizer(self, parameter: Tensor, lr: float) -> SelectiveAdam:
-        """See the contract."""
-        return SelectiveAdam(self.team, parameter, lr)
-
-    def close(self) -> None:
-        """End the threads."""
-        self.team.close()
+        return CpuBackend(context.threads)

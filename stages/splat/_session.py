@@ -1,0 +1,208 @@
+"""One training of a stage: its budget, its rounds, its checkpoints, what it tells."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from pipeline.geometry import invert, project
+from pipeline.messages import Points, Splats, Views
+from pipeline.stage import Stage
+from stages.splat._checkpoint import key_of, read, write
+from stages.splat._contract import Backend
+from stages.splat._initial import initial_gaussians, scene_points
+from stages.splat._options import TrainingOptions
+from stages.splat._photographs import Photographs
+from stages.splat._schedule import Budget
+from stages.splat._train import Quality, Trainer
+
+__all__ = ["Session"]
+
+CHECKPOINT = ".reel3d/splat.checkpoint"
+CHECKPOINT_EVERY_S = 20.0
+TOLD_EVERY_S = 2.0
+BYTES_EACH = 1600
+"""A Gaussian of degree 3 in training: 59 floats, their gradients and both moments, and as much
+again for a moment when the number grows."""
+PIXELS_EACH = 4.0
+"""Pixels of a photograph a Gaussian, where the options do not say how many: measured."""
+FEWEST, MOST = 10_000, 300_000
+"""Bounds of that."""
+RISES_DB = 0.1
+"""Training until the quality stops rising ends when a round adds less."""
+Tensors = dict[str, torch.Tensor]
+ROUND_FROM = 0.45
+"""Later rounds begin at this share: full resolution, and growth nearly over."""
+
+
+class Session:
+    """Trains the Gaussians of one stream."""
+
+    def __init__(
+        self, stage: Stage[Any], backend: Backend, views: Views, points: Points | None
+    ) -> None:
+        self._stage, self._views = stage, views
+        self._options: TrainingOptions = stage.config
+        options, seed = self._options, stage.context.seed
+        photographs = Photographs(views, options.largest_px, backend.device)
+        most = self._most(photographs)
+        xyz, rgb = scene_points(views, points, most, seed)
+        self.trainer = Trainer(
+            backend,
+            photographs,
+            initial_gaussians(xyz, rgb, options.degree, backend.device),
+            options,
+            scale=_scale(views, xyz),
+            budget=Budget(options.steps, options.seconds),
+            most=most,
+            seed=seed,
+            warn=stage.warn,
+        )
+        folder = stage.context.folder
+        scene = [views.images, views.intrinsics, views.T_world_camera, xyz, rgb]
+        self._path = None if folder is None else folder / CHECKPOINT
+        self._key = key_of(options, seed, scene)
+        self._told = self._kept = time.monotonic()
+        self._loss, self._psnr = math.nan, ""
+        self._best: tuple[Quality, Tensors] | None = None
+
+    def run(self) -> Splats:
+        """Train, from a checkpoint if there is one, and return the result."""
+        if self._path is not None:
+            state, why = read(self._path, self._key)
+            if state is not None:
+                self._restore(state)
+            elif why:
+                self._stage.warn(f"a checkpoint was found but {why}: training begins anew")
+        began = time.perf_counter()
+        quality = self._rounds()
+        self._measure(quality, time.perf_counter() - began)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        return _message(self.trainer, self._views)
+
+    def _most(self, photographs: Photographs) -> int:
+        """Return how many Gaussians to grow to: as asked or by the pixels, within memory."""
+        width, height = photographs.size
+        usual = round(width * height / PIXELS_EACH)
+        wanted = self._options.gaussians or min(max(usual, FEWEST), MOST)
+        fits = int(psutil.virtual_memory().available * 0.5 / BYTES_EACH)
+        if wanted > fits:
+            self._stage.warn(f"{wanted} splats do not fit into memory: growing to {fits} at most")
+        return min(wanted, fits)
+
+    def _rounds(self) -> Quality | None:
+        """Train once, or until a round of twice the steps adds nothing; return the quality."""
+        trainer = self.trainer
+        held_out = trainer.photographs.held_out
+        if len(held_out) == 0:
+            self._stage.warn(
+                f"with {len(trainer.photographs.trained)} views none is held out, so the quality "
+                "of the splats is not measured"
+            )
+        while True:
+            trainer.run(self._watch)
+            quality = trainer.measure(held_out) if len(held_out) else None
+            spent = trainer.budget.elapsed_s >= trainer.budget.seconds
+            if not self._options.until_best or quality is None:
+                break
+            if not self._better(quality) or spent:
+                quality = self._take_best()
+                break
+            trainer.again(ROUND_FROM)
+        if trainer.budget.by_time:
+            self._stage.warn(
+                f"the time was up after {trainer.step} steps; a larger splat.seconds lets the "
+                "splats become better, and equal on every machine"
+            )
+        return quality
+
+    def _measure(self, quality: Quality | None, seconds: float) -> None:
+        trainer, measure = self.trainer, self._stage.measure
+        measure("gaussians", trainer.count)
+        if quality is not None:
+            measure("held_out_psnr_db", quality[0])
+            measure("held_out_ssim", quality[1])
+        trained = trainer.photographs.trained
+        measure("train_psnr_db", trainer.measure(trained[:: max(1, len(trained) // 8)])[0])
+        measure("steps", trainer.step)
+        measure("seconds", seconds)
+
+    def _watch(self, p: float) -> None:
+        """Look at the training after a step: tell of it, keep a checkpoint."""
+        trainer, now = self.trainer, time.monotonic()
+        first = math.isnan(self._loss)
+        self._loss = trainer.loss if first else 0.98 * self._loss + 0.02 * trainer.loss
+        if now - self._told > TOLD_EVERY_S:
+            note = f"{trainer.count} splats, loss {self._loss:.4f}{self._psnr}"
+            self._stage.progress(p, 1.0, note)
+            self._told = now
+        if now - self._kept > CHECKPOINT_EVERY_S:
+            self._look()
+            if self._path is not None:
+                write(self._path, self._key, {"trainer": trainer.state(), "best": self._best})
+            self._kept = time.monotonic()
+
+    def _look(self) -> None:
+        held_out = self.trainer.photographs.held_out[:2]
+        if len(held_out):
+            self._psnr = f", {self.trainer.measure(held_out)[0]:.1f} dB"
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.trainer.restore(state["trainer"])
+        best = state["best"]
+        self._best = None if best is None else (tuple(best[0]), best[1])
+
+    def _better(self, quality: Quality) -> bool:
+        """Return whether a round made it better by enough, and remember the best."""
+        before = self._best
+        if before is None or quality[0] > before[0][0]:
+            values = {name: p.detach().clone() for name, p in self.trainer.gaussians.items()}
+            self._best = (quality, values)
+        return before is None or quality[0] > before[0][0] + RISES_DB
+
+    def _take_best(self) -> Quality:
+        assert self._best is not None
+        for name, value in self._best[1].items():
+            self.trainer.gaussians[name] = torch.nn.Parameter(value)
+        return self._best[0]
+
+
+def _scale(views: Views, xyz: np.ndarray[Any, Any]) -> float:
+    """Return the scene's scale in world units: what `PIXELS` pixels cover at the usual depth."""
+    footprints = []
+    for K, T in zip(views.intrinsics[::4], views.T_world_camera[::4], strict=True):
+        uv, z = project(xyz, K, invert(T))
+        size = views.images.shape[2:0:-1]
+        inside = (z > 0) & (uv >= 0).all(axis=1) & (uv < size).all(axis=1)
+        if inside.any():
+            # A picture of any resolution shows the same scene, so it is counted as 320 px wide.
+            footprints.append(float(np.median(z[inside])) / K[0, 0] * max(size) / 320)
+    return 100 * float(np.median(footprints)) if footprints else 1.0
+
+
+def _message(trainer: Trainer, views: Views) -> Splats:
+    arrays = {name: p.detach().cpu().numpy() for name, p in trainer.gaussians.items()}
+    whole = np.ones(trainer.count, np.bool_)
+    for array in arrays.values():
+        whole &= np.isfinite(array.reshape(trainer.count, -1)).all(axis=1)
+    quats = arrays["quats"][whole]
+    length = np.linalg.norm(quats, axis=1, keepdims=True)
+    height, width = views.images.shape[1:3]
+    return Splats(
+        means=arrays["means"][whole],
+        quats=quats / np.maximum(length, np.float32(1e-12)),
+        log_scales=arrays["scales"][whole],
+        opacity_logits=arrays["opacities"][whole],
+        sh=np.concatenate([arrays["sh0"], arrays["shN"]], axis=1)[whole],
+        intrinsics=views.intrinsics,
+        T_world_camera=trainer.poses(views),
+        held_out=trainer.photographs.held_out.astype(np.int32),
+        size=(width, height),
+        antialiased=trainer.options.antialiased,
+    )

@@ -1,0 +1,46 @@
+"""Gaussian splats on CUDA: gsplat's kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pipeline.stage import Context, Resources
+from stages.splat._options import TrainingOptions
+from stages.splat._stage import SplatStage
+
+if TYPE_CHECKING:
+    from stages.splat._contract import Backend
+
+__all__ = ["Config", "Model"]
+
+
+class Config(TrainingOptions):
+    """Options of `splat/cuda`."""
+
+    steps: int = Field(7000, ge=0, le=10_000_000, description="train for so many steps")
+    gaussians: int = Field(
+        0, ge=0, le=20_000_000, description="grow to so many; 0: by the size of the pictures"
+    )
+    largest_px: int = Field(1600, ge=16, le=8192, description="train on pictures of this size")
+
+
+class Model(SplatStage[Config]):
+    """Trains with gsplat on an NVIDIA GPU, by the same loop as on the CPU."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return Resources(cpus=1, gpus=1, memory_bytes=4_000_000_000)
+
+    def backend(self, context: Context) -> Backend:
+        """Return the CUDA backend.
+
+        Raises:
+            PartNotMade: There is no CUDA device, or gsplat's kernels cannot be built.
+        """
+        del context
+        from stages.splat._cuda import CudaBackend
+
+        return CudaBackend()
