@@ -9,7 +9,7 @@ from gsplat import DefaultStrategy, MCMCStrategy
 from gsplat.cuda import _torch_impl as gsplat_torch
 from numba.core.caching import IndexDataCacheFile
 
-from pipeline.errors import UsageError
+from pipeline.errors import PartNotMade
 from pipeline.messages import Splats
 from stages.splat._cuda import CudaBackend
 from stages.splat._draw import draw
@@ -22,7 +22,7 @@ from stages.splat._passes import (
     shade_pass_backward,
 )
 from stages.splat._raster import rasterise
-from stages.splat.cpu import CpuBackend
+from stages.splat._cpu import CpuBackend
 from tests.test_splat_gradients import SIZE, gaussians, lens
 
 TOLERANCES = [(torch.float64, 1e-10), (torch.float32, 2e-5)]
@@ -215,7 +215,7 @@ def test_a_finished_scene_draws_as_it_trained(rest, antialiased):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_the_backend_says_so():
-    with pytest.raises(UsageError, match=r"torch finds none: .*or train on the CPU"):
+    with pytest.raises(PartNotMade, match=r"torch finds none: .*or train on the CPU"):
         CudaBackend()
 
 

@@ -12,7 +12,7 @@ from torch.backends import cudnn
 from torch.nn.functional import conv2d
 from torch.optim import Optimizer
 
-from pipeline.errors import UsageError, require
+from pipeline.errors import PartNotMade, require
 from stages.splat._contract import Rendering
 from stages.splat._passes import EPS2D, FAR, NEAR
 from stages.splat._similarity import C1, C2, REACH, WINDOW
@@ -66,23 +66,24 @@ class CudaBackend:
     """See `stages.splat._contract.Backend`.
 
     Raises:
-        UsageError: There is no CUDA device, or gsplat's kernels neither load nor compile.
+        PartNotMade: There is no CUDA device, or gsplat's kernels neither load nor compile.
+        UsageError: gsplat is not installed.
     """
 
     device = "cuda"
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
-            raise UsageError(f"splats on CUDA need an NVIDIA GPU, and torch finds none: {CURE}")
+            raise PartNotMade(f"splats on CUDA need an NVIDIA GPU, and torch finds none: {CURE}")
         self._gsplat = require("gsplat")
         try:
             # Compiles the kernels where the wheel does not bring them: minutes, once.
             kernels = require("gsplat.cuda._backend")._C
         except (RuntimeError, OSError) as error:
             first = str(error).partition("\n")[0]
-            raise UsageError(f"gsplat's CUDA kernels do not compile ({first}): {CURE}") from error
+            raise PartNotMade(f"gsplat's CUDA kernels do not compile ({first}): {CURE}") from error
         if kernels is None:
-            raise UsageError(f"gsplat has no CUDA kernels and finds no nvcc to make them: {CURE}")
+            raise PartNotMade(f"gsplat has no CUDA kernels and finds no nvcc to make them: {CURE}")
 
     def render(
         self,
