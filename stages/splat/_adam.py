@@ -6,6 +6,7 @@ rows that were not seen keep their moments, and there is no bias correction.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -35,36 +36,39 @@ def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, re
             value[i, k] -= lr * m / (np.sqrt(v) + eps)
 
 
-class SelectiveAdam(torch.optim.Adam):
-    """Adam over one parameter [N, ...]; its state is that of `torch.optim.Adam`."""
+class SelectiveAdam:
+    """Adam over one parameter [N, ...], with the state and groups of `torch.optim.Adam`.
+
+    It is none: making the first of torch's optimisers imports its compiler, 3 s of CPU time.
+    """
 
     def __init__(self, team: Team, parameter: Tensor, lr: float) -> None:
-        super().__init__([parameter], lr=lr, eps=1e-15)
         self._team = team
+        group = {"params": [parameter], "lr": lr, "betas": (0.9, 0.999), "eps": 1e-15}
+        self.param_groups: list[dict[str, Any]] = [group]
+        # gsplat's strategies look up parameters that never moved, such as harmonics of degree 0.
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
     @torch.no_grad()
-    def step(self, visibility: Tensor) -> None:  # type: ignore[override]
+    def step(self, visibility: Tensor) -> None:
         """Move the rows where `visibility` [N] is true."""
-        for group in self.param_groups:
-            parameter = group["params"][0]
-            if parameter.grad is None or parameter.numel() == 0:
-                continue
-            assert parameter.is_contiguous(), "the steps would go to a copy"
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            arrays = [
-                _rows(tensor)
-                for tensor in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-            ]
-            dtype = arrays[0].dtype.type
-            betas = [dtype(beta) for beta in group["betas"]]
-            rests = [dtype(1) - beta for beta in betas]
-            numbers = [dtype(group["lr"]), *betas, *rests, dtype(group["eps"])]
-            seen = visibility.numpy()
-            self._team.rows(lambda a, b: _step(a, b, seen, *arrays, *numbers), len(seen))  # noqa: B023
+        (group,) = self.param_groups
+        parameter = group["params"][0]
+        if parameter.grad is None or parameter.numel() == 0:
+            return
+        assert parameter.is_contiguous(), "the steps would go to a copy"
+        state = self.state[parameter]
+        if not state:
+            zeros = torch.zeros_like(parameter)
+            state |= {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+        arrays = [_rows(tensor) for tensor in tensors]
+        dtype = arrays[0].dtype.type
+        betas = [dtype(beta) for beta in group["betas"]]
+        rests = [dtype(1) - beta for beta in betas]
+        numbers = [dtype(group["lr"]), *betas, *rests, dtype(group["eps"])]
+        seen = visibility.numpy()
+        self._team.rows(lambda a, b: _step(a, b, seen, *arrays, *numbers), len(seen))
 
 
 def _rows(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.optim import Optimizer
 
-__all__ = ["Backend", "Rendering"]
+__all__ = ["Backend", "Optimizer", "Rendering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,19 @@ class Rendering:
     def seen(self) -> Tensor:
         """Return which Gaussians touch the image, bool [N]."""
         return (self.info["radii"] > 0).all(dim=-1)[0]
+
+
+class Optimizer(Protocol):
+    """What gsplat's strategies change when Gaussians come and go, after torch's optimisers."""
+
+    param_groups: list[dict[str, Any]]
+    """One group of one parameter, with its learning rate `lr`."""
+    state: Any
+    """Parameter to its moments, `exp_avg` and `exp_avg_sq`."""
+
+    def step(self, visibility: Tensor) -> None:
+        """Move the rows where `visibility`, bool [N], is true."""
+        ...
 
 
 class Backend(Protocol):
@@ -74,7 +86,7 @@ class Backend(Protocol):
         ...
 
     def optimizer(self, parameter: Tensor, lr: float) -> Optimizer:
-        """Return an optimiser whose `step(visibility)` moves the rows that were seen."""
+        """Return an optimiser of one parameter [N, ...]."""
         ...
 
     def close(self) -> None:

@@ -17,9 +17,8 @@ from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import _update_param_with_optimizer
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
 
-from stages.splat._contract import Rendering
+from stages.splat._contract import Optimizer, Rendering
 
 __all__ = ["Growth", "growth"]
 

@@ -148,7 +148,7 @@ class Trainer:
         self._set_rates(p)
         seen = rendering.seen
         for optimizer in self.optimizers.values():
-            optimizer.step(seen)  # type: ignore[call-arg]
+            optimizer.step(seen)
         for parameter in self.gaussians.values():
             parameter.grad = None
         self.corrections.step(p)
