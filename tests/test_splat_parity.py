@@ -11,6 +11,7 @@ from numba.core.caching import IndexDataCacheFile
 
 from pipeline.errors import PartNotMade
 from pipeline.messages import Splats
+from stages.splat._cpu import CpuBackend
 from stages.splat._cuda import CudaBackend
 from stages.splat._draw import draw
 from stages.splat._kernels import _SOURCES, Team, exp_negative, kernel
@@ -22,7 +23,6 @@ from stages.splat._passes import (
     shade_pass_backward,
 )
 from stages.splat._raster import rasterise
-from stages.splat._cpu import CpuBackend
 from tests.test_splat_gradients import SIZE, gaussians, lens
 
 TOLERANCES = [(torch.float64, 1e-10), (torch.float32, 2e-5)]

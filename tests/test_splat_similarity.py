@@ -6,9 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import conv2d
 
+from stages.splat._cpu import CpuBackend
 from stages.splat._cuda import photometric as by_torch
 from stages.splat._similarity import ssim
-from stages.splat._cpu import CpuBackend
 
 SIZES = [(1, 1), (3, 17), (5, 40), (26, 37), (64, 48)]
 FORMS = {"kernel": CpuBackend(2).loss, "torch": by_torch}
