@@ -6,7 +6,6 @@ wrong axes, poses or intrinsics cannot.
 """
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -56,30 +55,7 @@ def splats_of(truth: Truth, views: Views, held_out: np.ndarray) -> Splats:
     )
 
 
-def write_ply(path: Path, splats: Splats) -> None:
-    """Write the 3DGS layout as its first implementation does."""
-    rest = splats.sh[:, 1:].transpose(0, 2, 1).reshape(len(splats.means), -1)
-    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
-    names += [f"f_rest_{n}" for n in range(rest.shape[1])]
-    names += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
-    table = np.concatenate(
-        [
-            splats.means,
-            np.zeros_like(splats.means),
-            splats.sh[:, 0],
-            rest,
-            splats.opacity_logits[:, None],
-            splats.log_scales,
-            splats.quats,
-        ],
-        axis=1,
-    ).astype("<f4")
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
-    lines += [f"property float {name}" for name in names]
-    path.write_bytes("\n".join([*lines, "end_header", ""]).encode() + table.tobytes())
-
-
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two pictures, uint8."""
+    """Of two pictures, uint8; at most 100."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
-    return float(10 * np.log10(255**2 / error))
+    return float(10 * np.log10(255**2 / max(error, 255**2 * 1e-10)))

@@ -10,16 +10,17 @@ from stages.report._facts import Facts
 from stages.report._markup import Markup, data_uri, tag
 from stages.report._pictures import jpeg_uri, video_pictures, video_uri
 
-__all__ = ["previews"]
+__all__ = ["previews", "video_figure"]
 
 STILL_WIDTH = 560
 
 
 def previews(facts: Facts, most_bytes: int) -> Markup | None:
     """Return the section; a video above `most_bytes` is a still that links to its file."""
+    middle_s = facts.duration_s / 2
     figures = [
-        _figure(facts, "flow.mp4", "Optical flow", _wheel_legend(), most_bytes),
-        _figure(facts, "depth.mp4", "Depth", _depth_legend(), most_bytes),
+        video_figure(facts, "flow.mp4", "Optical flow", _wheel_legend(), most_bytes, middle_s),
+        video_figure(facts, "depth.mp4", "Depth", _depth_legend(), most_bytes, middle_s),
     ]
     figures = [figure for figure in figures if figure is not None]
     if not figures:
@@ -32,9 +33,12 @@ def previews(facts: Facts, most_bytes: int) -> Markup | None:
     )
 
 
-def _figure(facts: Facts, name: str, title: str, legend: Markup, most_bytes: int) -> Markup | None:
+def video_figure(
+    facts: Facts, name: str, title: str, legend: Markup, most_bytes: int, time_s: float
+) -> Markup | None:
+    """Return a video of the run folder as a figure with a still at a time; None without one."""
     path = facts.folder / name
-    stills = video_pictures(path, [facts.duration_s / 2], STILL_WIDTH)
+    stills = video_pictures(path, [time_s], STILL_WIDTH)
     if not stills:
         return None
     image = stills[0][1]

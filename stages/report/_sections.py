@@ -53,6 +53,10 @@ def _headline(facts: Facts) -> list[tuple[str, str]]:
         tiles.append(("Reprojection error", f"{facts.metrics['reprojection_error_px']:.2f} px"))
     if "points" in facts.metrics:
         tiles.append(("Points", amount(facts.metrics["points"])))
+    if "gaussians" in facts.metrics:
+        tiles.append(("Gaussians", amount(facts.metrics["gaussians"])))
+    if "held_out_psnr_db" in facts.metrics:
+        tiles.append(("Held-out PSNR", f"{facts.metrics['held_out_psnr_db']:.1f} dB"))
     if facts.frames is not None:
         tiles.insert(0, ("Frames", amount(len(facts.frames.pts_s))))
     if _real(facts.manifest.get("seconds")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 __all__ = ["amount", "clock", "megabytes", "metric", "plural", "span"]
 
@@ -19,6 +20,10 @@ UNITS = {
     "views": "views",
     "count": "",
 }
+
+
+SPELLED = {"psnr": "PSNR", "ssim": "SSIM", "held out": "held-out", "Held out": "Held-out"}
+"""Words that a name with underscores cannot spell."""
 
 
 def amount(value: float) -> str:
@@ -62,12 +67,19 @@ def metric(name: str, value: float) -> tuple[str, str]:
     words = name.split("_")
     unit = words[-1]
     if unit == "share" and len(words) > 1:
-        return " ".join(words[:-1]).capitalize(), f"{amount(round(value * 100, 1))} %"
+        return _label(words[:-1]), f"{amount(round(value * 100, 1))} %"
     if unit == "bytes" and len(words) > 1:
-        return " ".join(words[:-1]).capitalize(), megabytes(value)
+        return _label(words[:-1]), megabytes(value)
     if unit in UNITS and len(words) > 1:
-        return " ".join(words[:-1]).capitalize(), f"{amount(value)} {UNITS[unit]}".rstrip()
-    return " ".join(words).capitalize(), amount(value)
+        return _label(words[:-1]), f"{amount(value)} {UNITS[unit]}".rstrip()
+    return _label(words), amount(value)
+
+
+def _label(words: list[str]) -> str:
+    label = " ".join(words).capitalize()
+    for plain, spelled in SPELLED.items():
+        label = re.sub(rf"\b{plain}\b", spelled, label)
+    return label
 
 
 def plural(count: int, noun: str) -> str:

@@ -19,6 +19,7 @@ from stages.report._markup import Markup, tag
 from stages.report._place import place
 from stages.report._previews import previews
 from stages.report._sections import failures, header, numbers, provenance, timings
+from stages.report._splats import splats
 from stages.report._timeline import timeline
 
 __all__ = ["Config", "Model"]
@@ -32,6 +33,9 @@ class Config(Options):
     )
     video_mb: float = Field(
         1.5, ge=0, le=100, description="a larger preview video is linked, not embedded"
+    )
+    held_out: int = Field(
+        4, ge=1, le=100, description="at most this many held-out views beside their splats"
     )
 
 
@@ -55,12 +59,14 @@ class Model(Stage[Config]):
 
     def _page(self, facts: Facts) -> str:
         figures, data = place(facts, self.config.points, self.context.seed)
+        video_bytes = int(self.config.video_mb * 1e6)
         # Without a place to show, what happened comes first.
         sections = [
             failures(facts),
             *figures[:1],
+            splats(facts, video_bytes, self.config.held_out),
             timeline(facts),
-            previews(facts, int(self.config.video_mb * 1e6)),
+            previews(facts, video_bytes),
             tag("div", _section("The path", figures[1:]), numbers(facts), class_="twin"),
             timings(facts),
             provenance(facts),

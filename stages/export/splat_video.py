@@ -1,0 +1,94 @@
+"""`splats.mp4`: a camera that goes round the place as splats, or along the path of the film."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.camera_path import fit_intrinsics, orbit, orbit_focus, through
+from pipeline.messages import Splats
+from pipeline.stage import Options, Stage
+from stages.export._growing import Growing
+from stages.export._video import PreviewVideo
+from stages.splat._draw import draw
+from stages.splat._kernels import Team
+
+__all__ = ["Config", "Model"]
+
+Array = npt.NDArray[np.float64]
+
+POINTS = 20_000
+"""So many splats tell what the cameras looked at."""
+
+SECOND_NS = 1_000_000_000
+
+
+class Config(Options):
+    """Where the camera goes, and how the video looks."""
+
+    path: Literal["orbit", "train"] = Field(
+        "orbit", description="round what the cameras looked at, or along them"
+    )
+    seconds: float = Field(6.0, ge=0.5, le=120, description="length")
+    fps: float = Field(30.0, ge=1, le=120, description="pictures a second")
+    width: int = Field(640, ge=64, le=4096, description="largest width, px; never enlarges")
+    quality: int = Field(24, ge=0, le=51, description="x264 rate factor; lower is better")
+
+
+class Model(Stage[Config]):
+    """Draws the splats from cameras like those that filmed them."""
+
+    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+
+    def process(self, splats: Splats) -> None:
+        """Write the video; without a Gaussian or a camera there is none."""
+        finite = np.isfinite(splats.T_world_camera).all(axis=(1, 2))
+        finite &= np.isfinite(splats.intrinsics).all(axis=(1, 2))
+        if len(splats.means) == 0 or not finite.any():
+            self.warn("splats.mp4 is left out: there is no Gaussian or no camera with a pose")
+            return
+        size = _small(splats.size, self.config.width)
+        poses = self._poses(splats, finite)
+        K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
+        starts = [round(n * SECOND_NS / self.config.fps) for n in range(len(poses) + 1)]
+        file = Growing(self, "splats.mp4", "splat video")
+        team = Team(self.context.threads)
+        try:
+            with file.writing():
+                video = PreviewVideo(
+                    file.path, quality=self.config.quality, threads=self.context.threads
+                )
+                for n, T in enumerate(poses):
+                    image = draw(splats, K, T, size, team=team).bytes()
+                    video.add(image, starts[n], starts[n + 1] - starts[n])
+                    self.progress(n + 1, len(poses))
+                video.close()
+            file.commit()
+        finally:
+            team.close()
+            file.abandon()
+
+    def _poses(self, splats: Splats, finite: npt.NDArray[np.bool_]) -> Array:
+        count = max(1, round(self.config.fps * self.config.seconds))
+        cameras = splats.T_world_camera[finite]
+        K = np.median(splats.intrinsics[finite], axis=0)
+        seen = splats.opacity_logits > -1
+        xyz = splats.means[seen] if seen.any() else splats.means
+        xyz = xyz[:: max(1, -(-len(xyz) // POINTS))].astype(np.float64)
+        if self.config.path == "orbit":
+            return orbit(cameras, K, splats.size, xyz, count)
+        focus, _ = orbit_focus(cameras, K, splats.size, xyz)
+        away = float(np.median(np.linalg.norm(cameras[:, :3, 3] - focus, axis=1)))
+        return through(cameras, count, away)[0]
+
+
+def _small(size: tuple[int, int], width: int) -> tuple[int, int]:
+    """Return a size at most so wide, of the same shape, with even sides as 4:2:0 wants."""
+    scale = min(1.0, width / size[0])
+    return (
+        max(2, 2 * round(size[0] * scale / 2)),
+        max(2, 2 * round(size[1] * scale / 2)),
+    )
