@@ -169,7 +169,9 @@ class Execution:
         handed = not messages
         try:
             for parcel in parcels:
-                if not handed and job.link.ports.take(parcel) is not None and Frames not in parcel:
+                # Of what it reads some may be left out as well, since nobody else needs it.
+                beside = any(wanted in parcel for wanted in job.link.ports.reads)
+                if not handed and beside and Frames not in parcel:
                     parcel.update({type(message): message for message in messages})
                     handed = True
                 yield parcel

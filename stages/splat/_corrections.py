@@ -46,18 +46,21 @@ class Corrections:
             name: torch.optim.Adam([value], lr=RATES[name]) for name, value in self.values.items()
         }
 
-    def view(self, number: int, view: Tensor) -> Tensor:
-        """Return the world-to-camera matrix [4, 4] of a view with its correction."""
+    def step_of(self, number: int) -> Tensor | None:
+        """Return how a camera is moved, [4, 4] in its own frame, or None if poses stay."""
         if "turn" not in self.values:
-            return view
+            return None
         turn, shift = self.values["turn"][number], self.values["shift"][number]
-        zero = torch.zeros((), device=view.device)
+        zero = torch.zeros((), device=turn.device)
         x, y, z = turn.unbind()
         hat = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-        step = torch.eye(4, device=view.device)
-        rotation = torch.linalg.matrix_exp(hat)
-        top = torch.cat([rotation, (shift * self.scale)[:, None]], 1)
-        return torch.cat([top, step[3:]]) @ view
+        top = torch.cat([torch.linalg.matrix_exp(hat), (shift * self.scale)[:, None]], 1)
+        return torch.cat([top, torch.eye(4, device=turn.device)[3:]])
+
+    def view(self, number: int, view: Tensor) -> Tensor:
+        """Return the world-to-camera matrix [4, 4] of a view with its correction."""
+        step = self.step_of(number)
+        return view if step is None else step @ view
 
     def picture(self, number: int, image: Tensor) -> Tensor:
         """Return a rendering [H, W, 3] as exposed as the photograph of that view."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 __all__ = ["Budget", "Schedule"]
 
+PATIENCE = 0.25
+"""The steps have this share of the time to catch up with the clock: the first ones compile."""
+
 
 @dataclass
 class Budget:
@@ -39,13 +42,17 @@ class Budget:
         by_steps = (step - self.first_step) / self.steps if self.steps else 1.0
         left = self.seconds - self._round_s
         by_time = (self.elapsed_s - self._round_s) / left if left > 0 else 1.0
-        self.by_time |= by_time > by_steps
-        return min(self.begin + (1 - self.begin) * max(by_steps, by_time), 1.0)
+        # Only where the steps will not be done in time does the clock decide: results that a
+        # clock decided are never the same twice.
+        self.by_time |= by_time > max(by_steps, PATIENCE)
+        share = max(by_steps, by_time) if self.by_time else by_steps
+        return min(self.begin + (1 - self.begin) * share, 1.0)
 
     def extend(self, step: int, begin: float) -> None:
         """Begin another round, of twice the steps."""
         self.steps, self.first_step, self.begin = 2 * self.steps, step, begin
         self._round_s = self.elapsed_s
+        self.by_time = False
 
     def state(self) -> list[float]:
         """Return what is used up, to go on from later."""

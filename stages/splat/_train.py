@@ -26,14 +26,15 @@ from stages.splat._similarity import ssim
 __all__ = ["RATES", "Quality", "Trainer"]
 
 RATES = {
-    "means": 1.6e-4,
+    "means": 4e-4,
     "scales": 5e-3,
     "quats": 1e-3,
     "opacities": 5e-2,
     "sh0": 2.5e-3,
     "shN": 2.5e-3 / 20,
 }
-"""3DGS's learning rates; that of the means is times the scene's scale."""
+"""3DGS's learning rates, but for the means: theirs is times the scene's scale, which here comes
+from the pixels' footprint (fox and room: between 3e-4 and 3e-3 nothing changes by 0.2 dB)."""
 
 FEWEST = 100
 """Where even so few Gaussians do not fit into memory, nothing will."""
@@ -267,15 +268,12 @@ class Trainer:
     @torch.no_grad()
     def poses(self, views: Views) -> np.ndarray[Any, Any]:
         """Return the cameras' poses float64 [K, 4, 4], corrected where that was asked for."""
-        if "turn" not in self.corrections.values:
-            return views.T_world_camera
-        device = self.backend.device
-        moved = []
-        for number, T in enumerate(views.T_world_camera):
-            view = torch.from_numpy(invert(T)).float().to(device)
-            corrected = self.corrections.view(number, view).double().cpu().numpy()
-            moved.append(np.linalg.inv(corrected))
-        return np.stack(moved)
+        moved = views.T_world_camera.copy()
+        for number in self.photographs.trained.tolist():
+            step = self.corrections.step_of(number)
+            if step is not None:
+                moved[number] = moved[number] @ invert(step.double().cpu().numpy())
+        return moved
 
     @torch.no_grad()
     def draw(self, shot: Shot) -> Tensor:
