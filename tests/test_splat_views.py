@@ -32,7 +32,7 @@ def run_folder(tmp_path_factory, parcel):
     folder = tmp_path_factory.mktemp("run")
     for model, options in (
         ("held_out", {}),
-        ("splat_video", {"seconds": 0.5, "fps": 8, "width": 160}),
+        ("splat_video", {"seconds": 0.5, "fps": 8, "largest_px": 160}),
         ("transforms", {}),
         ("splats", {}),
     ):
@@ -55,7 +55,7 @@ def test_the_video_is_short_and_shows_what_was_seen(run_folder, parcel):
 def test_the_video_along_the_cameras(parcel, tmp_path):
     views, _ = parcel
     heard = results.export(
-        "splat_video", tmp_path, [parcel], path="train", seconds=1, fps=4, width=160
+        "splat_video", tmp_path, [parcel], path="train", seconds=1, fps=4, largest_px=160
     )
     assert heard.artefacts == {"splats.mp4": "splat video"}
     assert heard.warnings == []
@@ -90,7 +90,7 @@ def test_a_camera_without_a_pose_is_left_out_of_the_path(parcel, tmp_path):
         [(replace(splats, T_world_camera=T),)],
         seconds=0.5,
         fps=2,
-        width=64,
+        largest_px=64,
     )
     assert heard.warnings == []
     assert np.mean(film(tmp_path / "splats.mp4")[0]) > 60

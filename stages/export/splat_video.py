@@ -34,7 +34,7 @@ class Config(Options):
     )
     seconds: float = Field(6.0, ge=0.5, le=120, description="length")
     fps: float = Field(30.0, ge=1, le=120, description="pictures a second")
-    width: int = Field(640, ge=64, le=4096, description="largest width, px; never enlarges")
+    largest_px: int = Field(640, ge=64, le=4096, description="longer side; never enlarges")
     quality: int = Field(24, ge=0, le=51, description="x264 rate factor; lower is better")
 
 
@@ -50,7 +50,7 @@ class Model(Stage[Config]):
         if len(splats.means) == 0 or not finite.any():
             self.warn("splats.mp4 is left out: there is no Gaussian or no camera with a pose")
             return
-        size = _small(splats.size, self.config.width)
+        size = _small(splats.size, self.config.largest_px)
         poses = self._poses(splats, finite)
         K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
         starts = [round(n * SECOND_NS / self.config.fps) for n in range(len(poses) + 1)]
@@ -85,9 +85,9 @@ class Model(Stage[Config]):
         return through(cameras, count, away)[0]
 
 
-def _small(size: tuple[int, int], width: int) -> tuple[int, int]:
-    """Return a size at most so wide, of the same shape, with even sides as 4:2:0 wants."""
-    scale = min(1.0, width / size[0])
+def _small(size: tuple[int, int], largest_px: int) -> tuple[int, int]:
+    """Return a size with no side longer, of the same shape, with even sides as 4:2:0 wants."""
+    scale = min(1.0, largest_px / max(size))
     return (
         max(2, 2 * round(size[0] * scale / 2)),
         max(2, 2 * round(size[1] * scale / 2)),
