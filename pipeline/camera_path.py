@@ -13,8 +13,18 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation, Slerp
 
 from pipeline.geometry import upright
+from pipeline.messages import Splats
 
-__all__ = ["between", "fit_intrinsics", "look_at", "orbit", "orbit_focus", "through"]
+__all__ = [
+    "between",
+    "fit_intrinsics",
+    "look_at",
+    "orbit",
+    "orbit_focus",
+    "solid_points",
+    "through",
+    "walk",
+]
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +62,12 @@ def fit_intrinsics(K: Array, size: tuple[int, int], wanted: tuple[int, int]) -> 
     fitted[:2, :2] *= scale
     fitted[:2, 2] = (fitted[:2, 2] - np.array(size) / 2) * scale + np.array(wanted) / 2
     return fitted
+
+
+def solid_points(splats: Splats, most: int = 20_000) -> Array:
+    """Return the middles [N, 3] of splats that can be seen, at most so many, evenly picked."""
+    solid = splats.means[splats.opacity_logits > -1]
+    return _spread(solid if len(solid) else splats.means, most).astype(np.float64)
 
 
 def between(T_first: Array, T_second: Array, share: float) -> Array:
@@ -92,6 +108,13 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
     poses[:, :3, :3] = Slerp(knots, turns)(at).as_matrix()
     poses[:, :3, 3] = CubicHermiteSpline(knots, centres, _tangents(knots, centres))(at)
     return poses, np.interp(at, knots, np.arange(len(knots)))
+
+
+def walk(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, count: int) -> Array:
+    """Lead a camera along known cameras; see `through` and, for the arguments, `orbit`."""
+    focus, _ = orbit_focus(T_world_camera, K, size, xyz)
+    away = np.linalg.norm(T_world_camera[:, :3, 3] - focus, axis=1)
+    return through(T_world_camera, count, float(np.median(away)))[0]
 
 
 def _tangents(knots: Array, points: Array) -> Array:

@@ -8,22 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.camera_path import fit_intrinsics, orbit, orbit_focus, through
+from pipeline.camera_path import fit_intrinsics, orbit, solid_points, walk
 from pipeline.messages import Splats
 from pipeline.stage import Options, Stage
 from stages.export._growing import Growing
-from stages.export._video import PreviewVideo
-from stages.splat._draw import draw
-from stages.splat._kernels import Team
+from stages.export._splat_artist import SplatArtist
 
 __all__ = ["Config", "Model"]
-
-Array = npt.NDArray[np.float64]
-
-POINTS = 20_000
-"""So many splats tell what the cameras looked at."""
-
-SECOND_NS = 1_000_000_000
 
 
 class Config(Options):
@@ -53,36 +44,29 @@ class Model(Stage[Config]):
         size = _small(splats.size, self.config.largest_px)
         poses = self._poses(splats, finite)
         K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
-        starts = [round(n * SECOND_NS / self.config.fps) for n in range(len(poses) + 1)]
         file = Growing(self, "splats.mp4", "splat video")
-        team = Team(self.context.threads)
         try:
-            with file.writing():
-                video = PreviewVideo(
-                    file.path, quality=self.config.quality, threads=self.context.threads
+            with (
+                file.writing(),
+                SplatArtist(splats, size, depth=False, threads=self.context.threads) as artist,
+            ):
+                artist.video(
+                    file.path,
+                    np.repeat(K[None], len(poses), axis=0),
+                    poses,
+                    fps=self.config.fps,
+                    quality=self.config.quality,
+                    progress=self.progress,
                 )
-                for n, T in enumerate(poses):
-                    image = draw(splats, K, T, size, team=team).bytes()
-                    video.add(image, starts[n], starts[n + 1] - starts[n])
-                    self.progress(n + 1, len(poses))
-                video.close()
             file.commit()
         finally:
-            team.close()
             file.abandon()
 
-    def _poses(self, splats: Splats, finite: npt.NDArray[np.bool_]) -> Array:
+    def _poses(self, splats: Splats, finite: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         count = max(1, round(self.config.fps * self.config.seconds))
-        cameras = splats.T_world_camera[finite]
+        lead = orbit if self.config.path == "orbit" else walk
         K = np.median(splats.intrinsics[finite], axis=0)
-        seen = splats.opacity_logits > -1
-        xyz = splats.means[seen] if seen.any() else splats.means
-        xyz = xyz[:: max(1, -(-len(xyz) // POINTS))].astype(np.float64)
-        if self.config.path == "orbit":
-            return orbit(cameras, K, splats.size, xyz, count)
-        focus, _ = orbit_focus(cameras, K, splats.size, xyz)
-        away = float(np.median(np.linalg.norm(cameras[:, :3, 3] - focus, axis=1)))
-        return through(cameras, count, away)[0]
+        return lead(splats.T_world_camera[finite], K, splats.size, solid_points(splats), count)
 
 
 def _small(size: tuple[int, int], largest_px: int) -> tuple[int, int]:

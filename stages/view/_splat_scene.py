@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.camera_path import fit_intrinsics, orbit
+from pipeline.camera_path import fit_intrinsics, orbit, solid_points
 from pipeline.errors import UsageError
 from pipeline.messages import Splats
 from stages.splat._read import read_splats
-from stages.view._drawing import solid_points
 from stages.view._keyframes import Keyframes
 from stages.view._overview import overview
 

@@ -20,7 +20,7 @@ import stages
 from pipeline.atomic import replacing
 from pipeline.errors import UsageError
 from pipeline.stage import Options, Stage
-from stages.view._drawing import SplatArtist, write_png
+from stages.export._splat_artist import SplatArtist, write_png
 from stages.view._overview import overview
 from stages.view._render import render_scene
 from stages.view._scene import Scene, read_scene

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.atomic import replacing
-from pipeline.camera_path import fit_intrinsics, look_at, orbit, orbit_focus, through
+from pipeline.camera_path import fit_intrinsics, look_at, orbit, solid_points, through, walk
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.messages import Splats
 from pipeline.stage import Options, Stage
-from stages.view._drawing import SplatArtist, solid_points, write_png
+from stages.export._splat_artist import SplatArtist, write_png
 from stages.view._keyframes import Keyframes
 from stages.view._overview import FIELD_OF_VIEW, overview
 from stages.view._path_file import read_path_file
@@ -128,9 +128,7 @@ class Model(Stage[Config]):
         K = fit_intrinsics(keyframes.usual, keyframes.size, size)
         poses, xyz = keyframes.T_world_camera, solid_points(scene)
         if path == "train":
-            focus, _ = orbit_focus(poses, keyframes.usual, keyframes.size, xyz)
-            away = float(np.median(np.linalg.norm(poses[:, :3, 3] - focus, axis=1)))
-            T = through(poses, count, away)[0]
+            T = walk(poses, keyframes.usual, keyframes.size, xyz, count)
         else:
             T = orbit(poses, keyframes.usual, keyframes.size, xyz, count)
         return np.repeat(K[None], len(T), axis=0), T

@@ -16,7 +16,7 @@ from stages.export._video import PreviewVideo
 from stages.splat._draw import draw
 from stages.splat._kernels import Team
 
-__all__ = ["SplatArtist", "solid_points", "write_png"]
+__all__ = ["SplatArtist", "write_png"]
 
 Array = npt.NDArray[Any]
 
@@ -27,13 +27,6 @@ SCALE_PICTURES = 8
 """So many pictures of a path decide its scale of depth colours."""
 
 SECOND_NS = 1_000_000_000
-
-
-def solid_points(splats: Splats, most: int = 20_000) -> Array:
-    """Return the middles [N, 3] of splats that can be seen, at most so many, evenly picked."""
-    sees = splats.opacity_logits > -1
-    means = splats.means[sees] if np.any(sees) else splats.means
-    return means[:: max(1, -(-len(means) // most))].astype(np.float64)
 
 
 class SplatArtist:
