@@ -176,6 +176,7 @@ class Trainer:
             if not is_memory(error):
                 raise
             self._take(before)
+            self.growth = self._strategy()
             self.most = self.first = self.count
             self.warn(f"memory ran out at {self.count} splats: they grow no further")
 

@@ -1,0 +1,119 @@
+"""A training's checkpoints, and what it does when memory runs out."""
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.stage import Context
+from pipeline.telemetry import Progress, Warn
+from stages.splat import _session
+from stages.splat.cpu import Config, Model
+from tests.test_splat_training import arrays, room, train
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(folder, at, v=None, **options):
+    """Train with a checkpoint at every step, and break off at a share of the budget."""
+
+    def report(event):
+        if isinstance(event, Progress) and event.done >= at:
+            raise Interrupted
+
+    config = {"seconds": 600, "gaussians": 6000, "steps": 60, **options}
+    stage = Model(Config(**config))
+    stage.open(Context(threads=2, folder=folder, report=report))
+    try:
+        with pytest.raises(Interrupted):
+            stage.process(room() if v is None else v)
+    finally:
+        stage.close()
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch):
+    monkeypatch.setattr(_session, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(_session, "TOLD_EVERY_S", -1.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strategy": "mcmc"}, {"refine_poses": True, "exposure": True}]
+)
+def test_what_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path, options):
+    whole = train(room(), **options)[0]
+    interrupt(tmp_path, 0.55, **options)
+    assert (tmp_path / _session.CHECKPOINT).is_file()
+    begins = []
+    stage = Model(Config(seconds=600, gaussians=6000, steps=60, **options))
+    stage.open(Context(threads=1, folder=tmp_path, report=begins.append))
+    resumed = stage.process(room())
+    stage.close()
+    shares = [event.done for event in begins if isinstance(event, Progress)]
+    assert 0.5 < shares[0] < 0.6
+    assert not [event for event in begins if isinstance(event, Warn)]
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(whole), arrays(resumed), strict=True))
+    assert np.array_equal(whole.T_world_camera, resumed.T_world_camera)
+    assert not (tmp_path / _session.CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_another_scene_is_told_and_not_used(tmp_path):
+    interrupt(tmp_path, 0.5, replace(room(), images=255 - room().images))
+    fresh = train(room(), steps=20)[0]
+    splats, _, warnings = train(room(), steps=20, folder=tmp_path)
+    assert any("belongs to another scene or other options" in text for text in warnings)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(fresh), arrays(splats), strict=True))
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", pickle.dumps(Trap())])
+def test_a_file_that_is_no_checkpoint_is_told_and_runs_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / _session.CHECKPOINT
+    path.parent.mkdir()
+    path.write_bytes(content)
+    _, _, warnings = train(room(), steps=2, folder=tmp_path)
+    assert any("a checkpoint was found but it cannot be read" in text for text in warnings)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_half_a_checkpoint_is_told(tmp_path):
+    interrupt(tmp_path, 0.5)
+    path = tmp_path / _session.CHECKPOINT
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, _, warnings = train(room(), steps=2, folder=tmp_path)
+    assert any("training begins anew" in text for text in warnings)
+
+
+CRAMPED = """
+import resource, psutil, numpy as np
+from tests.test_splat_training import room, train
+train(room(), steps=30, gaussians=5000)
+now = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (now + {spare}, now + {spare}))
+splats, metrics, warnings = train(room(), steps=150, gaussians=2_000_000)
+print("count", len(splats.means), "steps", metrics["steps"])
+print(*warnings, sep="\\n")
+"""
+
+
+def test_where_memory_runs_out_the_growth_ends_and_not_the_training():
+    done = subprocess.run(
+        [sys.executable, "-c", CRAMPED.format(spare=150_000_000)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "memory ran out" in done.stdout
+    assert "steps 150" in done.stdout
