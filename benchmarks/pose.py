@@ -102,7 +102,9 @@ def _kitti(rows: Array) -> Array:
 TRUTH = {"kitchen": _kitchen, "kitti": _kitti}
 
 
-def keyframes_of(uri: str, context: Context) -> tuple[Keyframes, float]:
+def keyframes_of(
+    uri: str, context: Context, *, sample: str = "adaptive", keyframe: str = "parallax"
+) -> tuple[Keyframes, float]:
     """Run the chain up to the keyframes; return them and the CPU seconds of the keyframe stage."""
 
     def opened(step: str, model: str) -> Stage[Any]:
@@ -114,16 +116,15 @@ def keyframes_of(uri: str, context: Context) -> tuple[Keyframes, float]:
     reader = opened("decode", "pyav" if video else "images").process(
         Source(uri=uri, shown=uri, name="source")
     )
-    sample = opened("sample", "adaptive")
-    flow, keyframe = opened("flow", "dis"), opened("keyframe", "parallax")
+    flow, chooser = opened("flow", "dis"), opened("keyframe", keyframe)
     spent = 0.0
-    for frames in sample.process(reader):
+    for frames in opened("sample", sample).process(reader):
         motion = flow.process(frames)
         start = time.process_time()
-        keyframe.process(frames, motion)
+        chooser.process(frames, motion) if keyframe == "parallax" else chooser.process(frames)
         spent += time.process_time() - start
     start = time.process_time()
-    result = keyframe.finish()
+    result = chooser.finish()
     reader.close()
     return result, spent + time.process_time() - start
 

@@ -99,7 +99,7 @@ class CudaBackend:
     ) -> Rendering:
         """See the contract."""
         if len(gaussians["means"]) == 0:
-            return _nothing(gaussians["means"], size, background, depth)
+            return _nothing(gaussians, view, size, background, depth)
         picture, alpha, info = self._gsplat.rasterization(
             gaussians["means"],
             gaussians["quats"],
@@ -136,18 +136,28 @@ class CudaBackend:
         torch.cuda.empty_cache()
 
 
-def _nothing(means: Tensor, size: tuple[int, int], background: Tensor, depth: bool) -> Rendering:
-    """Return the background: gsplat's kernels divide by the number of Gaussians."""
+def _nothing(
+    gaussians: Mapping[str, Tensor],
+    view: Tensor,
+    size: tuple[int, int],
+    background: Tensor,
+    depth: bool,
+) -> Rendering:
+    """Return the background: gsplat's kernels divide by the number of Gaussians.
+
+    All inputs, and `means2d`, stay in the graph, with gradients of 0.
+    """
     width, height = size
-    none = means.sum()
-    image = background.expand(height, width, 3) + none
+    means2d = gaussians["means"][None, :, :2] * 1
+    none = sum((tensor.sum() for tensor in gaussians.values()), means2d.sum() + 0 * view.sum())
     blank = none.expand(height, width)
     info = {
-        "means2d": means[None, :, :2],
-        "radii": torch.zeros((1, 0, 2), dtype=torch.int32, device=means.device),
+        "means2d": means2d,
+        "radii": torch.zeros((1, 0, 2), dtype=torch.int32, device=means2d.device),
         "width": width,
         "height": height,
         "n_cameras": 1,
         "gaussian_ids": None,
     }
+    image = background.expand(height, width, 3) + none
     return Rendering(image, blank, blank if depth else None, info)

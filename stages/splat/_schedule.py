@@ -6,18 +6,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Budget", "Schedule"]
 
-PATIENCE = 0.25
-"""The steps have this share of the time to catch up with the clock: the first ones compile."""
+PATIENCE = ((0.05, 1.5), (0.25, 1.0))
+"""After this share of the time the clock may lead the steps by this factor, or it decides. The
+first steps compile, and the early ones are cheap."""
 
 
 @dataclass
 class Budget:
-    """Steps, and seconds as a guard: whichever is used up first."""
+    """Steps, with seconds as a guard, or seconds alone."""
 
-    steps: int
+    steps: int | None
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     first_step: int = 0
@@ -39,29 +41,33 @@ class Budget:
 
     def progress(self, step: int) -> float:
         """Return how much of this round's budget is used up after `step` steps, 0 to 1."""
-        by_steps = (step - self.first_step) / self.steps if self.steps else 1.0
         left = self.seconds - self._round_s
         by_time = (self.elapsed_s - self._round_s) / left if left > 0 else 1.0
+        if self.steps is None:
+            return self._share(by_time)
+        by_steps = (step - self.first_step) / self.steps if self.steps else 1.0
         # Only where the steps will not be done in time does the clock decide: results that a
         # clock decided are never the same twice.
-        self.by_time |= by_time > max(by_steps, PATIENCE)
-        share = max(by_steps, by_time) if self.by_time else by_steps
-        return min(self.begin + (1 - self.begin) * share, 1.0)
+        self.by_time |= any(by_time > max(by_steps * lead, after) for after, lead in PATIENCE)
+        return self._share(max(by_steps, by_time) if self.by_time else by_steps)
+
+    def _share(self, of_round: float) -> float:
+        return min(self.begin + (1 - self.begin) * of_round, 1.0)
 
     def extend(self, step: int, begin: float) -> None:
         """Begin another round, of twice the steps."""
-        self.steps, self.first_step, self.begin = 2 * self.steps, step, begin
+        self.steps = None if self.steps is None else 2 * self.steps
+        self.first_step, self.begin = step, begin
         self._round_s = self.elapsed_s
         self.by_time = False
 
-    def state(self) -> list[float]:
+    def state(self) -> list[Any]:
         """Return what is used up, to go on from later."""
         return [self.steps, self.first_step, self.begin, self._round_s, self.elapsed_s]
 
-    def restore(self, state: list[float]) -> None:
+    def restore(self, state: list[Any]) -> None:
         """Go on from what `state` returned."""
-        self.steps, self.first_step = int(state[0]), int(state[1])
-        self.begin, self._round_s = state[2], state[3]
+        self.steps, self.first_step, self.begin, self._round_s = state[:4]
         self._began = self.clock() - state[4]
 
 

@@ -21,7 +21,7 @@ from stages.splat._photographs import Photographs
 from stages.splat._schedule import Budget
 from stages.splat._train import Quality, Trainer
 
-__all__ = ["Session"]
+__all__ = ["Session", "scene_scale", "usual_count"]
 
 CHECKPOINT = ".reel3d/splat.checkpoint"
 CHECKPOINT_EVERY_S = 20.0
@@ -57,7 +57,7 @@ class Session:
             photographs,
             initial_gaussians(xyz, rgb, options.degree, backend.device),
             options,
-            scale=_scale(views, xyz),
+            scale=scene_scale(views, xyz),
             budget=Budget(options.steps, options.seconds),
             most=most,
             seed=seed,
@@ -88,9 +88,7 @@ class Session:
 
     def _most(self, photographs: Photographs) -> int:
         """Return how many Gaussians to grow to: as asked or by the pixels, within memory."""
-        width, height = photographs.size
-        usual = round(width * height / PIXELS_EACH)
-        wanted = self._options.gaussians or min(max(usual, FEWEST), MOST)
+        wanted = self._options.gaussians or usual_count(photographs)
         fits = int(psutil.virtual_memory().available * 0.5 / BYTES_EACH)
         if wanted > fits:
             self._stage.warn(f"{wanted} splats do not fit into memory: growing to {fits} at most")
@@ -173,8 +171,14 @@ class Session:
         return self._best[0]
 
 
-def _scale(views: Views, xyz: np.ndarray[Any, Any]) -> float:
-    """Return the scene's scale in world units: what `PIXELS` pixels cover at the usual depth."""
+def usual_count(photographs: Photographs) -> int:
+    """Return how many Gaussians photographs of this size call for."""
+    width, height = photographs.size
+    return min(max(round(width * height / PIXELS_EACH), FEWEST), MOST)
+
+
+def scene_scale(views: Views, xyz: np.ndarray[Any, Any]) -> float:
+    """Return the scene's scale in world units: what 100 px of a picture 320 px wide show."""
     footprints = []
     for K, T in zip(views.intrinsics[::4], views.T_world_camera[::4], strict=True):
         uv, z = project(xyz, K, invert(T))

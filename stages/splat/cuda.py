@@ -19,9 +19,11 @@ __all__ = ["Config", "Model"]
 class Config(TrainingOptions):
     """Options of `splat/cuda`."""
 
-    steps: int = Field(7000, ge=0, le=10_000_000, description="train for so many steps")
-    gaussians: int = Field(
-        0, ge=0, le=20_000_000, description="grow to so many; 0: by the size of the pictures"
+    steps: int | None = Field(
+        7000, ge=0, le=10_000_000, description="train for so many steps; null: as the seconds allow"
+    )
+    seconds: float = Field(
+        600.0, ge=0, description="stop after so long even if the steps are not done"
     )
     largest_px: int = Field(1600, ge=16, le=8192, description="train on pictures of this size")
 
