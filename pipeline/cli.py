@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[bold red]reel3d:[/] {escape(str(error))}", soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("reel3d: interrupted; the same command with --resume finishes the run")
+        more = "; the same command with --resume finishes the run" if words[:1] == ["run"] else ""
+        console.print(f"reel3d: interrupted{more}")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output is gone; a second failure on flushing would only confuse.

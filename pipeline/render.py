@@ -31,6 +31,8 @@ and --path a picture shows the beginning of the orbit.
 """
 
 SIDES_PX = (16, 8192)
+MOST_MEGAPIXELS = 36
+"""8K and more; so many take 2 GB (measured)."""
 
 
 def add_render(commands: Any) -> None:
@@ -75,6 +77,11 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"'{text}' is no size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
             "640x360"
+        )
+    if sides[0] * sides[1] > MOST_MEGAPIXELS * 1e6:
+        raise argparse.ArgumentTypeError(
+            f"{text} has {sides[0] * sides[1] / 1e6:.0f} megapixels; at most {MOST_MEGAPIXELS} "
+            "are drawn"
         )
     return sides
 

@@ -194,6 +194,8 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
         (["--size", "640", "a.png"], "'640' is no size; allowed is WIDTHxHEIGHT in px, each 16 to "
                                      "8192, such as 640x360"),
         (["--size", "9000x100", "a.png"], "'9000x100' is no size;"),
+        (["--size", "8000x8000", "a.png"], "8000x8000 has 64 megapixels; at most 36 are drawn"),
+        (["/dev/null/a.png"], "/dev/null/a.png cannot be written: a file stands where its folder"),
         (["--fps", "0", "a.mp4"], "'0' is not allowed; give 1 to 240"),
         (["--seconds", "nan", "a.mp4"], "'nan' is not allowed; give 0.1 to 600"),
     ],
@@ -295,6 +297,13 @@ def test_broken_cameras_of_a_run_are_one_line(edit, why, run_folder, tmp_path, c
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"reel3d: {folder / 'transforms.json'} {why}")
     assert "\n" not in said
+
+
+def test_a_folder_is_no_picture(run_folder, tmp_path, capsys):
+    (tmp_path / "a.png").mkdir()
+    assert main(["render", str(run_folder), "--at", "0", str(tmp_path / "a.png")]) == 2
+    why = f"{tmp_path / 'a.png'} is a folder; name a file"
+    assert capsys.readouterr().err.strip() == f"reel3d: {why}"
 
 
 def test_a_run_without_splats_or_cameras(run_folder, tmp_path, capsys):

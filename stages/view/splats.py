@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -55,6 +56,10 @@ class Model(Stage[Config]):
                 f"'{out.name}' is neither a picture nor a video; name it .png (one camera) or "
                 ".mp4 (a camera path)"
             )
+        if out.is_dir():
+            raise UsageError(f"{out} is a folder; name a file")
+        if not next(p for p in out.absolute().parents if os.path.lexists(p)).is_dir():
+            raise UsageError(f"{out} cannot be written: a file stands where its folder would be")
         if self.config.at is not None and suffix == ".mp4":
             raise UsageError("one camera makes a picture: with --at name it .png")
         scene, keyframes = self._read(source)
