@@ -21,7 +21,9 @@ __all__ = ["DEBIAN_PACKAGES", "Finding", "examine"]
 DEBIAN_PACKAGES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
 """What Open3D's wheel needs and does not bring (measured: FACTS of version 0.20)."""
 
-NEEDED = ("av", "cv2", "numba", "numpy", "pyarrow", "pycolmap", "open3d", "scipy")
+NEEDED = (
+    "av", "cv2", "gsplat", "numba", "numpy", "pyarrow", "pycolmap", "open3d", "scipy", "torch",
+)  # fmt: skip
 OPTIONAL = {"decord": "pip install 'reel3d[decord]'"}
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
 
@@ -132,7 +134,7 @@ def _offscreen() -> Finding:
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "missing", "no NVIDIA driver; no stage here needs one")
+        return Finding("GPU", "missing", "no NVIDIA driver; splat.model=cuda needs one, nothing else")
     done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
         capture_output=True,

@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.stage import Context
 from pipeline.telemetry import Progress, Warn
-from stages.splat import _session
+from stages.splat import _binning, _session
+from stages.splat._kernels import Team
+from stages.splat._passes import Projection, draw_pass
 from stages.splat.cpu import Config, Model
 from tests.test_splat_training import arrays, room, train
 
@@ -117,3 +119,22 @@ def test_where_memory_runs_out_the_growth_ends_and_not_the_training():
     assert done.returncode == 0, done.stderr[-2000:]
     assert "memory ran out" in done.stdout
     assert "steps 150" in done.stdout
+
+
+def test_what_would_not_fit_is_refused_before_the_system_ends_the_process(monkeypatch):
+    class Little:
+        available = 100_000_000
+
+    monkeypatch.setattr(_binning.psutil, "virtual_memory", Little)
+    count, size = 60_000, (320, 320)
+    rng = np.random.default_rng(0)
+    z = rng.uniform(1, 2, count).astype(np.float32)
+    everywhere = Projection(
+        np.full((count, 2), 160, np.float32),
+        z,
+        np.tile(np.array([1e-6, 0, 1e-6], np.float32), (count, 1)),
+        np.full(count, 0.5, np.float32),
+        np.full((count, 2), 1000, np.int32),
+    )
+    with pytest.raises(MemoryError, match="24000000 tiles to draw need"):
+        draw_pass(Team(1), everywhere, np.zeros((count, 3), np.float32), np.zeros(3), size)

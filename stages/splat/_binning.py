@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from stages.splat._kernels import Team, kernel
 from stages.splat._projection import ALPHA_MIN
@@ -26,6 +27,8 @@ WIDTH, ROWS = 16, 16
 """Size of a tile, px: a row is one or two SIMD registers."""
 TILE = WIDTH * ROWS
 PACK = 12
+MANY, BYTES_EACH = 10_000_000, 4 + 4 + 9 * 4
+"""From so many intersections on it is checked that their rows, slots and gradients fit."""
 
 
 class Bins(NamedTuple):
@@ -182,6 +185,15 @@ def _offsets(counts, starts):
     starts[counts.shape[1]] = total
 
 
+def _check_memory(intersections: int) -> None:
+    """Raise before so much is asked for that the system would end the process instead."""
+    if intersections < MANY:
+        return
+    needed, free = intersections * BYTES_EACH, psutil.virtual_memory().available
+    if needed > 0.7 * free:
+        raise MemoryError(f"{intersections} tiles to draw need {needed >> 20} MiB of {free >> 20}")
+
+
 def bin_tiles(
     team: Team,
     means2d: Array,
@@ -223,6 +235,7 @@ def bin_tiles(
         bounds.tolist(),
     )
     np.cumsum(slots, out=slots)
+    _check_memory(int(slots[-1]))
     tiles = np.empty(across * down + 1, np.int64)
     _offsets(counts, tiles)
     row = np.empty(slots[-1], np.int32)
