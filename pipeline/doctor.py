@@ -134,7 +134,9 @@ def _offscreen() -> Finding:
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "missing", "no NVIDIA driver; splat.model=cuda needs one, nothing else")
+        return Finding(
+            "GPU", "missing", "no NVIDIA driver; splat.model=cuda needs one, nothing else"
+        )
     done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
         capture_output=True,

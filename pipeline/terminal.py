@@ -19,6 +19,8 @@ PLAIN_EVERY_S = 5.0
 
 MARKS = {"made": "[green]✓[/]", "skipped": "[dim]–[/]"}
 CLIPS = "video"
+UNITS = {"db": "dB", "psnr": "PSNR", "ssim": "SSIM"}
+"""Words of a figure's name that are not written small."""
 SHOWN_FIGURES = 3
 """How many figures of a stage fit on a line; metrics.jsonl has all."""
 
@@ -75,9 +77,7 @@ class Terminal:
             self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
         if self._live:
             told = f"{escape(stage)}  [dim]{escape(note)}[/]" if note else escape(stage)
-            self._progress.update(
-                self._tasks[stage], completed=done, total=total, description=told
-            )
+            self._progress.update(self._tasks[stage], completed=done, total=total, description=told)
         elif self._may_speak():
             told = f", {note}" if note else ""
             self._say(f"{stage}: {100 * done / max(total, 1e-9):.0f} %{told}")
@@ -124,9 +124,9 @@ class Terminal:
 
 
 def _figure(name: str, value: float) -> str:
-    """`registered_share` 0.98 → `registered share 0.98`; `error_px` 0.5 → `error 0.5 px`."""
+    """`registered_share` 0.98 → `registered share 0.98`; `psnr_db` 30.5 → `PSNR 30.5 dB`."""
     words, _, unit = name.rpartition("_")
-    number = f"{value:.4g}"
+    number = f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}".replace(",", " ")
     if unit in ("px", "s", "m", "deg", "db") and words:
-        return f"{words.replace('_', ' ')} {number} {unit}"
-    return f"{name.replace('_', ' ')} {number}"
+        name, number = words, f"{number} {UNITS.get(unit, unit)}"
+    return " ".join([*(UNITS.get(word, word) for word in name.split("_")), number])

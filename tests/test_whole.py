@@ -3,14 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 import pytest
 
 from pipeline.cli import main
+from stages.splat._read import read_splats
 from tests.demo import film
 from tests.judge import Verdict, judge
 
 pytestmark = pytest.mark.slow
+
+WORDS = ["export.depth_png=on", "export.flo=on", "export.flo.every=12"]
+# A fifth of the default's training: enough to tell right from wrong.
+WORDS += ["splat.steps=250", "splat.seconds=600", "export.splat_video.seconds=1"]
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +29,7 @@ def verdict(folder: Path) -> Verdict:
     """Run once; every test looks at another side of the result."""
     path = folder.parent / "tour.mp4"
     truth = film(path, seed=1)
-    options = ["--quiet", "export.depth_png=on", "export.flo=on", "export.flo.every=12"]
-    assert main(["run", str(path), "--out", str(folder), *options]) == 0
+    assert main(["run", str(path), "--out", str(folder), "--quiet", *WORDS]) == 0
     return judge(folder, truth)
 
 
@@ -61,6 +66,20 @@ def test_flow_is_right(verdict: Verdict) -> None:
     assert verdict.flow_epe_px <= 1
 
 
+def test_the_splats_look_like_views_that_they_were_not_trained_on(
+    verdict: Verdict, folder: Path
+) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = {line["stage"]: line for line in map(json.loads, lines)}["splat/cpu"]
+    assert found["held_out_psnr_db"] > 25
+    assert found["held_out_ssim"] > 0.7
+    splats = read_splats(folder / "splats.ply")
+    assert len(splats.means) == found["gaussians"] > 10_000
+    told = json.loads((folder / "splats" / "held_out.json").read_text())
+    assert abs(np.mean([view["psnr_db"] for view in told]) - found["held_out_psnr_db"]) < 0.5
+    assert (folder / "splats.mp4").stat().st_size > 20_000
+
+
 def test_other_programs_open_it(verdict: Verdict, folder: Path) -> None:
     model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
     names = {image.name for image in model.images.values()}
@@ -80,8 +99,7 @@ def test_resume_redoes_the_surface_and_nothing_before_it(verdict: Verdict, folde
     before = (folder / "trajectory.tum").stat().st_mtime_ns
     cloud = (folder / "points.ply").read_bytes()
     source = str(folder.parent / "tour.mp4")
-    words = ["run", source, "--out", str(folder), "--resume", "--quiet", "export.depth_png=on"]
-    words += ["export.flo=on", "export.flo.every=12"]
-    assert main([*words, "fuse.voxel=0.02"]) == 0
+    words = ["run", source, "--out", str(folder), "--resume", "--quiet", *WORDS]
+    assert main([*words, "splat.steps=3", "fuse.voxel=0.02"]) == 0
     assert (folder / "trajectory.tum").stat().st_mtime_ns == before
     assert (folder / "points.ply").read_bytes() != cloud

@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 NEIGHBOURS = 3
+FIRST_SHARE = 0.35
+"""With all of the surface from the start a tour of a room ends 1.1 dB lower: evenly spread is not
+where detail is."""
 OPACITY = 0.5
 """3DGS starts at 0.1; with a short budget 0.5 comes further."""
 
@@ -29,26 +32,27 @@ OPACITY = 0.5
 def scene_points(
     views: Views, points: Points | None, most: int, seed: int
 ) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Return at most `most` points [N, 3] and colours [N, 3] of surface and sparse points.
+    """Return points [N, 3] and colours [N, 3] to begin with: sparse ones, then of the surface.
 
-    Points that are not finite and those that no camera sees are left out. The surface is thinned
-    at random; the sparse points are all kept, since they also tell of what fusion left out.
+    Points that are not finite and those that no camera sees are left out. The sparse points are
+    all kept, at most `most`, since they also tell of what fusion left out; the surface is thinned
+    at random to `FIRST_SHARE` of `most`, so that growth can put the rest where it is needed.
 
     Raises:
         PartNotMade: There are none.
     """
-    sets = [(views.points, views.points_rgb)]
+    sets = [(views.points, views.points_rgb, most)]
     if points is not None:
-        sets.append((points.xyz, points.rgb))
+        sets.append((points.xyz, points.rgb, round(FIRST_SHARE * most)))
     rng = np.random.default_rng([seed, 11])
     chosen: list[tuple[Array, Array]] = []
-    room = most
-    for xyz, rgb in sets:
+    count = 0
+    for xyz, rgb, room in sets:
         rows = np.flatnonzero(np.isfinite(xyz).all(axis=1))
         rows = rows[_seen(xyz[rows], views)]
-        if len(rows) > room:
-            rows = np.sort(rng.choice(rows, room, replace=False))
-        room -= len(rows)
+        if count + len(rows) > room:
+            rows = np.sort(rng.choice(rows, max(room - count, 0), replace=False))
+        count += len(rows)
         chosen.append((xyz[rows], rgb[rows]))
     xyz = np.concatenate([part for part, _ in chosen])
     if len(xyz) == 0:
