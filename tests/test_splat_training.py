@@ -246,3 +246,12 @@ def test_noise_has_the_shape_of_the_splat():
     M = dense_splats.rotation(quats) * torch.exp(scales)[:, None]
     wanted = torch.einsum("nij,nkj,nk->ni", M, M, noise)
     assert torch.allclose(_growth._shaped(quats, scales, noise), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_cuda_model_says_what_to_do():
+    model = find("splat", "cuda")
+    stage = model(model.__orig_bases__[0].__args__[0]())
+    with pytest.raises(PartNotMade, match="NVIDIA GPU, and torch finds none.*train on the CPU"):
+        stage.open(Context())
+    stage.close()
