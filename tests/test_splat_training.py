@@ -252,6 +252,6 @@ def test_noise_has_the_shape_of_the_splat():
 def test_without_a_gpu_the_cuda_model_says_what_to_do():
     model = find("splat", "cuda")
     stage = model(model.__orig_bases__[0].__args__[0]())
-    with pytest.raises(PartNotMade, match="NVIDIA GPU, and torch finds none.*train on the CPU"):
+    with pytest.raises(PartNotMade, match=r"NVIDIA GPU, and torch finds none.*train on the CPU"):
         stage.open(Context())
     stage.close()
