@@ -170,7 +170,7 @@ def by_budget(name: str, views: Views, budgets: list[float]) -> None:
         )
 
 
-def by_threads(views: Views, steps: int = 400) -> None:
+def by_threads(views: Views, steps: int = 800) -> None:
     """Print how much faster two threads are, in wall time, and that the results are equal."""
     times: dict[int, list[float]] = {1: [], 2: []}
     means = {}

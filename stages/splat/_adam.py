@@ -7,6 +7,7 @@ rows that were not seen keep their moments, and there is no bias correction.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from stages.splat._kernels import Team, kernel
 
-__all__ = ["SelectiveAdam"]
+__all__ = ["SelectiveAdam", "step_together"]
 
 
 @kernel()
@@ -52,23 +53,37 @@ class SelectiveAdam:
     @torch.no_grad()
     def step(self, visibility: Tensor) -> None:
         """Move the rows where `visibility` [N] is true."""
+        step_together(self._team, [self], visibility)
+
+    def arguments(self) -> tuple[Any, ...] | None:
+        """Return what the kernel takes after `seen`, or None if there is nothing to move."""
         (group,) = self.param_groups
         parameter = group["params"][0]
         if parameter.grad is None or parameter.numel() == 0:
-            return
+            return None
         assert parameter.is_contiguous(), "the steps would go to a copy"
         state = self.state[parameter]
         if not state:
-            zeros = torch.zeros_like(parameter)
+            zeros = torch.zeros_like(parameter.detach())
             state |= {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
         arrays = [_rows(tensor) for tensor in tensors]
         dtype = arrays[0].dtype.type
         betas = [dtype(beta) for beta in group["betas"]]
         rests = [dtype(1) - beta for beta in betas]
-        numbers = [dtype(group["lr"]), *betas, *rests, dtype(group["eps"])]
-        seen = visibility.numpy()
-        self._team.rows(lambda a, b: _step(a, b, seen, *arrays, *numbers), len(seen))
+        return *arrays, dtype(group["lr"]), *betas, *rests, dtype(group["eps"])
+
+
+def step_together(team: Team, optimizers: Iterable[SelectiveAdam], visibility: Tensor) -> None:
+    """Move the rows [N] that were seen of several parameters in one turn of the threads."""
+    seen = visibility.numpy()
+    jobs = [job for optimizer in optimizers if (job := optimizer.arguments()) is not None]
+
+    def work(first: int, last: int) -> None:
+        for job in jobs:
+            _step(first, last, seen, *job)
+
+    team.rows(work, len(seen))
 
 
 def _rows(tensor: Tensor) -> np.ndarray[Any, Any]:

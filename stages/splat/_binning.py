@@ -221,19 +221,17 @@ def bin_tiles(
     order = _sort_by_depth(depths, radii)
     count = len(order)
     pack = np.empty((count, PACK), means2d.dtype)
-    team.rows(
-        lambda a, b: _fill_pack(a, b, order, means2d, conics, opacities, colours, radii, pack),
-        count,
-    )
     slots = np.zeros(count + 1, np.int64)
-    parts = team.threads if count > 4096 else 1
-    bounds = np.linspace(0, count, parts + 1).astype(int)
-    number = {int(start): part for part, start in enumerate(bounds[:-1])}
+    parts = 2 * team.threads if team.threads > 1 and count > 4096 else 1
+    bounds = [count * part // parts for part in range(parts + 1)]
+    number = {start: part for part, start in enumerate(bounds[:-1])}
     counts = np.zeros((parts, across * down), np.int64)
-    team.each(
-        lambda a, b: _count(a, b, number[a], pack, across, down, height, slots, counts),
-        bounds.tolist(),
-    )
+
+    def count_tiles(a: int, b: int) -> None:
+        _fill_pack(a, b, order, means2d, conics, opacities, colours, radii, pack)
+        _count(a, b, number[a], pack, across, down, height, slots, counts)
+
+    team.each(count_tiles, bounds)
     np.cumsum(slots, out=slots)
     _check_memory(int(slots[-1]))
     tiles = np.empty(across * down + 1, np.int64)
@@ -244,6 +242,6 @@ def bin_tiles(
         lambda a, b: _scatter(
             a, b, number[a], pack, across, down, height, slots, counts, row, slot
         ),
-        bounds.tolist(),
+        bounds,
     )
     return Bins(pack, order, slots, tiles, row, slot)

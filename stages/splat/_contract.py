@@ -7,7 +7,7 @@ are: `means` [N, 3] in the world, `quats` [N, 4] wxyz of any length, `scales` [N
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Rendering:
     @property
     def seen(self) -> Tensor:
         """Return which Gaussians touch the image, bool [N]."""
-        return (self.info["radii"] > 0).all(dim=-1)[0]
+        return self.info["radii"][0, :, 0] > 0
 
 
 class Optimizer(Protocol):
@@ -87,6 +87,10 @@ class Backend(Protocol):
 
     def optimizer(self, parameter: Tensor, lr: float) -> Optimizer:
         """Return an optimiser of one parameter [N, ...]."""
+        ...
+
+    def step(self, optimizers: Iterable[Optimizer], seen: Tensor) -> None:
+        """Let optimisers of this backend move the rows where `seen`, bool [N], is true."""
         ...
 
     def close(self) -> None:

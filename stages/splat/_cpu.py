@@ -6,7 +6,7 @@ As gsplat does, rendering is three autograd functions (project, shade, rasterise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from stages.splat._adam import SelectiveAdam
+from stages.splat._adam import SelectiveAdam, step_together
 from stages.splat._contract import Rendering
 from stages.splat._kernels import Team
 from stages.splat._passes import (
@@ -143,7 +143,10 @@ class CpuBackend:
             (self.team, camera, antialiased),
         )  # type: ignore[misc]
         # -R^T t would have another gradient by R where R is not quite a rotation.
-        centre = torch.inverse(view.to(means.dtype))[:3, 3]
+        if view.requires_grad:
+            centre = torch.linalg.inv(view.to(means.dtype))[:3, 3]
+        else:
+            centre = torch.from_numpy(np.linalg.inv(camera.view)[:3, 3].copy())
         colours = _Shade.apply(
             means, centre, gaussians["sh0"], gaussians["shN"], radii, (self.team, degree)
         )
@@ -172,6 +175,10 @@ class CpuBackend:
     def optimizer(self, parameter: Tensor, lr: float) -> SelectiveAdam:
         """See the contract."""
         return SelectiveAdam(self.team, parameter, lr)
+
+    def step(self, optimizers: Iterable[SelectiveAdam], seen: Tensor) -> None:  # type: ignore[override]
+        """See the contract."""
+        step_together(self.team, optimizers, seen)
 
     def close(self) -> None:
         """End the threads."""

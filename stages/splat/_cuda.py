@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -130,6 +130,11 @@ class CudaBackend:
         """See the contract."""
         group = {"params": [parameter], "lr": lr}
         return self._gsplat.SelectiveAdam([group], eps=1e-15, betas=(0.9, 0.999))
+
+    def step(self, optimizers: Iterable[Optimizer], seen: Tensor) -> None:
+        """See the contract."""
+        for optimizer in optimizers:
+            optimizer.step(seen)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Give the memory that nothing uses back to the device."""

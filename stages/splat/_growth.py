@@ -36,8 +36,11 @@ class Growth(Protocol):
         """Look at a rendering before its backward pass."""
         ...
 
-    def after(self, rendering: Rendering, lr: float) -> None:
-        """Look at it again afterwards; `lr` is the rate of the means."""
+    def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
+        """Look at it again afterwards; `lr` is the rate of the means.
+
+        Not `growing` means that there will be no further refinement.
+        """
         ...
 
     def refine(self, wanted: int) -> None:
@@ -87,11 +90,24 @@ class _Default:
             self._gaussians, self._optimizers, self._state, 1, rendering.info
         )
 
-    def after(self, rendering: Rendering, lr: float) -> None:
+    def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
+        """Add up the gradients: what `_update_state` does, a fifth of its time on the CPU.
+
+        It picks out the seen ones first; the others' gradients are 0.
+        """
         del lr
-        self._strategy.step_post_backward(
-            self._gaussians, self._optimizers, self._state, 1, rendering.info
-        )
+        if not growing:
+            return
+        info, state = rendering.info, self._state
+        gradient = info["means2d"].grad[0]
+        half = gradient.new_tensor([info["width"] / 2, info["height"] / 2])
+        strength = torch.linalg.vector_norm(gradient * half, dim=-1)
+        seen = rendering.seen.to(strength.dtype)
+        if state["grad2d"] is None:
+            state["grad2d"], state["count"] = strength, seen
+        else:
+            state["grad2d"].add_(strength)
+            state["count"].add_(seen)
 
     def refine(self, wanted: int) -> None:
         count, state = len(self._gaussians["means"]), self._state
@@ -135,9 +151,9 @@ class _Mcmc:
     def before(self, rendering: Rendering) -> None:
         pass
 
-    def after(self, rendering: Rendering, lr: float) -> None:
+    def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
         """Stir: noise along each Gaussian's own shape, for those that hardly show."""
-        del rendering
+        del rendering, growing
         g = self._gaussians
         with torch.no_grad():
             opacity = torch.sigmoid(g["opacities"])

@@ -126,9 +126,9 @@ class Team:
         self, work: Callable[[int, int], object], count: int, least: int = 2048, step: int = 1
     ) -> None:
         """Share out `count` rows evenly, at least `least` at a time, cut at multiples of `step`."""
-        parts = max(1, min(self.threads, count // least))
-        cuts = np.linspace(0, count, parts + 1)[1:-1] // step * step
-        self.each(work, [0, *cuts.astype(int).tolist(), count])
+        # Two ranges a thread: one that wakes up late leaves its second to the others.
+        parts = max(1, min(2 * self.threads, count // least)) if self.threads > 1 else 1
+        self.each(work, [*(count * i // parts // step * step for i in range(parts)), count])
 
     def weighted(self, work: Callable[[int, int], object], costs: npt.NDArray[np.int64]) -> None:
         """Share out items by their costs, in several ranges a thread: ranges differ in truth."""

@@ -122,8 +122,7 @@ def project_pass_backward(
             a, b, *inputs, *camera, antialiased, radii, *gradients, *outs, v_view, wants_view
         ),
         count,
-        BLOCK,
-        BLOCK,
+        step=BLOCK,
     )
     view = np.concatenate([v_view.sum(axis=0), np.zeros((1, 4), dtype)]) if wants_view else None
     return outs[0], outs[1], outs[2], outs[3], view
@@ -157,8 +156,7 @@ def shade_pass_backward(
             v_means, v_centre, v_sh0, v_shN,
         ),
         count,
-        BLOCK,
-        BLOCK,
+        step=BLOCK,
     )  # fmt: skip
     return v_means, v_centre.sum(axis=0), v_sh0, v_shN
 

@@ -22,7 +22,7 @@ ALPHA_MIN = 1.0 / 255.0
 """What is fainter is not drawn (3DGS)."""
 REACH = 3.33
 """At this many standard deviations an opaque Gaussian has faded to `ALPHA_MIN`."""
-BLOCK = 4096
+BLOCK = 1024
 """Sums over Gaussians are made block by block, so that they do not depend on the threads."""
 
 

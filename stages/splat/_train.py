@@ -148,13 +148,12 @@ class Trainer:
         penalty = self.corrections.penalty(shot.number)
         (loss if penalty is None else loss + penalty).backward()
         self._set_rates(p)
-        seen = rendering.seen
-        for optimizer in self.optimizers.values():
-            optimizer.step(seen)
+        self.backend.step(self.optimizers.values(), rendering.seen)
         for parameter in self.gaussians.values():
             parameter.grad = None
         self.corrections.step(p)
-        self.growth.after(rendering, self.optimizers["means"].param_groups[0]["lr"])
+        lr = self.optimizers["means"].param_groups[0]["lr"]
+        self.growth.after(rendering, lr, p < self.schedule.grow_until)
 
     def _set_rates(self, p: float) -> None:
         factor = self.options.learning_rate
