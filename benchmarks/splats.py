@@ -47,9 +47,9 @@ from tests.scenes.paths import Segment
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CLIPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "apple": ("sfm-clips-anysplat/apple.mp4", ()),
-    "ramen": ("sfm-clips-anysplat/ramen.mp4", ()),
-    "horns": ("sfm-clips-anysplat/horns.mp4", ()),
+    "apple": ("sfm-clips-cotracker/apple.mp4", ()),
+    "ramen": ("sfm-clips-anysplat/fillerbuster_ramen.mp4", ()),
+    "horns": ("sfm-clips-anysplat/llff_horns.mp4", ()),
     "fox": ("sfm-fox/images", ("sample.model=dense", "keyframe.model=every")),
     "kitchen": ("rgbd-redkitchen-a", ()),
 }

@@ -18,7 +18,7 @@ class TrainingOptions(Options):
         2000, ge=0, le=10_000_000, description="train for so many steps; null: as the seconds allow"
     )
     seconds: float = Field(
-        100.0, ge=0, description="stop after so long even if the steps are not done"
+        115.0, ge=0, description="stop after so long even if the steps are not done"
     )
     until_best: bool = Field(
         False,
