@@ -123,6 +123,7 @@ def train(
         scale=scene_scale(views, xyz),
         budget=Budget(steps, seconds, clock),
         most=most,
+        limit=most,
         seed=0,
         warn=print,
     )

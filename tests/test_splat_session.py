@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,10 @@ import pytest
 from pipeline.stage import Context
 from pipeline.telemetry import Progress, Warn
 from stages.splat import _binning, _session
+from stages.splat._cpu import CpuBackend
 from stages.splat._kernels import Team
 from stages.splat._passes import Projection, draw_pass
+from stages.splat._train import Trainer
 from stages.splat.cpu import Config, Model
 from tests.test_splat_training import arrays, room, train
 
@@ -138,3 +141,82 @@ def test_what_would_not_fit_is_refused_before_the_system_ends_the_process(monkey
     )
     with pytest.raises(MemoryError, match="24000000 tiles to draw need"):
         draw_pass(Team(1), everywhere, np.zeros((count, 3), np.float32), np.zeros(3), size)
+
+
+def failing(monkeypatch, name, calls):
+    """Let a method of the CPU backend run out of memory at these of its calls, from 1."""
+    real, count = getattr(CpuBackend, name), [0]
+
+    def method(self, *args, **kwargs):
+        count[0] += 1
+        if count[0] in calls:
+            raise MemoryError
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(CpuBackend, name, method)
+
+
+def test_steps_that_do_not_fit_go_on_with_fewer_wherever_they_fall(monkeypatch):
+    monkeypatch.setattr(_session, "CHECKPOINT_EVERY_S", 1e9)
+    failing(monkeypatch, "render", range(10, 30, 9))
+    splats, metrics, warnings = train(room(), steps=40)
+    assert metrics["steps"] == 40
+    assert 100 < len(splats.means) < 1000
+    assert sum("memory ran out with" in text for text in warnings) == 3
+
+
+def test_a_quality_that_cannot_be_measured_is_left_out_and_told(monkeypatch):
+    monkeypatch.setattr(_session, "CHECKPOINT_EVERY_S", 1e9)
+    failing(monkeypatch, "render", range(42, 50))
+    splats, metrics, warnings = train(room(), steps=40)
+    assert "held_out_psnr_db" not in metrics
+    assert any("when the splats were measured" in text for text in warnings)
+    assert len(splats.means) > 0
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_training(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        splats, _, warnings = train(room(), steps=5, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert any("no checkpoint could be written" in text for text in warnings)
+    assert list((tmp_path / ".reel3d").iterdir()) == []
+    assert len(splats.means) > 0
+
+
+def test_photographs_of_nothing_leave_no_splat_and_say_so():
+    dark = replace(room(), images=np.zeros_like(room().images))
+    lone = replace(
+        dark,
+        points=dark.points[:1],
+        points_rgb=np.full((1, 3), 255, np.uint8),
+        points_error_px=dark.points_error_px[:1],
+    )
+    splats, metrics, warnings = train(lone, steps=400)
+    assert metrics["gaussians"] == len(splats.means) == 0
+    assert any("nothing but black" in text for text in warnings)
+
+
+@pytest.mark.parametrize("options", [{}, {"refine_poses": True}])
+def test_the_best_round_is_what_stays(monkeypatch, options):
+    monkeypatch.setattr(_session, "CHECKPOINT_EVERY_S", 1e9)
+    found, kept = iter([25.0, 30.0, 20.0]), []
+
+    def measure(self, numbers):
+        kept.append(({k: p.detach().clone() for k, p in self.gaussians.items()}, self.step))
+        return next(found, 21.0), 0.5
+
+    monkeypatch.setattr(Trainer, "measure", measure)
+    splats, metrics, _ = train(room(), steps=10, until_best=True, **options)
+    assert [step for _, step in kept][:3] == [10, 30, 70]
+    assert metrics["held_out_psnr_db"] == 30
+    assert np.array_equal(splats.means, kept[1][0]["means"].numpy())
+    assert not np.array_equal(splats.means, kept[2][0]["means"].numpy()[: len(splats.means)])
+
+
+def test_further_rounds_keep_to_the_number_that_was_asked_for():
+    splats, metrics, _ = train(room(), steps=10, until_best=True, seconds=4, gaussians=3200)
+    assert metrics["steps"] > 10
+    assert len(splats.means) <= 3200

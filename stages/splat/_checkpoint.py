@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -29,10 +30,16 @@ def key_of(options: Options, seed: int, arrays: list[Any]) -> str:
 
 
 def write(path: Path, key: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OutputError: The disk is full or may not be written.
+    """
+    buffer = io.BytesIO()
+    torch.save({"key": key, "state": state}, buffer)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"key": key, "state": state}, file)
+        # torch's own writer hides the system's error when the disk is full.
+        file.write(buffer.getbuffer())
 
 
 def read(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:

@@ -55,6 +55,11 @@ class Backend(Protocol):
     device: str
     """Where its tensors live."""
 
+    @property
+    def free_bytes(self) -> int:
+        """Memory that is free there."""
+        ...
+
     def render(
         self,
         gaussians: Mapping[str, Tensor],

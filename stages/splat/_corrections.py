@@ -81,6 +81,11 @@ class Corrections:
             optimizer.step()
             optimizer.zero_grad()
 
+    def forget(self) -> None:
+        """Drop the gradients of a step that failed."""
+        for value in self.values.values():
+            value.grad = None
+
     def state(self) -> dict[str, Any]:
         """Return everything, to go on from later."""
         return {

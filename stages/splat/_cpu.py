@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -118,6 +119,11 @@ class CpuBackend:
 
     def __init__(self, threads: int) -> None:
         self.team = Team(threads)
+
+    @property
+    def free_bytes(self) -> int:
+        """See the contract."""
+        return psutil.virtual_memory().available
 
     def render(
         self,

@@ -85,6 +85,11 @@ class CudaBackend:
         if kernels is None:
             raise PartNotMade(f"gsplat has no CUDA kernels and finds no nvcc to make them: {CURE}")
 
+    @property
+    def free_bytes(self) -> int:
+        """See the contract."""
+        return torch.cuda.mem_get_info()[0]
+
     def render(
         self,
         gaussians: Mapping[str, Tensor],
@@ -133,7 +138,7 @@ class CudaBackend:
 
     def step(self, optimizers: Iterable[Optimizer], seen: Tensor) -> None:
         """See the contract."""
-        for optimizer in optimizers:
+        for optimizer in optimizers if len(seen) else ():
             optimizer.step(seen)  # type: ignore[arg-type]
 
     def close(self) -> None:

@@ -111,6 +111,9 @@ class _Default:
 
     def refine(self, wanted: int) -> None:
         count, state = len(self._gaussians["means"]), self._state
+        if state["grad2d"] is None:
+            # Nothing was seen since the last refinement that failed.
+            return
         gradients = state["grad2d"] / state["count"].clamp_min(1)
         fading = torch.sigmoid(self._gaussians["opacities"]) < FADED
         room = min(max(wanted - count + int(fading.sum()), 0), count)
@@ -210,8 +213,9 @@ class _Mcmc:
             del key
             if onto is None:
                 return torch.cat([old, old.new_zeros(len(chosen), *old.shape[1:])])
-            old[chosen] = 0
-            return old
+            new = old.clone()
+            new[chosen] = 0
+            return new
 
         _update_param_with_optimizer(value, moment, g, self._optimizers)
 

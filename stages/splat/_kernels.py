@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -118,7 +118,11 @@ class Team:
                 work(*span)
 
         helpers = [self._pool.submit(take) for _ in range(min(self.threads, len(spans)) - 1)]
-        take()
+        try:
+            take()
+        finally:
+            # What they write into must not be used by others before they are through.
+            wait(helpers)
         for helper in helpers:
             helper.result()
 

@@ -14,4 +14,6 @@ def is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text
+    return any(
+        words in text for words in ("can't allocate memory", "ot enough memory", "t of memory")
+    )

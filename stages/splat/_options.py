@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.stage import Options
 
@@ -22,7 +22,8 @@ class TrainingOptions(Options):
     )
     until_best: bool = Field(
         False,
-        description="go on in rounds of twice the steps until the held-out views gain nothing",
+        description="go on in rounds of twice the steps until the held-out views gain nothing; "
+        "needs 8 views",
     )
     strategy: Literal["default", "mcmc"] = Field(
         "default", description="how Gaussians are added: gsplat's DefaultStrategy or MCMC"
@@ -34,6 +35,16 @@ class TrainingOptions(Options):
     degree: int = Field(3, ge=0, le=3, description="of the spherical harmonics: 0, 1, 2 or 3")
     dssim: float = Field(0.2, ge=0, le=1, description="weight of the structural loss")
     antialiased: bool = Field(False, description="Mip-Splatting's compensation for the blur")
-    learning_rate: float = Field(1.0, gt=0, le=100, description="factor on all learning rates")
-    refine_poses: bool = Field(False, description="let the training move the cameras")
+    learning_rate: float = Field(
+        1.0, gt=0, le=100, description="factor on the splats' learning rates"
+    )
+    refine_poses: bool = Field(
+        False,
+        description="let the training move the cameras; the run's camera files keep the old poses",
+    )
     exposure: bool = Field(False, description="let the training correct each picture's exposure")
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if value == "none" else value

@@ -83,7 +83,7 @@ class Photographs:
         return width, height
 
     def _pictures(self, halvings: int) -> npt.NDArray[np.uint8]:
-        """Return all pictures at a resolution; only the last one asked for is held."""
+        """Return all pictures at a resolution."""
         if halvings not in self._scaled:
             size = self._size(halvings)
             images: Any = self._views.images
@@ -91,5 +91,9 @@ class Photographs:
                 images = np.stack(
                     [cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in images]
                 )
-            self._scaled = {halvings: np.array(images)}
+            self._scaled[halvings] = np.array(images)
         return self._scaled[halvings]
+
+    def drop(self, halvings: int) -> None:
+        """Forget the pictures at a resolution."""
+        self._scaled.pop(halvings, None)

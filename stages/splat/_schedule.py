@@ -11,8 +11,8 @@ from typing import Any
 __all__ = ["Budget", "Schedule"]
 
 PATIENCE = ((0.05, 1.5), (0.25, 1.0))
-"""After this share of the time the clock may lead the steps by this factor, or it decides. The
-first steps compile, and the early ones are cheap."""
+"""After this share of the time the clock may lead the steps by this factor, or it decides: early
+steps are cheap, so who is late then will be later still."""
 
 
 @dataclass
@@ -27,7 +27,9 @@ class Budget:
     begin: float = 0.0
     """The share at which this round begins."""
     by_time: bool = False
-    """Whether the clock, and not the steps, has ever decided."""
+    """Whether in this round the clock decides, and not the steps."""
+    cut_short: bool = False
+    """Whether it has ended a round before its steps were done."""
     _began: float = field(init=False)
     _round_s: float = 0.0
 
@@ -49,7 +51,13 @@ class Budget:
         # Only where the steps will not be done in time does the clock decide: results that a
         # clock decided are never the same twice.
         self.by_time |= any(by_time > max(by_steps * lead, after) for after, lead in PATIENCE)
-        return self._share(max(by_steps, by_time) if self.by_time else by_steps)
+        share = max(by_steps, by_time) if self.by_time else by_steps
+        self.cut_short |= share >= 1 and by_steps < 1
+        return self._share(share)
+
+    def start(self) -> None:
+        """Let the clock begin now."""
+        self._began = self.clock()
 
     def _share(self, of_round: float) -> float:
         return min(self.begin + (1 - self.begin) * of_round, 1.0)
@@ -63,12 +71,14 @@ class Budget:
 
     def state(self) -> list[Any]:
         """Return what is used up, to go on from later."""
-        return [self.steps, self.first_step, self.begin, self._round_s, self.elapsed_s]
+        flags = [self.by_time, self.cut_short]
+        return [self.steps, self.first_step, self.begin, self._round_s, self.elapsed_s, *flags]
 
     def restore(self, state: list[Any]) -> None:
         """Go on from what `state` returned."""
         self.steps, self.first_step, self.begin, self._round_s = state[:4]
         self._began = self.clock() - state[4]
+        self.by_time, self.cut_short = state[5:]
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Schedule:
 
     def harmonics(self, p: float) -> int:
         """Return the degree in use."""
-        return min(self.degree, int(p / 0.1))
+        return min(self.degree, int(10 * p))
 
     def refinement(self, p: float) -> int:
         """Return the number of refinements due so far."""

@@ -7,15 +7,16 @@ import time
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
+from pipeline.errors import OutputError
 from pipeline.geometry import invert, project
 from pipeline.messages import Points, Splats, Views
 from pipeline.stage import Stage
 from stages.splat._checkpoint import key_of, read, write
 from stages.splat._contract import Backend
 from stages.splat._initial import initial_gaussians, scene_points
+from stages.splat._memory import OUT_OF_MEMORY, is_memory
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import Photographs
 from stages.splat._schedule import Budget
@@ -51,7 +52,7 @@ class Session:
         self._options: TrainingOptions = stage.config
         options, seed = self._options, stage.context.seed
         photographs = Photographs(views, options.largest_px, backend.device)
-        most = self._most(photographs)
+        most, limit = self._most(photographs, backend.free_bytes)
         xyz, rgb = scene_points(views, points, most, seed)
         self.trainer = Trainer(
             backend,
@@ -61,6 +62,7 @@ class Session:
             scale=scene_scale(views, xyz),
             budget=Budget(options.steps, options.seconds),
             most=most,
+            limit=limit,
             seed=seed,
             warn=stage.warn,
         )
@@ -70,30 +72,30 @@ class Session:
         self._key = key_of(options, seed, scene)
         self._told = self._kept = time.monotonic()
         self._loss, self._psnr = math.nan, ""
-        self._best: tuple[Quality, Tensors] | None = None
+        self._best: tuple[Quality, Tensors, dict[str, Any]] | None = None
 
     def run(self) -> Splats:
         """Train, from a checkpoint if there is one, and return the result."""
+        self.trainer.rehearse()
         if self._path is not None:
             state, why = read(self._path, self._key)
             if state is not None:
                 self._restore(state)
             elif why:
                 self._stage.warn(f"a checkpoint was found but {why}: training begins anew")
-        began = time.perf_counter()
         quality = self._rounds()
-        self._measure(quality, time.perf_counter() - began)
+        self._tell(quality)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         return _message(self.trainer, self._views)
 
-    def _most(self, photographs: Photographs) -> int:
-        """Return how many Gaussians to grow to: as asked or by the pixels, within memory."""
+    def _most(self, photographs: Photographs, free_bytes: int) -> tuple[int, int]:
+        """Return how many Gaussians to grow to, and how many there may be in further rounds."""
         wanted = self._options.gaussians or usual_count(photographs)
-        fits = int(psutil.virtual_memory().available * 0.5 / BYTES_EACH)
+        fits = int(0.5 * free_bytes / BYTES_EACH)
         if wanted > fits:
             self._stage.warn(f"{wanted} splats do not fit into memory: growing to {fits} at most")
-        return min(wanted, fits)
+        return min(wanted, fits), min(self._options.gaussians or fits, fits)
 
     def _rounds(self) -> Quality | None:
         """Train once, or until a round of twice the steps adds nothing; return the quality."""
@@ -106,7 +108,7 @@ class Session:
             )
         while True:
             trainer.run(self._watch)
-            quality = trainer.measure(held_out) if len(held_out) else None
+            quality = self._quality(held_out)
             spent = trainer.budget.elapsed_s >= trainer.budget.seconds
             if not self._options.until_best or quality is None:
                 break
@@ -114,23 +116,27 @@ class Session:
                 quality = self._take_best()
                 break
             trainer.again(ROUND_FROM)
-        if trainer.budget.by_time:
+        if trainer.budget.cut_short:
             self._stage.warn(
                 f"the time was up after {trainer.step} steps; a larger splat.seconds lets the "
                 "splats become better, and equal on every machine"
             )
         return quality
 
-    def _measure(self, quality: Quality | None, seconds: float) -> None:
+    def _tell(self, quality: Quality | None) -> None:
         trainer, measure = self.trainer, self._stage.measure
+        if trainer.count == 0:
+            self._stage.warn("no splat is left: the photographs show nothing but black")
         measure("gaussians", trainer.count)
         if quality is not None:
             measure("held_out_psnr_db", quality[0])
             measure("held_out_ssim", quality[1])
         trained = trainer.photographs.trained
-        measure("train_psnr_db", trainer.measure(trained[:: max(1, len(trained) // 8)])[0])
+        usual = self._quality(trained[:: max(1, len(trained) // 8)])
+        if usual is not None:
+            measure("train_psnr_db", usual[0])
         measure("steps", trainer.step)
-        measure("seconds", seconds)
+        measure("seconds", trainer.budget.elapsed_s)
 
     def _watch(self, p: float) -> None:
         """Look at the training after a step: tell of it, keep a checkpoint."""
@@ -142,33 +148,50 @@ class Session:
             self._stage.progress(p, 1.0, note)
             self._told = now
         if now - self._kept > CHECKPOINT_EVERY_S:
-            self._look()
-            if self._path is not None:
-                write(self._path, self._key, {"trainer": trainer.state(), "best": self._best})
+            quality = self._quality(trainer.photographs.held_out[:2])
+            self._psnr = "" if quality is None else f", {quality[0]:.1f} dB"
+            self._keep()
             self._kept = time.monotonic()
 
-    def _look(self) -> None:
-        held_out = self.trainer.photographs.held_out[:2]
-        if len(held_out):
-            self._psnr = f", {self.trainer.measure(held_out)[0]:.1f} dB"
+    def _keep(self) -> None:
+        if self._path is None:
+            return
+        try:
+            write(self._path, self._key, {"trainer": self.trainer.state(), "best": self._best})
+        except OutputError as error:
+            self._stage.warn(f"no checkpoint could be written ({error}); the training goes on")
+            self._path = None
+
+    def _quality(self, numbers: np.ndarray[Any, Any]) -> Quality | None:
+        """Measure over some views; None if there are none or memory does not allow it."""
+        if len(numbers) == 0:
+            return None
+        try:
+            return self.trainer.measure(numbers)
+        except OUT_OF_MEMORY as error:
+            if not is_memory(error):
+                raise
+        self._stage.warn("memory ran out when the splats were measured: a figure is left out")
+        return None
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.trainer.restore(state["trainer"])
         best = state["best"]
-        self._best = None if best is None else (tuple(best[0]), best[1])
+        self._best = None if best is None else (tuple(best[0]), best[1], best[2])
 
     def _better(self, quality: Quality) -> bool:
         """Return whether a round made it better by enough, and remember the best."""
         before = self._best
         if before is None or quality[0] > before[0][0]:
             values = {name: p.detach().clone() for name, p in self.trainer.gaussians.items()}
-            self._best = (quality, values)
+            self._best = (quality, values, self.trainer.corrections.state())
         return before is None or quality[0] > before[0][0] + RISES_DB
 
     def _take_best(self) -> Quality:
         assert self._best is not None
         for name, value in self._best[1].items():
             self.trainer.gaussians[name] = torch.nn.Parameter(value)
+        self.trainer.corrections.restore(self._best[2])
         return self._best[0]
 
 
@@ -195,7 +218,7 @@ def _message(trainer: Trainer, views: Views) -> Splats:
     arrays = {name: p.detach().cpu().numpy() for name, p in trainer.gaussians.items()}
     whole = np.ones(trainer.count, np.bool_)
     for array in arrays.values():
-        whole &= np.isfinite(array.reshape(trainer.count, -1)).all(axis=1)
+        whole &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     quats = arrays["quats"][whole]
     length = np.linalg.norm(quats, axis=1, keepdims=True)
     height, width = views.images.shape[1:3]

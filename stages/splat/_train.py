@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from pipeline.errors import PartNotMade
 from pipeline.geometry import invert
 from pipeline.messages import Views
-from stages.splat._contract import Backend
+from stages.splat._contract import Backend, Rendering
 from stages.splat._corrections import Corrections
 from stages.splat._growth import Growth, growth
 from stages.splat._memory import OUT_OF_MEMORY, is_memory
@@ -37,7 +37,8 @@ RATES = {
 loses 0.2). That of the means is times the scene's scale, which here comes from the pixels'
 footprint; from half to five times of it neither changes by 0.3 dB."""
 
-FEWEST = 100
+REHEARSAL_HALVINGS = 4
+LEAST = 100
 """Where even so few Gaussians do not fit into memory, nothing will."""
 
 Quality = tuple[float, float]
@@ -55,6 +56,7 @@ class Trainer:
         scale: The scene's scale in world units.
         budget: When to end.
         most: How many Gaussians to grow to.
+        limit: How many there may ever be, in further rounds too.
         seed: Of every random choice.
         warn: Told of what had to be given up.
     """
@@ -69,6 +71,7 @@ class Trainer:
         scale: float,
         budget: Budget,
         most: int,
+        limit: int,
         seed: int,
         warn: Callable[[str], None],
     ) -> None:
@@ -89,7 +92,7 @@ class Trainer:
             scale=scale,
             device=backend.device,
         )
-        self.first, self.most = len(gaussians["means"]), most
+        self.first, self.most, self.limit = len(gaussians["means"]), most, limit
         self.step, self.refined, self.loss = 0, 0, math.nan
         self.background = torch.zeros(3, device=backend.device)
         torch.manual_seed(seed)
@@ -111,36 +114,42 @@ class Trainer:
             PartNotMade: Even a handful of Gaussians does not fit into memory.
         """
         while (p := self.budget.progress(self.step)) < 1:
-            try:
-                self._train(p)
-            except OUT_OF_MEMORY as error:
-                if not is_memory(error):
-                    raise
-                self._shrink()
+            fits = _attempt(lambda p=p: self._train(p))
             self.step += 1
-            self._grow(p)
+            if fits:
+                self._grow(p)
+            else:
+                self._shrink()
             if each is not None:
                 each(p)
 
+    def rehearse(self) -> None:
+        """Go through a step that moves nothing: kernels compile before the clock begins."""
+        shot = self.photographs.shot(int(self.photographs.trained[0]), REHEARSAL_HALVINGS)
+        rendering = self._render(shot, 0)
+        image = self.corrections.picture(shot.number, rendering.image)
+        self.backend.loss(image, shot.target, self.options.dssim).backward()
+        self.backend.step(self.optimizers.values(), torch.zeros_like(rendering.seen))
+        self._forget()
+        self.photographs.drop(REHEARSAL_HALVINGS)
+        self.budget.start()
+
+    def _forget(self) -> None:
+        for parameter in self.gaussians.values():
+            parameter.grad = None
+        self.corrections.forget()
+
     def again(self, p: float) -> None:
-        """Begin another round at share `p`: twice the steps, room for half as many Gaussians."""
+        """Begin another round at share `p`: twice the steps, and half as many Gaussians again."""
         self.budget.extend(self.step, p)
-        self.first, self.most = self.count, round(1.5 * self.most)
+        self.first, self.most = self.count, min(round(1.5 * self.most), self.limit)
         self.refined = self.schedule.refinement(p)
 
     def _train(self, p: float) -> None:
         if not self._queue:
             self._queue = self._order.permutation(self.photographs.trained).tolist()
         shot = self.photographs.shot(self._queue.pop(), self.schedule.halvings(p))
-        rendering = self.backend.render(
-            self.gaussians,
-            self.corrections.view(shot.number, shot.view),
-            shot.K,
-            shot.size,
-            degree=self.schedule.harmonics(p),
-            background=self.background,
-            antialiased=self.options.antialiased,
-        )
+        rendering = self._render(shot, self.schedule.harmonics(p))
         self.growth.before(rendering)
         image = self.corrections.picture(shot.number, rendering.image)
         loss = self.backend.loss(image, shot.target, self.options.dssim)
@@ -154,6 +163,17 @@ class Trainer:
         self.corrections.step(p)
         lr = self.optimizers["means"].param_groups[0]["lr"]
         self.growth.after(rendering, lr, p < self.schedule.grow_until)
+
+    def _render(self, shot: Shot, degree: int) -> Rendering:
+        return self.backend.render(
+            self.gaussians,
+            self.corrections.view(shot.number, shot.view),
+            shot.K,
+            shot.size,
+            degree=degree,
+            background=self.background,
+            antialiased=self.options.antialiased,
+        )
 
     def _set_rates(self, p: float) -> None:
         factor = self.options.learning_rate
@@ -170,20 +190,16 @@ class Trainer:
         self.refined = due
         wanted = min(self.schedule.planned(p, self.first, self.most), self.most)
         before = self._tensors()
-        try:
-            self.growth.refine(wanted)
-        except OUT_OF_MEMORY as error:
-            if not is_memory(error):
-                raise
+        if not _attempt(lambda: self.growth.refine(wanted)):
             self._take(before)
             self.growth = self._strategy()
-            self.most = self.first = self.count
+            self.limit = self.most = self.first = self.count
             self.warn(f"memory ran out at {self.count} splats: they grow no further")
 
     def _shrink(self) -> None:
         """A step did not fit into memory: do with fewer Gaussians, the most opaque ones."""
         keep = self.count // 2
-        if keep < FEWEST:
+        if keep < LEAST:
             raise PartNotMade(
                 f"splats do not fit into memory, not even {self.count} at "
                 f"{'x'.join(map(str, self.photographs.size))} px; lower splat.largest_px"
@@ -201,7 +217,8 @@ class Trainer:
             self.optimizers,
             self.rates["means"] / RATES["means"],
         )
-        self.most = self.first = keep
+        self.corrections.forget()
+        self.limit = self.most = self.first = keep
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the parameters and both moments of each, by name."""
@@ -235,7 +252,7 @@ class Trainer:
             "tensors": self._tensors(),
             "growth": self.growth.state(),
             "corrections": self.corrections.state(),
-            "numbers": [self.step, self.refined, self.first, self.most],
+            "numbers": [self.step, self.refined, self.first, self.most, self.limit],
             "budget": self.budget.state(),
             "queue": list(self._queue),
             "order": self._order.bit_generator.state,
@@ -247,7 +264,7 @@ class Trainer:
         self._take(state["tensors"])
         self.growth.restore(state["growth"])
         self.corrections.restore(state["corrections"])
-        self.step, self.refined, self.first, self.most = state["numbers"]
+        self.step, self.refined, self.first, self.most, self.limit = state["numbers"]
         self.budget.restore(state["budget"])
         self._queue = list(state["queue"])
         self._order.bit_generator.state = state["order"]
@@ -279,13 +296,16 @@ class Trainer:
     @torch.no_grad()
     def draw(self, shot: Shot) -> Tensor:
         """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
-        rendering = self.backend.render(
-            self.gaussians,
-            self.corrections.view(shot.number, shot.view),
-            shot.K,
-            shot.size,
-            degree=self.options.degree,
-            background=self.background,
-            antialiased=self.options.antialiased,
-        )
+        rendering = self._render(shot, self.options.degree)
         return self.corrections.picture(shot.number, rendering.image)
+
+
+def _attempt(work: Callable[[], None]) -> bool:
+    """Return whether `work` fitted into memory; what it held is free again on return."""
+    try:
+        work()
+    except OUT_OF_MEMORY as error:
+        if not is_memory(error):
+            raise
+        return False
+    return True
