@@ -76,7 +76,8 @@ class Context:
     threads: int = 1
     """How many threads the stage may use."""
     folder: Path | None = None
-    """The run folder of the stream, for stream-scoped stages; a stage writes nowhere else."""
+    """The run folder of the stream, for stages that take a whole stream; a stage writes nowhere
+    else."""
     report: Callable[[Event], None] = field(default=_ignore, repr=False)
     """Takes progress, warnings, losses and metrics."""
 

@@ -19,7 +19,7 @@ from stages.splat._similarity import C1, C2, REACH, WINDOW
 
 __all__ = ["CudaBackend", "photometric"]
 
-CURE = "install CUDA's driver and toolkit (nvcc), or train on the CPU"
+CURE = "install CUDA's driver and toolkit (nvcc), or train on the CPU with splat.model=cpu"
 
 
 class _Blur(Function):

@@ -69,10 +69,15 @@ class Projection(NamedTuple):
     """Gaussians on the image, see `project`."""
 
     means2d: Array
+    """[N, 2] px."""
     depths: Array
+    """[N]: z in the camera's frame, world units."""
     conics: Array
+    """[N, 3]: the inverse covariance's xx, xy, yy in px^-2."""
     opacities: Array
+    """[N] in 0..1, with the antialiasing applied."""
     radii: npt.NDArray[np.int32]
+    """[N, 2] px; 0 where nothing is seen."""
 
 
 def _blocks(count: int) -> int:
@@ -169,9 +174,12 @@ class Drawing:
     """[H, W, 3] with the background."""
     left: Array
     """[H, W]: the transmittance that is left."""
-    final: Array
+    final: npt.NDArray[np.int32]
+    """[H, W]: how far into its tile's list each pixel got."""
     bins: Bins
+    """The tiles' lists."""
     background: Array
+    """[3]"""
 
     @property
     def costs(self) -> npt.NDArray[np.int64]:
