@@ -15,7 +15,7 @@ class TrainingOptions(Options):
     """How long to train, how large a scene to make, and what to measure it by."""
 
     steps: int | None = Field(
-        2000, ge=0, le=10_000_000, description="train for so many steps; null: as the seconds allow"
+        1400, ge=0, le=10_000_000, description="train for so many steps; null: as the seconds allow"
     )
     seconds: float = Field(
         115.0, ge=0, description="stop after so long even if the steps are not done"
