@@ -119,6 +119,7 @@ def run_one(name: str, clip: Clip, parent: Path) -> list[str]:
     """Run one clip; return its row."""
     out = parent / name
     words = ["run", str(DATA / clip.path), "--out", str(out), "--quiet", "export.depth_png=on"]
+    words += ["splat.model=none"]  # `splats` measures those
     began = time.perf_counter()
     # A process of its own each, so that the memory is that of this run alone.
     command = [sys.executable, "-m", "pipeline.cli", *words, *clip.options]

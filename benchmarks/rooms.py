@@ -17,6 +17,8 @@ from tests.demo import film
 from tests.judge import judge
 
 OPTIONS = ("--quiet", "export.depth_png=on", "export.flo=on", "export.flo.every=8")
+# `splats` measures those.
+OPTIONS += ("splat.model=none",)
 
 
 def run_all(seeds: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The whole command on a rendered film: time to `points.ply`, memory, and memory of a longer one.
+"""The whole command on a rendered film: time, memory, and memory of a longer one.
 
     python -m benchmarks.whole
 
@@ -62,10 +62,12 @@ def main() -> None:
         # There and back again, so that the longer film has no cuts that the shorter lacks.
         turns = chain.from_iterable(repeat((images, images[::-1]), 5))
         encode(long, (image for part in turns for image in part))
-        run(short, Path(folder) / "warm")  # numba compiles once, on the first run
+        # numba compiles once, on the first run
+        run(short, Path(folder) / "warm", "splat.steps=20")
 
-        wall, cpu, memory = run(short, Path(folder) / "whole")
-        print(f"10 s film to points.ply: {wall:.1f} s wall, {cpu:.1f} s CPU, {memory:.2f} GB")
+        for told, options in (("", ()), (" without splats", ("splat.model=none",))):
+            wall, cpu, memory = run(short, Path(folder) / f"whole{told}", *options)
+            print(f"10 s film, all{told}: {wall:.1f} s wall, {cpu:.1f} s CPU, {memory:.2f} GB")
 
         understand = ("--preset", "understand", "export.flow_video=none", "report.model=none")
         bare, bare_cpu = timed(["-c", BARE, str(short)])
