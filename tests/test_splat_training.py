@@ -5,16 +5,18 @@ from functools import cache
 from itertools import pairwise
 from math import comb
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import PartNotMade
-from pipeline.geometry import invert
+from pipeline.geometry import invert, scale_intrinsics
 from pipeline.messages import Views
 from pipeline.stage import Context, find
 from pipeline.telemetry import Metric, Progress, Warn
 from stages.splat import _growth
+from stages.splat._draw import draw
 from tests import dense_splats
 from tests.scenes import film
 from tests.scenes.paths import Segment
@@ -255,3 +257,19 @@ def test_without_a_gpu_the_cuda_model_says_what_to_do():
     with pytest.raises(PartNotMade, match=r"NVIDIA GPU, and torch finds none.*train on the CPU"):
         stage.open(Context())
     stage.close()
+
+
+def test_pixels_need_not_be_square_nor_the_training_as_large_as_the_pictures():
+    narrow = np.stack(
+        [cv2.resize(i, (80, 90), interpolation=cv2.INTER_AREA) for i in room().images]
+    )
+    K = np.stack([scale_intrinsics(K, 0.5, 1.0) for K in room().intrinsics])
+    squeezed = replace(room(), images=narrow, intrinsics=K)
+    splats, metrics, _ = train(squeezed, steps=250)
+    assert metrics["held_out_psnr_db"] > 27
+    splats, metrics, _ = train(room(), steps=250, largest_px=80)
+    assert metrics["held_out_psnr_db"] > 28
+    assert splats.size == (160, 90)
+    assert np.array_equal(splats.intrinsics, room().intrinsics)
+    drawn = draw(splats, splats.intrinsics[8], splats.T_world_camera[8], splats.size).rgb
+    assert -10 * np.log10(np.mean((drawn - room().images[8] / 255) ** 2)) > 22
