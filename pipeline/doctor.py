@@ -8,7 +8,10 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import psutil
@@ -41,10 +44,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the machine; libraries are imported in processes of their own."""
-    findings = [_python(), _machine(), _disk()]
-    findings += [_library(name, needed=True) for name in NEEDED]
-    findings += [_library(name, needed=False) for name in OPTIONAL]
-    findings += [_codecs(), _display(), _offscreen(), _gpu()]
+    looks: list[Callable[[], Finding]] = [_python, _machine, _disk]
+    looks += [partial(_library, name, needed=True) for name in NEEDED]
+    looks += [partial(_library, name, needed=False) for name in OPTIONAL]
+    looks += [_codecs, _display, _offscreen, _gpu]
+    # Each imports something heavy, so as many at a time as there are cores.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        findings = list(pool.map(lambda look: look(), looks))
     findings += [Finding(f"models: {step}", "ok", ", ".join(models(step))) for step in ORDER]
     return findings
 
