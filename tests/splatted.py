@@ -14,8 +14,8 @@ from tests.posed import posed_views
 from tests.scenes import Truth, alone
 
 EVERY = 2
-SH_0 = 0.28209479177387814
-"""The constant harmonic, 1 / (2 sqrt(pi))."""
+SH_0 = 0.5 / np.sqrt(np.pi)
+"""The constant harmonic."""
 
 
 @cache

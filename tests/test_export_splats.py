@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import OutputError, PartNotMade, require
-from stages.export import _gaussian_ply, _gaussians, spz
-from stages.splat import _harmonics, _passes
+from stages.export import spz
 from stages.splat._draw import draw
 from stages.splat._read import read_splats
 from tests import dense_splats, results
@@ -78,12 +77,6 @@ def test_the_ply_to_the_byte(tmp_path):
     second += [10, 0, -1, -2, 0, 0, 0, -1]
     body = struct.pack("<52f", *first, *second)
     assert (tmp_path / "splats.ply").read_bytes() == header.encode() + body
-
-
-def test_the_formats_and_the_renderer_share_their_constants():
-    """The house forbids the steps to import each other."""
-    assert _gaussian_ply.EPS2D == _passes.EPS2D
-    assert _gaussians.SH0 == _harmonics.SH0
 
 
 def test_the_spz_to_the_byte(tmp_path):

@@ -8,11 +8,10 @@ import numpy as np
 
 from pipeline.messages import Splats
 from stages.export._gaussians import take
+from stages.splat._passes import EPS2D
 
-__all__ = ["BLOCK", "EPS2D", "write_gaussian_ply"]
+__all__ = ["BLOCK", "write_gaussian_ply"]
 
-EPS2D = 0.3
-"""Blur in px^2 that belongs to every picture of these Gaussians: gsplat's and ours."""
 BLOCK = 1 << 16
 """Gaussians that are packed at a time: memory beyond the scene itself stays under 40 MB."""
 

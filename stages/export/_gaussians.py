@@ -11,12 +11,9 @@ import numpy.typing as npt
 from pipeline.messages import Splats
 from pipeline.stage import Stage
 
-__all__ = ["SH0", "opacity_bytes", "take", "to_bytes", "writable"]
+__all__ = ["opacity_bytes", "take", "to_bytes", "writable"]
 
 Array = npt.NDArray[Any]
-
-SH0 = 0.28209479177387814
-"""The spherical harmonic of degree 0, a constant: sqrt(1 / 4 pi)."""
 
 
 def take(splats: Splats, rows: Array | slice) -> Splats:

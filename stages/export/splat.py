@@ -9,8 +9,9 @@ import numpy as np
 from pipeline.errors import PartNotMade
 from pipeline.messages import Splats
 from pipeline.stage import Options, Stage
-from stages.export._gaussians import SH0, opacity_bytes, take, to_bytes, writable
+from stages.export._gaussians import opacity_bytes, take, to_bytes, writable
 from stages.export._publish import publish
+from stages.splat._harmonics import SH0
 
 __all__ = ["Config", "Model"]
 

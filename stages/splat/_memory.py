@@ -1,19 +1,25 @@
-"""How running out of memory shows: Python, numpy, torch on the CPU and CUDA each in its own way."""
+"""Work that may not fit into memory: Python, numpy, torch and CUDA each say so in their own way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-__all__ = ["OUT_OF_MEMORY", "is_memory"]
+__all__ = ["fits"]
 
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError, RuntimeError)
+WORDS = ("can't allocate memory", "ot enough memory", "t of memory")
+"""torch's CPU allocator and CUDA's own raise RuntimeError with one of these."""
 
 
-def is_memory(error: BaseException) -> bool:
-    """Return whether an error tells of memory; torch's CPU allocator raises RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return any(
-        words in text for words in ("can't allocate memory", "ot enough memory", "t of memory")
-    )
+def fits(work: Callable[[], object]) -> bool:
+    """Do `work` and return whether it fitted into memory; on return what it held is free again."""
+    try:
+        work()
+    except (MemoryError, torch.OutOfMemoryError):
+        return False
+    except RuntimeError as error:
+        if not any(words in str(error) for words in WORDS):
+            raise
+        return False
+    return True

@@ -16,7 +16,7 @@ from pipeline.stage import Stage
 from stages.splat._checkpoint import key_of, read, write
 from stages.splat._contract import Backend
 from stages.splat._initial import initial_gaussians, scene_points
-from stages.splat._memory import OUT_OF_MEMORY, is_memory
+from stages.splat._memory import fits
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import Photographs
 from stages.splat._schedule import Budget
@@ -166,11 +166,9 @@ class Session:
         """Measure over some views; None if there are none or memory does not allow it."""
         if len(numbers) == 0:
             return None
-        try:
-            return self.trainer.measure(numbers)
-        except OUT_OF_MEMORY as error:
-            if not is_memory(error):
-                raise
+        found: list[Quality] = []
+        if fits(lambda: found.append(self.trainer.measure(numbers))):
+            return found[0]
         self._stage.warn("memory ran out when the splats were measured: a figure is left out")
         return None
 

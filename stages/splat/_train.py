@@ -17,7 +17,7 @@ from pipeline.messages import Views
 from stages.splat._contract import Backend, Rendering
 from stages.splat._corrections import Corrections
 from stages.splat._growth import Growth, growth
-from stages.splat._memory import OUT_OF_MEMORY, is_memory
+from stages.splat._memory import fits
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import Photographs, Shot
 from stages.splat._schedule import Budget, Schedule
@@ -114,9 +114,9 @@ class Trainer:
             PartNotMade: Even a handful of Gaussians does not fit into memory.
         """
         while (p := self.budget.progress(self.step)) < 1:
-            fits = _attempt(lambda p=p: self._train(p))
+            trained = fits(lambda p=p: self._train(p))
             self.step += 1
-            if fits:
+            if trained:
                 self._grow(p)
             else:
                 self._shrink()
@@ -190,7 +190,7 @@ class Trainer:
         self.refined = due
         wanted = min(self.schedule.planned(p, self.first, self.most), self.most)
         before = self._tensors()
-        if not _attempt(lambda: self.growth.refine(wanted)):
+        if not fits(lambda: self.growth.refine(wanted)):
             self._take(before)
             self.growth = self._strategy()
             self.limit = self.most = self.first = self.count
@@ -298,14 +298,3 @@ class Trainer:
         """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
         rendering = self._render(shot, self.options.degree)
         return self.corrections.picture(shot.number, rendering.image)
-
-
-def _attempt(work: Callable[[], None]) -> bool:
-    """Return whether `work` fitted into memory; what it held is free again on return."""
-    try:
-        work()
-    except OUT_OF_MEMORY as error:
-        if not is_memory(error):
-            raise
-        return False
-    return True
