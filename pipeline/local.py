@@ -94,12 +94,14 @@ class Execution:
         finally:
             _close(parcels)
 
-    def context(self, report: Callable[[Event], None]) -> Context:
-        """Return the surroundings of a stage."""
+    def context(self, name: str, report: Callable[[Event], None]) -> Context:
+        """Return the surroundings of a stage, which begins anew."""
+        self.folder.clear_scratch(name)
         return Context(
             seed=self.options.seed,
             threads=self.options.threads,
             folder=self.folder.path,
+            scratch=self.folder.scratch(name),
             report=report,
         )
 
@@ -119,6 +121,7 @@ class Execution:
             artefacts = [self.folder.describe(p, kind) for p, kind in job.meter.artefacts.items()]
             entry = Entry(job.key, job.state, job.meter, kept or [], artefacts)
             self.folder.record(job.name, entry)
+            self.folder.clear_scratch(job.name)
 
     def _head(self, head: list[Job]) -> Parcels:
         """Decode and sample in one worker; yield a parcel a clip."""
@@ -132,7 +135,7 @@ class Execution:
         clips = 0
         self.watch.began(decode.name)
         try:
-            worker.open(self.context(_forget), [self.report_of(job) for job in head])
+            worker.open(self.context(sample.name, _forget), [self.report_of(job) for job in head])
             with decode.meter.timed():
                 for message in worker.process({"source": self.source}):
                     if isinstance(message, Probe):
@@ -234,9 +237,9 @@ class _Node:
         self._stage = link.stage(link.choice.options)
         if link.stage.isolated:
             self._worker = Worker([self._stage], [(link.choice.step, link.choice.model)])
-            self._worker.open(execution.context(_forget), [report])
+            self._worker.open(execution.context(self._job.name, _forget), [report])
         else:
-            self._stage.open(execution.context(report))
+            self._stage.open(execution.context(self._job.name, report))
         return iter(())
 
     def _process(self, arguments: dict[str, Any]) -> Iterator[Any]:

@@ -204,7 +204,7 @@ def _report(chain: Chain, execution: Execution, manifest: dict[str, Any], watch:
     stage = link.stage(link.choice.options)
     try:
         with meter.timed():
-            stage.open(execution.context(meter.take))
+            stage.open(execution.context(link.name, meter.take))
             stage.process(RunSummary(manifest=manifest))
     except OutputError:
         raise

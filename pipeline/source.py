@@ -34,7 +34,7 @@ class Probe:
     """What the container says and what a reader will deliver; written into the manifest."""
 
     kind: str
-    """`video` or `images`."""
+    """`video`, `images` or `camera`: a live stream without an end, read once, in order."""
     width: int
     """Of the delivered images, px: upright, square pixels, after `max_side`."""
     height: int
@@ -132,6 +132,10 @@ class Reader(Protocol):
 
     def scan(self) -> Iterator[Picture]:
         """Decode every frame in order; the consumer converts those that it keeps."""
+        ...
+
+    def stop(self) -> None:
+        """Ask `scan` to end after the frame it is at; from any thread. A camera has no other end."""
         ...
 
     def close(self) -> None:

@@ -77,7 +77,11 @@ class Context:
     """How many threads the stage may use."""
     folder: Path | None = None
     """The run folder of the stream, for stages that take a whole stream; a stage writes nowhere
-    else."""
+    else. None where this machine does not see it, and for stages shared by several streams."""
+    scratch: Path | None = None
+    """An own folder inside it, made by whoever writes there first, for what a stage must put aside
+    between two calls. It outlives a crash, so a snapshot may speak of the files in it; the runner
+    removes it when the stage is through."""
     report: Callable[[Event], None] = field(default=_ignore, repr=False)
     """Takes progress, warnings, losses and metrics."""
 
@@ -130,11 +134,23 @@ class Stage(Generic[C]):
         """Give everything back."""
 
     def snapshot(self) -> Any:
-        """Return the state of a stream-scoped stage as plain data."""
+        """Return the state between two calls as plain data; None where a stage cannot.
+
+        Plain data: None, bool, int, float, str, numpy arrays, and lists and dicts (keys are str)
+        of these. It is taken after every clip and written to the disk, so it must be cheap: hand
+        out the arrays that the stage holds, never to be written to again; one that the snapshot
+        before held too (the same object) is not written a second time. Files in
+        `context.scratch` may only have grown since an earlier snapshot: it names their lengths.
+        A sampler is asked between two clips.
+        """
         return None
 
     def restore(self, state: Any) -> None:
-        """Go on from what `snapshot` returned."""
+        """Go on from what `snapshot` returned, in a new instance that has been opened.
+
+        Everything made from here on equals what the first instance would have made. A restored
+        sampler's `process` yields the clips after the snapshot.
+        """
 
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Say how far a long call has come, and in a few words where it stands."""

@@ -224,6 +224,14 @@ class RunFolder:
         """Keep what the source's own container says."""
         write_text(self._state / "facts.json", json.dumps(facts))
 
+    def scratch(self, name: str) -> Path:
+        """Return where a stage may put things aside while it works; it need not exist yet."""
+        return self._state / "scratch" / name.replace("/", ".")
+
+    def clear_scratch(self, name: str) -> None:
+        """Remove what a stage put aside."""
+        shutil.rmtree(self.scratch(name), ignore_errors=True)
+
     def keep(self, name: str, key: str, message: Message) -> str:
         """Keep a stream's message for `--resume`; return its file name."""
         arrays: dict[str, Any] = {}
