@@ -135,7 +135,7 @@ class Reader(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask `scan` to end after the frame it is at; from any thread. A camera has no other end."""
+        """Ask `scan` to end after the frame it is at; callable from any thread."""
         ...
 
     def close(self) -> None:
