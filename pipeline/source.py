@@ -8,7 +8,7 @@ before a frame is converted: a frame that nobody wants never becomes RGB.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ __all__ = ["Picture", "Probe", "Reader", "Source", "Timeline"]
 class Source:
     """What the user named: a file, a folder or glob of images, or a camera's URL."""
 
-    uri: str
+    uri: str = field(repr=False)
     """As given; may hold credentials, so never print it: print `shown`."""
     shown: str
     """`uri` with credentials masked."""
@@ -131,7 +131,11 @@ class Reader(Protocol):
         ...
 
     def scan(self) -> Iterator[Picture]:
-        """Decode every frame in order; the consumer converts those that it keeps."""
+        """Decode every frame in order; the consumer converts those that it keeps.
+
+        A camera's scan ends where the stream breaks off. The next one waits for the connection
+        to come back and goes on with it; it is empty when the camera is through.
+        """
         ...
 
     def stop(self) -> None:

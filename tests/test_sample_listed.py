@@ -1,12 +1,15 @@
 """Samplers that choose from the timeline: which frames, and how they are grouped."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipeline.errors import SourceError
 from pipeline.messages import Frames
 from pipeline.source import Probe, Source, Timeline
 from pipeline.stage import find, options_of
@@ -55,6 +58,9 @@ class FakeReader:
 
     def scan(self) -> Iterator[Any]:
         return self.pictures(range(len(self.pts_ns)))
+
+    def stop(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -133,3 +139,55 @@ def test_clips_come_while_frames_are_read() -> None:
     stage = find("sample", "fps")(options_of("sample", "fps")(fps=25, clip_frames=8))
     next(iter(stage.process(reader)))
     assert len(reader.asked) <= 9
+
+
+class FakeCamera(FakeReader):
+    """A camera whose connection is lost before each of the frames `breaks`."""
+
+    def __init__(self, times_s: Iterable[float], breaks: Iterable[int] = ()) -> None:
+        super().__init__(times_s)
+        self.probe = replace(self.probe, kind="camera", fps=None)
+        edges = [0, *breaks, len(self.pts_ns)]
+        self.left = [range(a, b) for a, b in pairwise(edges)]
+
+    def timeline(self) -> Timeline:
+        raise SourceError("a camera")
+
+    def scan(self) -> Iterator[Any]:
+        return self.pictures(self.left.pop(0) if self.left else [])
+
+
+def test_a_camera_is_sampled_as_a_file_is() -> None:
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.3, 300))
+    for model, options in (("fps", {"fps": 5}), ("fps", {"fps": 40}), ("dense", {"stride": 3})):
+        file = sample(FakeReader(times), model, **options)
+        camera = sample(FakeCamera(times), model, clip_s=1e3, **options)
+        assert [clip.clip for clip in camera] == [clip.clip for clip in file]
+
+
+@pytest.mark.parametrize("model", ["adaptive", "fps", "dense"])
+def test_no_clip_of_a_camera_reaches_across_a_break_or_lasts_long(model: str) -> None:
+    clips = sample(FakeCamera(np.arange(300) / 5, breaks=[100, 101]), model)
+    assert taken(clips) == list(range(300))
+    assert [clip.shot for clip in clips] == sorted(clip.shot for clip in clips)
+    for first, last, shot in ((0, 99, 0), (100, 100, 1), (101, 299, 2)):
+        own = [clip for clip in clips if clip.shot == shot]
+        assert (own[0].index[0], own[-1].index[-1]) == (first, last)
+    assert max(clip.pts_ns[-1] - clip.pts_ns[0] for clip in clips) <= 2.2e9
+    whole = sample(FakeReader(np.arange(300) / 5), model, clip_s=1.0)
+    assert {len(clip.index) for clip in whole} == {6, 5}
+
+
+@pytest.mark.parametrize("model", ["adaptive", "fps", "dense"])
+def test_a_full_clip_of_a_camera_does_not_wait_for_the_next_frame(model: str) -> None:
+    reader = FakeCamera(np.arange(300) / 5)
+    stage = find("sample", model)(options_of("sample", model)())
+    first = next(iter(stage.process(reader)))
+    # Adaptive sampling looks one frame ahead.
+    assert reader.asked[-1] <= first.index[-1] + 1
+
+
+@pytest.mark.parametrize("model", ["uniform", "random", "keyframe"])
+def test_samplers_that_must_know_all_frames_refuse_a_camera(model: str) -> None:
+    with pytest.raises(SourceError, match="a camera"):
+        sample(FakeCamera(CONSTANT), model)

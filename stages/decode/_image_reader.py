@@ -75,6 +75,7 @@ class ImageReader:
         self.source = source
         self._options = options
         self._notes = notes
+        self._stopped = False
         self._images, root = find_images(source)
         self._calibration = find_calibration(self._images, root)
         for warning in self._calibration.warnings:
@@ -108,6 +109,10 @@ class ImageReader:
     def close(self) -> None:
         """Nothing stays open between images."""
 
+    def stop(self) -> None:
+        """End `scan` and `pictures` after the image they are at."""
+        self._stopped = True
+
     def timeline(self) -> Timeline:
         """Return the times of all images; every one is a keyframe."""
         count = len(self._images)
@@ -124,6 +129,8 @@ class ImageReader:
     def pictures(self, wanted: Iterable[int]) -> Iterator[Still]:
         """Read the images of these rising indices; those that cannot be read are lost."""
         for index in wanted:
+            if self._stopped:
+                return
             path = self._images[index]
             try:
                 yield self._still(index, path)

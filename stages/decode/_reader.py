@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 
 import av
 import av.error
@@ -59,6 +60,7 @@ class VideoReader:
         self._options = options
         self._notes = notes
         self._threads = threads
+        self._stopped = False
         self._container, self._stream = open_video(source, options)
         try:
             self._prepare()
@@ -69,6 +71,10 @@ class VideoReader:
     def close(self) -> None:
         """Close the file and end the decoder's threads."""
         self._container.close()
+
+    def stop(self) -> None:
+        """End `scan` and `pictures` after the frame they are at."""
+        self._stopped = True
 
     def timeline(self) -> Timeline:
         """Return the times of the frames between `start_s` and `end_s`."""
@@ -91,7 +97,15 @@ class VideoReader:
         ranks = np.fromiter(wanted, dtype=np.int64)
         if np.any(np.diff(ranks) <= 0) or np.any((ranks < 0) | (ranks >= len(self._pts_ns))):
             raise ValueError(f"indices must rise within 0..{len(self._pts_ns) - 1}")
-        return self._deliver(ranks)
+        return self._until_stopped(ranks)
+
+    def _until_stopped(self, ranks: Ints) -> Iterator[VideoPicture]:
+        # Closing tells what was missing so far.
+        with closing(self._deliver(ranks)) as pictures:
+            for picture in pictures:
+                if self._stopped:
+                    return
+                yield picture
 
     # Opening
 
@@ -273,7 +287,7 @@ class VideoReader:
 
     # Delivering
 
-    def _deliver(self, ranks: Ints) -> Iterator[VideoPicture]:
+    def _deliver(self, ranks: Ints) -> Generator[VideoPicture]:
         if self._index is None:
             yield from self._deliver_in_sequence(ranks)
             return

@@ -6,7 +6,7 @@ cannot read right is refused. Checks, times and order come from the packets, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class DecordReader(VideoReader):
             f"decord cannot read {named(self.source)} right: {why}; use decode.model=pyav"
         )
 
-    def _deliver(self, ranks: npt.NDArray[np.int64]) -> Iterator[Any]:
+    def _deliver(self, ranks: npt.NDArray[np.int64]) -> Generator[Any]:
         books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
         try:
             for part in np.split(ranks, range(BATCH, len(ranks), BATCH)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -14,13 +15,34 @@ from pipeline.messages import Frames
 from pipeline.source import Picture, Reader
 from pipeline.stage import Options
 
-__all__ = ["SHARPNESS_WIDTH_PX", "Kept", "SampleOptions", "clips", "keep", "sharpness_of"]
+__all__ = [
+    "SHARPNESS_WIDTH_PX",
+    "ClipOptions",
+    "Kept",
+    "SampleOptions",
+    "clips",
+    "keep",
+    "sharpness_of",
+    "stretches",
+]
 
 SHARPNESS_WIDTH_PX = 320
 """Sharpness is measured at this width, so that it compares between sizes of one source."""
 
 
-class SampleOptions(Options):
+CAMERA_CLIP_S = 2.0
+"""What a camera shows must not wait longer than this for its clip to fill."""
+
+
+class ClipOptions(Options):
+    """How long a clip may get."""
+
+    clip_s: float | None = Field(
+        None, gt=0, le=3600, description="longest time of a clip, s; unset: 2 of a camera, else any"
+    )
+
+
+class SampleOptions(ClipOptions):
     """Options of all samplers."""
 
     clip_frames: int = Field(16, ge=2, le=64, description="frames in a clip")
@@ -59,26 +81,52 @@ def keep(picture: Picture, *, shot: int = 0, sharpness: float | None = None) -> 
     )
 
 
-def clips(
-    reader: Reader, kept: Iterable[Kept], *, frames: int, overlap: int = 1
-) -> Iterator[Frames]:
-    """Group frames in order into clips of at most `frames`.
+def stretches(reader: Reader) -> Iterator[Iterator[Picture]]:
+    """Yield the pictures between which nothing is missing: all of a file at once.
 
-    Within a shot each clip begins with the last `overlap` frames of the one before, so that
-    every pair of neighbours lies in some clip. Memory is bounded by one clip.
+    A camera's end where the connection is lost; no shot and no clip may reach across.
     """
+    if reader.probe.kind != "camera":
+        yield iter(reader.scan())
+        return
+    while True:
+        pictures = iter(reader.scan())
+        first = next(pictures, None)
+        if first is None:
+            return
+        yield chain([first], pictures)
+
+
+def clips(
+    reader: Reader,
+    kept: Iterable[Kept],
+    *,
+    frames: int,
+    overlap: int = 1,
+    seconds: float | None = None,
+) -> Iterator[Frames]:
+    """Group frames in order into clips of at most `frames`, as soon as each is full.
+
+    A clip that lasts `seconds` is full as well; unset, that is `CAMERA_CLIP_S` of a camera and
+    no limit elsewhere. Within a shot each clip begins with the last `overlap` frames of the one
+    before, so that every pair of neighbours lies in some clip. Memory is bounded by one clip.
+    """
+    if seconds is None and reader.probe.kind == "camera":
+        seconds = CAMERA_CLIP_S
+    longest_ns = None if seconds is None else round(seconds * 1e9)
     held: list[Kept] = []
     shared = 0
     for frame in kept:
-        if held and (frame.shot != held[-1].shot or len(held) == frames):
+        if held and frame.shot != held[-1].shot:
             if len(held) > shared:
                 yield _frames(reader, held, shared)
-            if frame.shot != held[-1].shot:
-                held, shared = [], 0
-            else:
-                held = held[len(held) - overlap :]
-                shared = len(held)
+            held, shared = [], 0
         held.append(frame)
+        lasts_ns = frame.pts_ns - held[0].pts_ns
+        if len(held) == frames or (longest_ns is not None and lasts_ns >= longest_ns):
+            yield _frames(reader, held, shared)
+            held = held[max(len(held) - overlap, 0) :]
+            shared = len(held)
     if len(held) > shared:
         yield _frames(reader, held, shared)
 

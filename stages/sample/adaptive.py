@@ -17,9 +17,9 @@ import cv2
 from pydantic import Field, model_validator
 
 from pipeline.messages import Frames
-from pipeline.source import Reader
+from pipeline.source import Picture, Reader
 from pipeline.stage import Context, Stage
-from stages.sample._clips import Kept, SampleOptions, clips, keep, sharpness_of
+from stages.sample._clips import Kept, SampleOptions, clips, keep, sharpness_of, stretches
 from stages.sample._shots import Look, Matcher, looks, shots
 
 __all__ = ["Config", "Model"]
@@ -61,16 +61,25 @@ class Model(Stage[Config]):
 
     def process(self, reader: Reader) -> Iterator[Frames]:
         """Take frames as they are decoded and group them into clips."""
-        return clips(reader, self._take(reader), frames=self.config.clip_frames)
+        shot = 0
+        for pictures in stretches(reader):
+            kept = self._take(reader, pictures, shot)
+            seconds, frames = self.config.clip_s, self.config.clip_frames
+            for clip in clips(reader, kept, frames=frames, seconds=seconds):
+                yield clip
+                shot = clip.shot + 1
 
-    def _take(self, reader: Reader) -> Iterator[Kept]:
+    def _take(self, reader: Reader, pictures: Iterator[Picture], first_shot: int) -> Iterator[Kept]:
         matcher = Matcher()
-        seen: Iterator[Look] = self._counted(looks(reader.scan()), reader)
-        timed = reader.probe.fps is not None
+        seen: Iterator[Look] = looks(pictures)
+        camera = reader.probe.kind == "camera"
+        if not camera:
+            seen = self._counted(seen, reader)
+        timed = camera or reader.probe.fps is not None
         if timed:
             seen = shots(seen, matcher)
         for look, sharpness in self._select(seen, matcher, timed=timed):
-            yield keep(look.picture, shot=look.shot, sharpness=sharpness)
+            yield keep(look.picture, shot=first_shot + look.shot, sharpness=sharpness)
 
     def _counted(self, seen: Iterable[Look], reader: Reader) -> Iterator[Look]:
         total = len(reader.timeline().index)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.source import Timeline
-from pipeline.stage import Options
-from stages.sample._listed import Ints, ListedSampler
+from pipeline.source import Picture, Timeline
+from stages.sample._clips import ClipOptions
+from stages.sample._listed import FollowingSampler, Ints
 
 __all__ = ["Config", "Model"]
 
 
-class Config(Options):
+class Config(ClipOptions):
     """Options of `sample/dense`."""
 
     frames: int = Field(16, ge=2, le=128, description="frames in a window")
@@ -28,7 +30,7 @@ class Config(Options):
         return self
 
 
-class Model(ListedSampler[Config]):
+class Model(FollowingSampler[Config]):
     """Every window is a clip; the last may be shorter."""
 
     @property
@@ -44,3 +46,7 @@ class Model(ListedSampler[Config]):
     def choose(self, timeline: Timeline) -> Ints:
         """Return the wanted rows of the timeline, rising."""
         return np.arange(0, len(timeline.pts_ns), self.config.stride, dtype=np.int64)
+
+    def follow(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        """Yield every so-many-th picture."""
+        return islice(pictures, 0, None, self.config.stride)

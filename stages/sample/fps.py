@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from pydantic import Field
 
-from pipeline.source import Timeline
+from pipeline.source import Picture, Timeline
 from stages.sample._clips import SampleOptions
-from stages.sample._listed import Ints, ListedSampler, nearest_rows
+from stages.sample._listed import FollowingSampler, Ints, nearest_rows
 
 __all__ = ["Config", "Model"]
 
@@ -18,7 +21,7 @@ class Config(SampleOptions):
     fps: float = Field(5.0, gt=0, le=1000, description="frames a second")
 
 
-class Model(ListedSampler[Config]):
+class Model(FollowingSampler[Config]):
     """Takes the frame nearest to each tick of a clock; never one twice."""
 
     def choose(self, timeline: Timeline) -> Ints:
@@ -27,3 +30,24 @@ class Model(ListedSampler[Config]):
         step = 1e9 / self.config.fps
         ticks = np.arange(int((pts[-1] - pts[0]) / step + 1e-6) + 1)
         return nearest_rows(pts[0] + ticks * step, pts)
+
+    def follow(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        """Yield the picture nearest to each tick; the clock starts with the first."""
+        step = 1e9 / self.config.fps
+        before = next(pictures, None)
+        if before is None:
+            return
+        start_ns = before.pts_ns
+        yield before
+        taken = True
+        for picture in pictures:
+            # The ticks after `before` and up to `picture`; most often there is none or one.
+            first = math.floor((before.pts_ns - start_ns) / step + 1e-6) + 1
+            last = math.floor((picture.pts_ns - start_ns) / step + 1e-6)
+            middle = (before.pts_ns + picture.pts_ns) / 2 - start_ns
+            if first <= last and first * step <= middle and not taken:
+                yield before
+            taken = first <= last and last * step > middle
+            if taken:
+                yield picture
+            before = picture
