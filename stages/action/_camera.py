@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stages.action._planar import CameraMotion
 
-__all__ = ["FEWEST", "LABELS", "PairMotion", "costs_of"]
+__all__ = ["FEWEST", "LABELS", "PairMotion", "costs_of", "packed", "unpacked"]
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +83,59 @@ class PairMotion:
     def seconds(self) -> float:
         """From the first frame to the second."""
         return (self.end_ns - self.start_ns) / 1e9
+
+
+def packed(pairs: Sequence[PairMotion]) -> dict[str, Array]:
+    """Return pairs as plain data.
+
+    `times_ns` is int64 [N, 2], `known` bool [N] and `numbers` float64 [N, 14]: trust, moving, and
+    the motion where it is known.
+    """
+    numbers = np.full((len(pairs), 14), np.nan)
+    for row, pair in zip(numbers, pairs, strict=True):
+        m = pair.motion
+        row[:2] = pair.trust, pair.moving
+        if m is not None:
+            row[2:7] = m.pan, m.tilt, m.zoom, m.roll, m.truck
+            row[7:11] = *m.shear, *m.bend
+            row[11:] = m.spread, m.noise, m.size
+    times = [(pair.start_ns, pair.end_ns) for pair in pairs]
+    return {
+        "times_ns": np.array(times, np.int64).reshape(-1, 2),
+        "known": np.array([pair.motion is not None for pair in pairs], bool),
+        "numbers": numbers,
+    }
+
+
+def unpacked(state: dict[str, Array]) -> list[PairMotion]:
+    """Return the pairs that `packed` packed, number for number."""
+    pairs: list[PairMotion] = []
+    for (start_ns, end_ns), known, numbers in zip(
+        state["times_ns"].tolist(), state["known"], state["numbers"], strict=True
+    ):
+        trust, moving, pan, tilt, zoom, roll, truck, *_, spread, noise, size = numbers.tolist()
+        motion = CameraMotion(
+            pan=pan,
+            tilt=tilt,
+            zoom=zoom,
+            roll=roll,
+            truck=truck,
+            shear=numbers[7:9],
+            bend=numbers[9:11],
+            spread=spread,
+            noise=noise,
+            size=size,
+        )
+        pairs.append(
+            PairMotion(
+                start_ns=start_ns,
+                end_ns=end_ns,
+                motion=motion if known else None,
+                trust=trust,
+                moving=moving,
+            )
+        )
+    return pairs
 
 
 def costs_of(pairs: Sequence[PairMotion], at: int) -> Array:

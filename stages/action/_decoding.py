@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,30 @@ class Decoder:
         self._steps, self._settled = [], None
         self._held = self._fresh = None
         return final
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what is open as plain data."""
+        steps = self._steps
+        return {
+            "times_ns": np.array([(s.start_ns, s.end_ns) for s in steps], np.int64).reshape(-1, 2),
+            "costs": np.array([s.costs for s in steps], np.float64),
+            "trust": [float(s.trust) for s in steps],
+            "settled": self._settled,
+            "held": self._held and asdict(self._held),
+            "fresh": self._fresh and asdict(self._fresh),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._steps = [
+            Step(start_ns=start, end_ns=end, costs=costs, trust=trust)
+            for (start, end), costs, trust in zip(
+                state["times_ns"].tolist(), state["costs"], state["trust"], strict=True
+            )
+        ]
+        self._settled = state["settled"]
+        self._held = state["held"] and Run(**state["held"])
+        self._fresh = state["fresh"] and Run(**state["fresh"])
 
     def _path(self) -> list[int]:
         """Return the best states of the open steps, given the settled one (Viterbi)."""

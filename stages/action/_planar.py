@@ -161,8 +161,8 @@ def camera_motion(samples: FlowSamples, fit: PlanarFit, focal: float) -> CameraM
     orbit = np.clip((abs(turned) / max(abs(a), 1e-9) - ORBIT[0]) / (ORBIT[1] - ORBIT[0]), 0, 1)
     along, across = _along_and_across(samples.weight, fit)
     return CameraMotion(
-        pan=-a,
-        tilt=d,
+        pan=float(-a),
+        tilt=float(d),
         zoom=zoom * RADIUS,
         roll=roll * RADIUS,
         truck=float(orbit * turned - a),

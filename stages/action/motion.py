@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +11,16 @@ from pydantic import Field
 
 from pipeline.messages import Actions, Frames, Motion
 from pipeline.stage import Options, Stage
-from stages.action._camera import FEWEST, LABELS, SHAKE_NS, SMOOTH_NS, PairMotion, costs_of
+from stages.action._camera import (
+    FEWEST,
+    LABELS,
+    SHAKE_NS,
+    SMOOTH_NS,
+    PairMotion,
+    costs_of,
+    packed,
+    unpacked,
+)
 from stages.action._decoding import Decoder, Run, Step
 from stages.action._objects import object_evidence
 from stages.action._planar import camera_motion, fit_plane
@@ -66,7 +74,25 @@ class Shot:
     """Pairs around the next one to be judged, in order."""
     judged: int = 0
     """How many of `waiting` have been judged; they stay while later ones look back at them."""
-    camera_from_ns: int = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "number": self.number,
+            "start_ns": self.start_ns,
+            "last_ns": self.last_ns,
+            "camera": self.camera.snapshot(),
+            "objects": self.objects.snapshot(),
+            "waiting": packed(self.waiting),
+            "judged": self.judged,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot of the same shot."""
+        self.last_ns, self.judged = state["last_ns"], state["judged"]
+        self.camera.restore(state["camera"])
+        self.objects.restore(state["objects"])
+        self.waiting = unpacked(state["waiting"])
 
 
 class Model(Stage[Config]):
@@ -121,11 +147,19 @@ class Model(Stage[Config]):
 
     def snapshot(self) -> Any:
         """Return the shot in progress and the counts."""
-        return copy.deepcopy((self._shot, self._pairs, self._followed))
+        return {
+            "shot": self._shot and self._shot.snapshot(),
+            "pairs": self._pairs,
+            "followed": self._followed,
+        }
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
-        self._shot, self._pairs, self._followed = copy.deepcopy(state)
+        self._pairs, self._followed = state["pairs"], state["followed"]
+        self._shot = None
+        if state["shot"] is not None:
+            self._shot = self._begin(state["shot"]["number"], state["shot"]["start_ns"])
+            self._shot.restore(state["shot"])
 
     def _begin(self, number: int, start_ns: int) -> Shot:
         shortest = round(self.config.shortest_s * 1e9)
@@ -135,7 +169,6 @@ class Model(Stage[Config]):
             last_ns=start_ns,
             camera=Decoder(switch_s=CAMERA_SWITCH_S, lag_ns=CAMERA_LAG_NS, shortest_ns=shortest),
             objects=Decoder(switch_s=OBJECT_SWITCH_S, lag_ns=OBJECT_LAG_NS, shortest_ns=shortest),
-            camera_from_ns=start_ns,
         )
 
     def _measure_pair(self, frames: Frames, motion: Motion, t: int) -> PairMotion:

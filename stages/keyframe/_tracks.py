@@ -38,6 +38,14 @@ class Tracks:
         self.alive &= known
         self.now[self.alive] += step[self.alive]
 
+    def snapshot(self) -> dict[str, Array]:
+        """Return where the points are as plain data."""
+        return {"now": self.now.copy(), "alive": self.alive.copy()}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on from a snapshot of tracks over a frame of the same size."""
+        self.now, self.alive = state["now"].copy(), state["alive"].copy()
+
     def lose_all(self) -> None:
         """Give up: the next frame has nothing to do with this one."""
         self.alive[:] = False

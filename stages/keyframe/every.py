@@ -15,6 +15,8 @@ from stages.keyframe._tracks import parallax_between
 
 __all__ = ["Config", "Model"]
 
+DTYPES = {"shot": np.int32, "sharpness": np.float32}
+
 
 class Config(Options):
     """Which frames are keyframes."""
@@ -34,7 +36,7 @@ class Model(Stage[Config]):
         """Start with an empty stream."""
         super().open(context)
         cv2.setNumThreads(context.threads)
-        self._kept: list[dict[str, Array]] = []
+        self._kept: list[dict[str, Any]] = []
         self._seen = 0
         self._last_index = -1
         self._metric = False
@@ -54,19 +56,37 @@ class Model(Stage[Config]):
                     f"every {self.config.n}. frame gives more than {self.config.max_keyframes} "
                     "keyframes: raise keyframe.n or keyframe.max_keyframes"
                 )
-            row = {"shot": np.int32(frames.shot)}
-            for name in ("images", "pts_ns", "index", "sharpness", "intrinsics", "T_world_camera"):
+            row: dict[str, Any] = {"shot": frames.shot}
+            for name in ("pts_ns", "index", "sharpness"):
+                row[name] = getattr(frames, name)[t].item()
+            for name in ("images", "intrinsics", "T_world_camera"):
                 array = getattr(frames, name)
                 if array is not None:
                     row[name] = array[t].copy()
+                    row[name].flags.writeable = False
             self._kept.append(row)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was kept and where the stream stands."""
+        return {
+            "kept": list(self._kept),
+            "seen": self._seen,
+            "last_index": self._last_index,
+            "metric": self._metric,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._kept = list(state["kept"])
+        self._seen, self._last_index = state["seen"], state["last_index"]
+        self._metric = state["metric"]
 
     def finish(self) -> Keyframes:
         """Stack what was kept."""
 
         def stacked(name: str) -> Array | None:
             known = [row[name] for row in self._kept if name in row]
-            return np.stack(known) if len(known) == len(self._kept) else None
+            return np.array(known, DTYPES.get(name)) if len(known) == len(self._kept) else None
 
         kept = self._kept
         grey = [cv2.cvtColor(row["images"], cv2.COLOR_RGB2GRAY) for row in kept]

@@ -14,6 +14,7 @@ thinned to `step`, or to what keeps `min_keyframes` of a short or slow one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,6 +65,7 @@ class _Frame:
     """One frame that is or may become a keyframe."""
 
     image: Array
+    """uint8 [H, W, 3]; of a frame that is held, its own and never written to again."""
     pts_ns: int
     index: int
     sharpness: float
@@ -73,12 +75,35 @@ class _Frame:
     tracks: Tracks
     way: float = 0.0
     """How far the picture has moved since the start of the shot, in longer sides."""
+    own: bool = False
 
     def owned(self) -> _Frame:
-        """Let go of the clip that the image is a part of."""
-        if self.image.base is not None:
+        """Let go of the clip that the frame is a part of."""
+        if not self.own:
             self.image = self.image.copy()
+            self.image.flags.writeable = False
+            if self.intrinsics is not None:
+                self.intrinsics = self.intrinsics.copy()
+            if self.T_world_camera is not None:
+                self.T_world_camera = self.T_world_camera.copy()
+            self.own = True
         return self
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return it as plain data, without its tracks."""
+        names = ("image", "pts_ns", "index", "sharpness", "shot", "way")
+        state = {name: getattr(self, name) for name in names}
+        for name in ("intrinsics", "T_world_camera"):
+            if getattr(self, name) is not None:
+                state[name] = getattr(self, name)
+        return state
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> _Frame:
+        """Return the frame of a snapshot; its tracks begin anew."""
+        height, width = state["image"].shape[:2]
+        given = {"intrinsics": None, "T_world_camera": None, **state}
+        return cls(**given, tracks=Tracks(height, width), own=True)
 
 
 class Model(Stage[Config]):
@@ -143,6 +168,36 @@ class Model(Stage[Config]):
             T_world_camera=_stacked([frame.T_world_camera for frame in kept]),
             metric=self._metric,
         )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the frames that are held, each once, and where the stream stands."""
+        frames = list(dict.fromkeys((*self._all, *self._kept, *self._candidates)))
+        place = {frame: n for n, frame in enumerate(frames)}
+        followed = (*self._kept[-1:], *self._candidates)
+        return {
+            "frames": [frame.snapshot() for frame in frames],
+            "all": [place[frame] for frame in self._all],
+            "kept": [place[frame] for frame in self._kept],
+            "candidates": [place[frame] for frame in self._candidates],
+            "tracks": {str(place[frame]): frame.tracks.snapshot() for frame in followed},
+            "fine": self._fine,
+            "seen": self._seen,
+            "metric": self._metric,
+            "shot": self._shot,
+            "last_index": self._last_index,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        frames = [_Frame.restored(frame) for frame in state["frames"]]
+        for n, tracks in state["tracks"].items():
+            frames[int(n)].tracks.restore(tracks)
+        self._all = [frames[n] for n in state["all"]]
+        self._kept = [frames[n] for n in state["kept"]]
+        self._candidates = [frames[n] for n in state["candidates"]]
+        self._fine, self._seen = state["fine"], state["seen"]
+        self._metric, self._shot = state["metric"], state["shot"]
+        self._last_index = state["last_index"]
 
     def _follow(self, flow: Array, confidence: Array) -> None:
         for frame in (*self._kept[-1:], *self._candidates):
