@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 __all__ = [
+    "NAMED",
     "OutputError",
     "PartNotMade",
     "Reel3dError",
@@ -70,6 +71,13 @@ class WorkerDied(Reel3dError):
     """The process that ran a stage crashed or passed its deadline."""
 
     exit_code = 4
+
+
+NAMED: dict[str, type[Reel3dError]] = {
+    error.__name__: error
+    for error in (Reel3dError, UsageError, OutputError, SourceError, PartNotMade, WorkerDied)
+}
+"""By name, for errors that come out of another process."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.chain import HEAD, NAMES, STREAM_LEVEL
+from pipeline.chain import HEAD, STREAM_LEVEL
 from pipeline.config import RunOptions
 from pipeline.edges import Prefetch
 from pipeline.errors import OutputError, PartNotMade, Reel3dError, SourceError, WorkerDied
@@ -283,9 +283,8 @@ class _Node:
         self._over = True
         self._job.state = state
         self._job.flawed = state == "failed"
-        made = [NAMES[made] for made in self._job.link.ports.makes if made in NAMES]
-        what = ", ".join(made) or self._job.link.choice.model
-        self._job.meter.losses.append(Loss(what=what, why=why, detail=detail))
+        loss = Loss(what=self._job.makes_shown, why=why, detail=detail)
+        self._job.meter.losses.append(loss)
 
     def _keep(self, message: Message) -> None:
         if isinstance(message, Actions):

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.chain import Chain, Link
+from pipeline.chain import NAMES, Chain, Link
 from pipeline.store import Entry, RunFolder
 from pipeline.telemetry import Meter
 
@@ -40,6 +40,12 @@ class Job:
     def name(self) -> str:
         """`depth/multiview`."""
         return self.link.name
+
+    @property
+    def makes_shown(self) -> str:
+        """What a user calls that which it makes."""
+        named = [NAMES[made] for made in self.link.ports.makes if made in NAMES]
+        return ", ".join(named) or self.link.choice.model
 
     @property
     def sound(self) -> bool:

@@ -27,8 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline import errors
-from pipeline.errors import Reel3dError, WorkerDied
+from pipeline.errors import NAMED, WorkerDied
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.telemetry import Event, peak_memory_bytes
@@ -181,9 +180,8 @@ class Worker:
             raise WorkerDied(self._obituary()) from None
 
     def _raise(self, kind: str, text: str, detail: str) -> None:
-        known = getattr(errors, kind, None)
-        if isinstance(known, type) and issubclass(known, Reel3dError):
-            raise known(text)
+        if kind in NAMED:
+            raise NAMED[kind](text)
         raise StageBug(f"{kind}: {text}", detail)
 
     def _kill(self) -> None:

@@ -1,0 +1,621 @@
+"""One stream on its way through the chain: which stage may take which parcel next.
+
+A stream is a row of parcels: one for every clip, and one for what each stream-scoped stage makes
+when the stream ends (`finish`). Every stage deals with every parcel: it takes it, or finds that
+it has no business with it. It may do so once the stages that feed it have dealt with the parcel;
+a stream-scoped stage takes its parcels in order. That is the order in which the local runner
+hands them on, so the results are the same.
+
+What a parcel holds is let go when nobody needs it any more, or is lost with a machine. Who needs
+it again asks for it: the clip is decoded again from its name, the stages between are run again.
+
+There is no clock, no Ray and no thread in here: the scheduler asks, and tells what has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.chain import HEAD, STREAM_LEVEL
+from pipeline.messages import Frames
+from pipeline.packing import Packed
+from pipeline.plan import Job
+from pipeline.source import Source
+from pipeline.telemetry import Loss
+
+__all__ = ["FINISH", "Call", "Flow", "Node", "Parcel"]
+
+FINISH = 1 << 40
+"""Parcels of `finish` are numbered from here, by the place of their stage in the chain."""
+
+Kind = Literal["head", "clip", "fold", "whole"]
+"""`head`: decode and sample together. `clip`: any worker takes any clip. `fold`: stream-scoped, in
+order. `whole`: no memory either, but reads what only the end of a stream makes."""
+Verb = Literal["next", "stop", "remake", "process", "finish", "keep", "load", "report"]
+
+Outputs = dict[type, Packed | None]
+"""What a stage made of a parcel; None stands for what was let go or lost."""
+
+
+@dataclass(eq=False)
+class Parcel:
+    """A clip, or what a stage made at the end of the stream, and all that is made of it."""
+
+    number: int
+    name: str
+    done: int = 0
+    """Bit k: stage k has dealt with it."""
+    queued: int = 0
+    """Bit k: a call of stage k waits or runs."""
+    again: int = 0
+    """Bit k: stage k has dealt with it, but what it made is being made again."""
+    outputs: dict[int, Outputs] = field(default_factory=dict[int, Outputs])
+    remembered: Any = None
+    """What the head needs to make the clip's frames again."""
+    losses: int = 0
+    """How often something that it holds was lost."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One stage of one stream."""
+
+    index: int
+    job: Job
+    kind: Kind
+    feeders: int = 0
+    """Bits of the stages that make what it reads."""
+    consumers: list[Node] = field(default_factory=list["Node"])
+    ancestors: int = 0
+    over: bool = False
+    """It takes no more: failed, or not made."""
+    opened: bool = False
+    """It was called at least once."""
+    dealt: int = 0
+    """How many parcels it has dealt with."""
+    sent: int = 0
+    """Fold: place in the row of the next parcel to take."""
+    saved: int = 0
+    """Fold: place of its newest snapshot, from which a new worker can go on; 0 for none."""
+    finishing: bool = False
+    """Fold: `finish` is being called."""
+    finished: bool = False
+    """Fold: `finish` was called, or need not be."""
+    keeping: int = 0
+    """Messages that are still being written down for `--resume`."""
+    settled: bool = False
+    kept: list[str] = field(default_factory=list[str])
+    """Files of the messages that were written down for `--resume`."""
+    lost: list[Loss] = field(default_factory=list[Loss])
+    """What the runner itself gave up of its work."""
+    stuck_at: int = -1
+    """Place at which its worker died last, and how often in a row."""
+    deaths: int = 0
+
+    @property
+    def bit(self) -> int:
+        """Its place in the masks of a parcel."""
+        return 1 << self.index
+
+    @property
+    def runs(self) -> bool:
+        """Whether it works in this run; else its work stands from an earlier one."""
+        return self.job.action == "run"
+
+    @property
+    def name(self) -> str:
+        """`flow/dis`."""
+        return self.job.name
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a stage that may go to a worker."""
+
+    flow: Flow
+    node: Node
+    verb: Verb
+    parcel: Parcel | None = None
+    arguments: dict[str, Packed] = field(default_factory=dict[str, Packed])
+    place: int = 0
+    """Fold: place of the parcel in the row."""
+    kills: int = 0
+    """How many workers died of it while it was alone with them."""
+    starved: int = 0
+    """How many were ended for lack of memory."""
+    message: Any = None
+    """What a call of the run itself brings along."""
+    order: int = 0
+
+    @property
+    def where(self) -> str:
+        """Name the clip or part, for people."""
+        return self.parcel.name if self.parcel is not None else self.flow.source.name
+
+
+class Flow:
+    """The parcels and stages of one stream."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        source: Source,
+        ready: Callable[[Call], None],
+        let_go: Callable[[Packed], None],
+        restart: Callable[[Node], None],
+        *,
+        live: bool = False,
+        priority: int = 0,
+    ) -> None:
+        """Wire the stages of one stream.
+
+        Args:
+            jobs: What the plan says, decode and sample first.
+            source: Where the clips come from.
+            ready: Takes every call that may now be made.
+            let_go: Takes every message that nobody in this stream needs any more.
+            restart: Takes a stream-scoped stage whose end must be made again by a new worker.
+            priority: Calls of streams with a higher one go first.
+            live: Clips cannot be decoded again, and are forgotten once dealt with.
+        """
+        self.source = source
+        self.live = live
+        self.priority = priority
+        self.nodes = [Node(i, job, _kind(job)) for i, job in enumerate(_without_decode(jobs))]
+        self.decode = jobs[0]
+        self.parcels: dict[int, Parcel] = {}
+        self.produced = 0
+        """How many clips the head has made."""
+        self.total: int | None = None
+        """How many there are, once known."""
+        self.told = False
+        """Whether the run knows that every stage is through."""
+        self._ready = ready
+        self._let_go = let_go
+        self._restart = restart
+        self.open: set[int] = set()
+        """Clips that some stage has not dealt with."""
+        self._all = (1 << len(self.nodes)) - 1
+        makers: dict[type, list[Node]] = {}
+        for node in self.nodes:
+            for read in node.job.link.ports.reads:
+                for maker in makers.get(read, ()):
+                    node.feeders |= maker.bit
+                    node.ancestors |= maker.bit | maker.ancestors
+                    if node not in maker.consumers:
+                        maker.consumers.append(node)
+            for made in node.job.link.ports.makes:
+                makers.setdefault(made, []).append(node)
+        self.origins = [n for n in self.nodes if n.kind == "fold" and n.job.link.ports.makes]
+        """Stages whose `finish` makes a parcel."""
+
+    @property
+    def head(self) -> Node:
+        """Decode and sample."""
+        return self.nodes[0]
+
+    @property
+    def window(self) -> int:
+        """How many clips have been made and are not through yet."""
+        return len(self.open)
+
+    @property
+    def over(self) -> bool:
+        """Whether every stage is through with the stream."""
+        return all(node.settled for node in self.nodes)
+
+    # What the scheduler tells -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start: hand out the calls that need no clip."""
+        for origin in self.origins:
+            if not origin.runs:
+                self._end_of(origin)
+        for node in self.nodes:
+            if not node.runs:
+                node.settled = node.finished = True
+        if not self.head.runs:
+            self.total = 0
+        for parcel in list(self.parcels.values()):
+            self._offer_all(parcel)
+        self._advance_all()
+
+    def add_clip(self, outputs: Outputs, name: str, remembered: Any) -> Parcel:
+        """Take the next clip that the head has made."""
+        parcel = Parcel(self.produced, name, remembered=remembered)
+        parcel.done = self._standing()
+        self.parcels[parcel.number] = parcel
+        self.open.add(parcel.number)
+        self.produced += 1
+        self.head.dealt += 1
+        parcel.done |= self.head.bit
+        parcel.outputs[0] = outputs
+        self._offer_all(parcel)
+        return parcel
+
+    def recall(self, name: str, remembered: Any, lost: set[str]) -> None:
+        """Take a clip that an earlier process has led through every stage, before `begin`.
+
+        Args:
+            name: Of the clip.
+            remembered: What the head needs to make it again.
+            lost: Stages that made nothing of it.
+        """
+        parcel = Parcel(self.produced, name, done=self._all, remembered=remembered)
+        parcel.outputs[0] = {Frames: None}
+        for node in self.nodes:
+            if node.kind == "clip":
+                made = () if node.name in lost else node.job.link.ports.makes
+                parcel.outputs[node.index] = {kind: None for kind in made}
+            node.dealt += 1
+        self.parcels[parcel.number] = parcel
+        self.produced += 1
+        for node in self.nodes:
+            if node.kind == "fold":
+                node.saved = node.sent = self.produced
+                node.opened = True
+
+    def end(self) -> None:
+        """Take that the head has made the last clip."""
+        self.total = self.produced
+        self.head.finished = True
+        self._advance_all()
+
+    def completed(self, call: Call, outputs: Outputs) -> None:
+        """Take what a call made."""
+        node, parcel = call.node, call.parcel
+        if call.verb == "finish":
+            node.finished, node.finishing = True, False
+            self._finish_parcel(node, outputs)
+            return
+        assert parcel is not None
+        parcel.queued &= ~node.bit
+        if parcel.again & node.bit:
+            parcel.again &= ~node.bit
+            held = parcel.outputs.setdefault(node.index, {})
+            held.update({kind: packed for kind, packed in outputs.items() if kind in held})
+            self._ask_again(parcel)
+            self._offer_all(parcel)
+            self._release(parcel)
+            return
+        self._deal(node, parcel, outputs)
+
+    def give_up(self, node: Node) -> None:
+        """Take that a stage will take nothing more; what it made before stays."""
+        node.over = True
+        for parcel in list(self.parcels.values()):
+            if not parcel.done & node.bit:
+                parcel.queued &= ~node.bit
+        if node.kind == "fold":
+            node.sent, node.finishing = 0, False
+            self._advance(node)
+        else:
+            for parcel in list(self.parcels.values()):
+                self._offer(node, parcel)
+
+    def lost(self, call: Call) -> None:
+        """Take that something a call was given is not there any more; it is made again."""
+        assert call.parcel is not None
+        parcel = call.parcel
+        parcel.queued &= ~call.node.bit
+        parcel.losses += 1
+        gone = set(map(id, call.arguments.values()))
+        for outputs in parcel.outputs.values():
+            for kind, packed in outputs.items():
+                if packed is not None and packed.refs and id(packed) in gone:
+                    self._let_go(packed)
+                    outputs[kind] = None
+        self.retry(call)
+
+    def lost_kept(self, call: Call) -> None:
+        """Take that a message was lost before it was written down; its maker makes it again."""
+        assert call.parcel is not None
+        held = call.parcel.outputs[call.node.index]
+        for kind, packed in held.items():
+            if packed is not None:
+                self._let_go(packed)
+                held[kind] = None
+        self._make_again(call.node, call.parcel)
+
+    def kept(self, parcel: Parcel) -> None:
+        """Take that a message has been written down."""
+        self._release(parcel)
+
+    def retry(self, call: Call) -> None:
+        """Offer a call that came to nothing again."""
+        assert call.parcel is not None
+        call.parcel.queued &= ~call.node.bit
+        if call.parcel.again & call.node.bit:
+            self._make_again(call.node, call.parcel)
+        elif call.node.kind == "fold":
+            self._advance(call.node)
+        else:
+            self._offer(call.node, call.parcel)
+
+    def rewind(self, node: Node, place: int) -> None:
+        """Send a stream-scoped stage back: its new worker's state ends before `place`."""
+        if self.live:
+            # What is through is forgotten: it goes on with the oldest clip there is.
+            place = max(place, min(self.open, default=self.produced))
+        node.saved = place
+        for position in range(place, node.sent):
+            parcel = self._at(node, position)
+            if parcel is not None:
+                parcel.queued &= ~node.bit
+                if parcel.done & node.bit:
+                    parcel.done &= ~node.bit
+                    node.dealt -= 1
+                    self.open.add(parcel.number)
+        node.sent = min(place, node.sent)
+        node.finishing = False
+        if not node.over:
+            node.finished = False
+
+    def advance(self, node: Node) -> None:
+        """Hand out the next calls of a stream-scoped stage."""
+        self._advance(node)
+
+    # Questions --------------------------------------------------------------------------------
+
+    def origin_of(self, node: Node) -> Node | None:
+        """Return the stage at whose `finish` the parcel begins in which `node` makes its part."""
+        if node in self.origins:
+            return node
+        before = [origin for origin in self.origins if node.ancestors & origin.bit]
+        return before[-1] if before else None
+
+    @property
+    def safe(self) -> int:
+        """The place up to which every stream-scoped stage stands on the disk.
+
+        A later process can go on from there, so the snapshots taken there must stay.
+        """
+        folds = [n for n in self.nodes if n.kind == "fold" and n.runs and not n.over]
+        return min((n.saved for n in folds if not n.settled), default=self.produced)
+
+    def is_through(self, node: Node) -> bool:
+        """Say whether a stage has dealt with everything and all it made is kept."""
+        if self.total is None or node.keeping:
+            return False
+        if node.kind in ("head", "fold"):
+            return node.finished
+        return node.dealt >= self._expected(node)
+
+    # The rules --------------------------------------------------------------------------------
+
+    def _standing(self) -> int:
+        return sum(node.bit for node in self.nodes if not node.runs)
+
+    def _expected(self, node: Node) -> int:
+        """How many parcels a stage deals with in all."""
+        return (self.total or 0) + sum(origin.index < node.index for origin in self.origins)
+
+    def _end_of(self, origin: Node) -> Parcel:
+        """Make the parcel for what comes at the end, with what earlier runs have kept of it."""
+        parcel = Parcel(FINISH + origin.index, f"{self.source.name}: {origin.name}")
+        parcel.done = self._standing() | ((origin.bit << 1) - 1)
+        for node in self.nodes:
+            if node.job.action == "replay" and self.origin_of(node) is origin:
+                parcel.outputs[node.index] = {kind: None for kind in _kept_types(node)}
+        self.parcels[parcel.number] = parcel
+        return parcel
+
+    def _deal(self, node: Node, parcel: Parcel, outputs: Outputs) -> None:
+        if parcel.done & node.bit:
+            for packed in outputs.values():
+                if packed is not None:
+                    self._let_go(packed)
+            return
+        parcel.done |= node.bit
+        node.dealt += 1
+        held = parcel.outputs.get(node.index)
+        if held:
+            # It went back and made the same again: what still lies there is as good.
+            for kind, packed in outputs.items():
+                if held.get(kind) is None:
+                    held[kind] = packed
+                elif packed is not None:
+                    self._let_go(packed)
+        else:
+            parcel.outputs[node.index] = outputs
+        for consumer in node.consumers:
+            self._offer(consumer, parcel)
+        self._release(parcel)
+        if node.kind == "fold":
+            self._advance(node)
+
+    def _finish_parcel(self, origin: Node, outputs: Outputs) -> None:
+        if origin not in self.origins:
+            return
+        parcel = self.parcels.get(FINISH + origin.index) or self._end_of(origin)
+        # `finish` may have been called again, since what it made was lost.
+        parcel.outputs.setdefault(origin.index, {}).update(outputs)
+        parcel.again &= ~origin.bit
+        self._ask_again(parcel)
+        self._offer_all(parcel)
+        self._advance_all()
+        self._release(parcel)
+
+    def _offer_all(self, parcel: Parcel) -> None:
+        for node in self.nodes[1:]:
+            self._offer(node, parcel)
+
+    def _offer(self, node: Node, parcel: Parcel) -> None:
+        """See whether a stage may deal with a parcel now."""
+        if not node.runs or node.bit & (parcel.done | parcel.queued):
+            return
+        if node.kind == "fold":
+            self._advance(node)
+            return
+        if node.feeders & ~parcel.done:
+            return
+        taken = None if node.over else self._taken(node, parcel)
+        if taken is None:
+            self._deal(node, parcel, {})
+            return
+        arguments = self._gather(taken, parcel)
+        if arguments is not None:
+            self._queue(node, parcel, arguments, parcel.number)
+
+    def _advance_all(self) -> None:
+        for node in self.nodes:
+            if node.kind == "fold" and node.runs:
+                self._advance(node)
+
+    def _advance(self, node: Node) -> None:
+        """Deal with as many parcels in a row as can be."""
+        while not node.finished and not node.finishing:
+            parcel = self._at(node, node.sent)
+            if parcel is None:
+                if self.total is None or node.sent < self.total:
+                    return
+                if node.sent < self.total + len(self.nodes):
+                    origin = self.nodes[node.sent - self.total]
+                    if origin in self.origins and origin.index < node.index:
+                        return  # not finished yet
+                    node.sent += 1
+                    continue
+                self._finish(node)
+                return
+            if node.bit & parcel.done:
+                node.sent += 1
+                continue
+            if node.bit & parcel.queued:
+                return
+            if node.feeders & ~parcel.done:
+                return
+            taken = None if node.over else self._taken(node, parcel)
+            place = node.sent
+            if taken is None:
+                node.sent += 1
+                self._deal(node, parcel, {})
+                continue
+            arguments = self._gather(taken, parcel)
+            if arguments is None:
+                return
+            node.sent += 1
+            self._queue(node, parcel, arguments, place)
+
+    def _finish(self, node: Node) -> None:
+        if node.dealt < self._expected(node):
+            return
+        if node.over or not node.opened:
+            node.finished = True
+            self._finish_parcel(node, {})
+            return
+        node.finishing = True
+        self._ready(Call(self, node, "finish", place=node.sent))
+
+    def _at(self, node: Node, place: int) -> Parcel | None:
+        """Return the parcel at a place of the row that `node` takes."""
+        if self.total is None or place < self.total:
+            return self.parcels.get(place)
+        index = place - self.total
+        if index >= node.index:
+            return None
+        return self.parcels.get(FINISH + index)
+
+    def _taken(self, node: Node, parcel: Parcel) -> dict[str, tuple[int, type]] | None:
+        """Return what a stage takes of a parcel: parameter to (who made it, type); or None."""
+        there: dict[type, tuple[int, type]] = {}
+        for index in sorted(parcel.outputs):
+            if index < node.index:
+                there.update({kind: (index, kind) for kind in parcel.outputs[index]})
+        return node.job.link.ports.take(there)
+
+    def _gather(
+        self, taken: dict[str, tuple[int, type]], parcel: Parcel
+    ) -> dict[str, Packed] | None:
+        """Return the messages, or have made again what is not there."""
+        arguments: dict[str, Packed] = {}
+        for name, (index, kind) in taken.items():
+            packed = parcel.outputs[index][kind]
+            if packed is None:
+                self._make_again(self.nodes[index], parcel)
+            else:
+                arguments[name] = packed
+        return arguments if len(arguments) == len(taken) else None
+
+    def _make_again(self, node: Node, parcel: Parcel) -> None:
+        if parcel.queued & node.bit:
+            return
+        parcel.again |= node.bit
+        if node.kind == "head":
+            self._queue(node, parcel, {}, parcel.number, "remake")
+        elif parcel.number >= FINISH and _kept_names(node):
+            self._queue(node, parcel, {}, parcel.number, "load")
+        elif node.kind == "fold":
+            # It goes back to its last snapshot and makes its end once more.
+            self._restart(node)
+        else:
+            taken = self._taken(node, parcel)
+            assert taken is not None
+            arguments = self._gather(taken, parcel)
+            if arguments is not None:
+                self._queue(node, parcel, arguments, parcel.number)
+
+    def _ask_again(self, parcel: Parcel) -> None:
+        """Something was made again: those that waited for it to make their part again, go on."""
+        for node in self.nodes:
+            if parcel.again & node.bit:
+                self._make_again(node, parcel)
+
+    def _queue(
+        self,
+        node: Node,
+        parcel: Parcel,
+        arguments: dict[str, Packed],
+        place: int,
+        verb: Verb = "process",
+    ) -> None:
+        parcel.queued |= node.bit
+        node.opened = True
+        self._ready(Call(self, node, verb, parcel, arguments, place))
+
+    def _release(self, parcel: Parcel) -> None:
+        """Let go what no stage needs any more."""
+        for node in self._holders(parcel):
+            outputs = parcel.outputs[node.index]
+            if parcel.again & node.bit:
+                continue
+            for kind, packed in outputs.items():
+                # What holds no object costs nothing, and a stage sent back may ask for it.
+                if packed is not None and packed.refs:
+                    self._let_go(packed)
+                    outputs[kind] = None
+        if parcel.done == self._all and not parcel.again:
+            self.open.discard(parcel.number)
+            if self.live and parcel.number < FINISH:
+                del self.parcels[parcel.number]
+
+    def _holders(self, parcel: Parcel) -> Iterator[Node]:
+        for index in list(parcel.outputs):
+            node = self.nodes[index]
+            waiting = any(not parcel.done & c.bit or parcel.again & c.bit for c in node.consumers)
+            if not waiting and not (node.keeping and parcel.number >= FINISH):
+                yield node
+
+
+def _kind(job: Job) -> Kind:
+    if job.link.step in HEAD:
+        return "head"
+    if job.link.stage.scope == "stream":
+        return "fold"
+    return "clip" if Frames in job.link.ports.reads else "whole"
+
+
+def _without_decode(jobs: list[Job]) -> list[Job]:
+    """Decode and sample are one node; sampling gives the clips their name."""
+    return jobs[1:]
+
+
+def _kept_names(node: Node) -> list[str]:
+    return list(node.job.entry.kept) if node.job.entry else []
+
+
+def _kept_types(node: Node) -> list[type]:
+    """`pose.colmap.Views.0123.npz` names a `Views`."""
+    names = {made.__name__: made for made in STREAM_LEVEL}
+    return [names[file.split(".")[-3]] for file in _kept_names(node)]

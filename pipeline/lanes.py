@@ -1,0 +1,200 @@
+"""Lanes: the workers of one stage, the calls that wait for them, and the policy of their number.
+
+A lane is a pool that all streams share (stages without memory), or the one worker of a stream's
+decoder, of one of its stream-scoped stages, or of its exporters. The rules here are the whole
+scheduling policy; the Ray runner and the simulator both run them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.flowing import Call, Flow
+from pipeline.packing import Packed
+from pipeline.stage import Resources
+
+__all__ = ["DEPTH", "Budget", "Lane", "StageSpec", "Worker"]
+
+DEPTH = 2
+"""Calls that a worker may hold: one runs, one has arrived when it ends. A third gains nothing
+(measured: FACTS, Ray 2.60)."""
+IDLE_S = 10.0
+"""A pool's worker without work for this long is given back."""
+SMOOTHING = 0.2
+"""Weight of the newest call in the mean duration of a lane."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a worker needs to build a stage: plain data."""
+
+    step: str
+    model: str
+    options: dict[str, Any]
+    name: str
+    """`depth/multiview`: also of its ledger entry, snapshots and scratch folder."""
+    key: str
+    slots: int
+    """Large arrays that it may make in one call."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that runs the calls of one lane in the order in which it gets them."""
+
+    number: int
+    lane: Lane
+    state: Literal["starting", "ready", "gone"] = "starting"
+    calls: deque[Call] = field(default_factory=deque[Call])
+    since: float = 0.0
+    """When the first of `calls` began to run, or when it fell idle."""
+    started: float = 0.0
+    busy_s: float = 0.0
+    alone: bool = False
+    """Its only call is a suspect: nothing else may come beside it."""
+    handle: Any = None
+    """The backend's own."""
+    node: str = ""
+    """Where it runs."""
+
+
+@dataclass(eq=False)
+class Lane:
+    """One kind of worker and what waits for it."""
+
+    name: str
+    kind: Literal["head", "fold", "pool", "sinks"]
+    specs: tuple[StageSpec, ...]
+    resources: Resources
+    threads: int
+    flow: Flow | None = None
+    """The stream that it belongs to; None for a pool."""
+    deadline_s: float | None = None
+    waiting: list[tuple[int, int, Call]] = field(default_factory=list[tuple[int, int, Call]])
+    """A heap: higher priority first, then first come, first served."""
+    suspects: deque[Call] = field(default_factory=deque[Call])
+    """Calls that were with a worker when it died: each runs again alone."""
+    workers: list[Worker] = field(default_factory=list[Worker])
+    calls: int = 0
+    """Calls done."""
+    seconds: float = 0.0
+    """Mean duration of a call, smoothed."""
+    failures: int = 0
+    starts_failed: int = 0
+    """Workers in a row that did not come up."""
+    rest_until: float = 0.0
+    """No worker is started before; memory ran out."""
+    most: float = float("inf")
+    """Workers that fit, where memory has run out."""
+    users: int = 0
+    """Streams that may still need it."""
+    busy_s: float = 0.0
+    """Of workers that are gone."""
+
+    def push(self, call: Call) -> None:
+        """Let a call wait."""
+        heapq.heappush(self.waiting, (-call.flow.priority, call.order, call))
+
+    def took(self, seconds: float) -> None:
+        """Learn from a call that is done."""
+        self.calls += 1
+        share = max(SMOOTHING, 1 / self.calls)
+        self.seconds += share * (seconds - self.seconds)
+
+    @property
+    def backlog(self) -> int:
+        """Calls without a worker."""
+        return len(self.waiting) + len(self.suspects)
+
+    @property
+    def load(self) -> int:
+        """Calls that wait or run."""
+        return self.backlog + sum(len(worker.calls) for worker in self.workers)
+
+    @property
+    def pending_s(self) -> float:
+        """Seconds of work that wait or run."""
+        return self.seconds * self.load
+
+    def forget(self, flow: Flow) -> None:
+        """Drop what waits for a stream that has ended."""
+        self.waiting = [entry for entry in self.waiting if entry[2].flow is not flow]
+        heapq.heapify(self.waiting)
+        self.suspects = deque(call for call in self.suspects if call.flow is not flow)
+
+    def next_call(self) -> tuple[Worker, Call, bool] | None:
+        """Return a worker, the call that it should take now, and whether alone.
+
+        The least busy worker goes first. A suspect goes to a worker that holds nothing, and
+        nothing joins it; so while there is one, the least busy worker takes nothing new.
+        """
+        free = [w for w in self.workers if w.state == "ready" and not w.alone]
+        free.sort(key=lambda worker: len(worker.calls))
+        if self.suspects and free:
+            if not free[0].calls:
+                return free[0], self.suspects.popleft(), True
+            del free[0]
+        if self.waiting and free and len(free[0].calls) < DEPTH:
+            return free[0], heapq.heappop(self.waiting)[2], False
+        return None
+
+    def wanted(self, cores: float, gpus: float, work: float) -> int:
+        """Return how many workers a pool should have now.
+
+        The cores go where the work waits: a pool gets the share of them that its calls have of
+        all the work that waits or runs, and never more workers than it has calls for.
+
+        Args:
+            cores: CPUs that this run may use.
+            gpus: GPUs that this run may use.
+            work: Seconds of work that wait or run, in all lanes.
+        """
+        if self.kind != "pool":
+            return 1
+        if not self.load:
+            return 0
+        most = self.most
+        if self.resources.gpus:
+            most = min(most, max(1.0, gpus // self.resources.gpus))
+        if self.resources.cpus and self.seconds and work:
+            share = self.pending_s / work
+            most = min(most, max(1.0, round(cores * share / max(self.resources.cpus, 1e-3))))
+        elif not self.seconds:
+            most = 1.0
+        return int(max(1, min(most, -(-self.load // DEPTH))))
+
+
+class Budget:
+    """Bytes in the object store: what lies there, and what the clips on their way will need."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.peak_bytes = 0
+        self._held: dict[Any, tuple[int, int]] = {}
+        """Object to (how many messages hold it, bytes)."""
+
+    def hold(self, packed: Packed) -> int:
+        """Count the objects of a message; return the bytes that are new."""
+        new = 0
+        for ref, size in zip(packed.refs, packed.sizes, strict=True):
+            holders, _ = self._held.get(ref, (0, size))
+            if not holders:
+                new += size
+            self._held[ref] = (holders + 1, size)
+        self.used_bytes += new
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        return new
+
+    def let_go(self, packed: Packed) -> None:
+        """Take a message off; an object that no message holds any more is free."""
+        for ref in packed.refs:
+            holders, size = self._held[ref]
+            if holders == 1:
+                del self._held[ref]
+                self.used_bytes -= size
+            else:
+                self._held[ref] = (holders - 1, size)

@@ -1,0 +1,772 @@
+"""The runner's mind: takes what has happened, decides which worker does what next.
+
+Streams (`pipeline.flowing`) say which calls may be made, lanes (`pipeline.lanes`) how many
+workers there should be. Here the two meet, and failures are dealt with:
+
+- A worker that dies makes suspects of all calls it held. Each runs again alone with a worker;
+  only a death while alone counts against a call, and after `attempts` of these the clip is given
+  up: it costs itself only, and its reason stands in the run's errors.
+- A call that passes its deadline ends its worker; the rest is as above.
+- The worker of a stream-scoped stage is replaced by one that goes on from the last snapshot, or
+  from the beginning of the stream, whose clips are then made again.
+- What was lost from the object store is made again by the stages that made it.
+
+A clip is admitted only when the object store has room for all that will be made of it, so bytes
+are bounded at the decoder and everything behind it can always go on.
+
+It knows no Ray: a `Backend` starts workers and carries calls. The simulator is another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.errors import NAMED, OutputError, Reel3dError
+from pipeline.flowing import Call, Flow, Node, Outputs, Parcel
+from pipeline.lanes import DEPTH, IDLE_S, Budget, Lane, Worker
+from pipeline.messages import Actions
+from pipeline.packing import Packed
+from pipeline.telemetry import Event, Loss, Meter
+
+__all__ = ["Backend", "Failure", "Happening", "Limits", "Result", "Scheduler", "StreamHooks"]
+
+STARTS = 5
+"""Workers of a lane that may fail to come up one after the other."""
+STARTING_S = 300.0
+"""A worker that is not up after this does not come up: weights may have to be loaded."""
+REST_S = 2.0
+"""How long a lane waits for memory."""
+STARVED_MORE = 3
+"""Memory may run out through no fault of the clip: so many more attempts."""
+LOSSES = 8
+"""How often what one clip holds may be lost before the run stops trying."""
+FIRST_GUESS = 6.0
+"""Bytes that a clip holds with all that is made of it, over those of its frames: measured 5 with
+flow and confidence; corrected by the first clip that is through."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An exception that a stage raised, as plain data."""
+
+    kind: str
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a call gave back."""
+
+    outputs: Outputs = field(default_factory=dict[type, Packed | None])
+    events: tuple[tuple[str, Event], ...] = ()
+    """Stage name and event."""
+    seconds: float = 0.0
+    failure: Failure | None = None
+    meters: dict[str, Meter] | None = None
+    """Stage name to all that it has told, for stages that count by themselves."""
+    saved: bool = False
+    """Whether a snapshot of the state after this call stands on the disk."""
+    extra: Any = None
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """Something that happened to a worker."""
+
+    worker: Worker
+    call: Call | None = None
+    """Which call it is about; None for its start."""
+    result: Result | None = None
+    died: str = ""
+    """Why the worker is gone."""
+    starved: bool = False
+    """It was ended because the machine ran out of memory."""
+    missing: bool = False
+    """What the call was given is not there any more."""
+
+
+class Backend(Protocol):
+    """Starts workers and carries calls; everything comes back as a `Happening`."""
+
+    def now(self) -> float:
+        """Return the time, s."""
+        ...
+
+    def start(self, worker: Worker, places: dict[str, int]) -> None:
+        """Start a process and open the lane's stages, each at the place of a snapshot."""
+        ...
+
+    def send(self, worker: Worker, call: Call) -> None:
+        """Send a call; the worker runs its calls in this order."""
+        ...
+
+    def stop(self, worker: Worker) -> None:
+        """Close the stages and end the process; nothing more is heard of it."""
+        ...
+
+    def kill(self, worker: Worker) -> None:
+        """End the process at once; nothing more is heard of it."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[Happening]:
+        """Return what has happened; wait for it up to this long."""
+        ...
+
+
+class StreamHooks(Protocol):
+    """What a stream's run does when the scheduler gets somewhere."""
+
+    def clip(self, parcel: Parcel, result: Result) -> None:
+        """Write down a new clip, so that it can be made again."""
+        ...
+
+    def dealt(self, node: Node, parcel: Parcel, loss: Loss | None) -> None:
+        """Write down that a stage without memory has dealt with a clip."""
+        ...
+
+    def total(self, count: int) -> None:
+        """Write down how many clips there are."""
+        ...
+
+    def tell(self, stage: str, event: Event) -> None:
+        """Take what a stage tells while it works."""
+        ...
+
+    def settle(self, node: Node) -> None:
+        """Record that a stage is through."""
+        ...
+
+    def ended(self, error: Reel3dError | None) -> None:
+        """Take that every stage is through, or why the stream cannot be worked on."""
+        ...
+
+    def reported(self, result: Result) -> None:
+        """Take that the report is made."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run may use."""
+
+    cores: float
+    gpus: float = 0.0
+    budget_bytes: int = 1 << 30
+    attempts: int = 3
+    """Deaths while alone that make a clip count as poison."""
+    backlog: int = 2
+    """Clips that may wait between two stages."""
+
+
+@dataclass(eq=False)
+class _Stream:
+    flow: Flow
+    hooks: StreamHooks
+    lanes: dict[int, Lane]
+    """Node index to where its calls go."""
+    sinks: Lane
+    asked: int = 0
+    """Calls of the head for a new clip that are out."""
+    footprint: float = 0.0
+    """Bytes that a clip holds at most with all that is made of it; 0 while unknown."""
+    owned: dict[int, int] = field(default_factory=dict[int, int])
+    """Clip number to the bytes that were stored for it."""
+    known: bool = False
+    """Whether a clip is through, so that the footprint is measured."""
+    ended: bool = False
+
+
+class Scheduler:
+    """Runs the streams to their ends."""
+
+    def __init__(self, backend: Backend, limits: Limits) -> None:
+        self.backend = backend
+        self.limits = limits
+        self.budget = Budget(limits.budget_bytes)
+        self.lanes: list[Lane] = []
+        self.streams: list[_Stream] = []
+        self.deaths = 0
+        self._orders = 0
+        self._workers = 0
+        self._round: deque[_Stream] = deque()
+        """Streams whose head may be asked, in turn."""
+        self._gate: deque[tuple[_Stream, Call]] = deque()
+        """Ends of streams that wait for room."""
+        self._ending: dict[int, int] = {}
+        """Streams that hold whole-stream messages, by identity, and their bytes so far."""
+        self._ending_most = 0
+        self._by_flow: dict[int, _Stream] = {}
+
+    # Streams ----------------------------------------------------------------------------------
+
+    def new_flow(self, **arguments: Any) -> Flow:
+        """Return a flow whose calls come here."""
+        return Flow(ready=self._ready, let_go=self._let_go, restart=self._restart, **arguments)
+
+    def add(self, flow: Flow, hooks: StreamHooks, lanes: dict[int, Lane], sinks: Lane) -> None:
+        """Take a stream; `lanes` says where the calls of each of its stages go."""
+        stream = _Stream(flow, hooks, lanes, sinks)
+        self.streams.append(stream)
+        self._by_flow[id(flow)] = stream
+        for lane in {id(lane): lane for lane in (*lanes.values(), sinks)}.values():
+            lane.users += 1
+            if lane not in self.lanes:
+                self.lanes.append(lane)
+        self._round.append(stream)
+        flow.begin()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any stream is not through."""
+        return any(not stream.ended for stream in self.streams)
+
+    def step(self, timeout_s: float) -> None:
+        """Hand out what can be, wait for what happens, and deal with it."""
+        self._dispatch()
+        for happening in self.backend.wait(timeout_s):
+            self._take(happening)
+        self._watch_deadlines()
+        self._settle()
+
+    def stop_head(self, flow: Flow) -> None:
+        """End a camera: what it has given becomes the whole stream."""
+        stream = self._by_flow[id(flow)]
+        self._call(stream, Call(flow, flow.head, "stop"))
+
+    def call(self, flow: Flow, call: Call) -> None:
+        """Let a call of the run itself (the report) wait for the stream's sinks."""
+        self._call(self._by_flow[id(flow)], call)
+
+    def close(self) -> None:
+        """End every worker."""
+        for lane in self.lanes:
+            for worker in lane.workers:
+                self.backend.stop(worker)
+            lane.workers = []
+
+    # Calls ------------------------------------------------------------------------------------
+
+    def _ready(self, call: Call) -> None:
+        stream = self._by_flow[id(call.flow)]
+        # Events are small; what a reconstruction begins with may fill the store.
+        large = call.verb == "finish" and set(call.node.job.link.ports.makes) - {Actions}
+        if large and self._may_not_end(stream):
+            self._gate.append((stream, call))
+            return
+        self._call(stream, call)
+
+    def _call(self, stream: _Stream, call: Call) -> None:
+        self._orders += 1
+        call.order = self._orders
+        if call.verb in ("keep", "load", "report"):
+            lane = stream.sinks
+        else:
+            lane = stream.lanes[call.node.index]
+        lane.push(call)
+
+    def _let_go(self, packed: Packed) -> None:
+        self.budget.let_go(packed)
+
+    def _may_not_end(self, stream: _Stream) -> bool:
+        """Whether what the end of a stream makes must wait for room in the object store."""
+        if id(stream) in self._ending or not self._ending:
+            self._ending.setdefault(id(stream), 0)
+            return False
+        needed = self._ending_most or self.limits.budget_bytes
+        if self.budget.used_bytes + needed <= self.limits.budget_bytes:
+            self._ending[id(stream)] = 0
+            return False
+        return True
+
+    def _open_gate(self) -> None:
+        for _ in range(len(self._gate)):
+            stream, call = self._gate.popleft()
+            if stream.ended:
+                continue
+            if self._may_not_end(stream):
+                self._gate.appendleft((stream, call))
+                return
+            self._call(stream, call)
+
+    # Handing out ------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        now = self.backend.now()
+        self._open_gate()
+        self._admit()
+        work = sum(lane.pending_s for lane in self.lanes)
+        for lane in reversed(self.lanes):
+            if lane.backlog or (lane.kind == "pool" and lane.workers):
+                self._serve(lane, now, work)
+
+    def _admit(self) -> None:
+        """Ask the heads for clips, in turn, while there is room for what becomes of them."""
+        committed = sum(self._committed(stream) for stream in self.streams if not stream.ended)
+        committed += sum(self._ending.values())
+        refused = 0
+        while self._round and refused < len(self._round):
+            stream = self._round.popleft()
+            flow = stream.flow
+            if stream.ended or flow.total is not None or flow.head.over:
+                continue
+            self._round.append(stream)
+            pending = flow.window + stream.asked
+            most = self._most_open(stream)
+            room = committed + stream.footprint <= self.limits.budget_bytes
+            if (
+                stream.asked >= DEPTH
+                or pending >= most
+                or (not stream.footprint and pending)
+                or not (room or not committed)
+            ):
+                refused += 1
+                continue
+            refused = 0
+            stream.asked += 1
+            committed += int(stream.footprint)
+            self._call(stream, Call(flow, flow.head, "next", place=flow.produced + stream.asked))
+
+    def _committed(self, stream: _Stream) -> int:
+        return int((stream.flow.window + stream.asked) * stream.footprint)
+
+    def _most_open(self, stream: _Stream) -> int:
+        """Return how many clips of a stream may be under way: a few more than can be worked on."""
+        lanes = {id(lane): lane for lane in stream.lanes.values()}.values()
+        workers = sum(max(1, len(lane.workers)) for lane in lanes if lane.kind != "head")
+        return self.limits.backlog + 2 * max(2, min(workers, 64))
+
+    def _serve(self, lane: Lane, now: float, work: float) -> None:
+        while (given := lane.next_call()) is not None:
+            self._send(*given, now)
+        wanted = lane.wanted(self.limits.cores, self.limits.gpus, work)
+        if lane.backlog and now >= lane.rest_until:
+            for _ in range(wanted - len(lane.workers)):
+                self._start(lane, now)
+        elif lane.kind == "pool":
+            for worker in list(lane.workers):
+                idle = worker.state == "ready" and not worker.calls and now - worker.since > IDLE_S
+                if idle and (len(lane.workers) > 1 or not self._expects(lane)):
+                    self._part(worker)
+                    self.backend.stop(worker)
+
+    def _expects(self, lane: Lane) -> bool:
+        """Whether a stream at work may still bring calls to a pool soon."""
+        return any(
+            stream.lanes.get(node.index) is lane and node.kind == "clip" and not node.settled
+            for stream in self.streams
+            if not stream.ended
+            for node in stream.flow.nodes
+        )
+
+    def _start(self, lane: Lane, now: float) -> None:
+        self._workers += 1
+        worker = Worker(self._workers, lane, since=now, started=now)
+        lane.workers.append(worker)
+        places: dict[str, int] = {}
+        if lane.flow is not None:
+            places = {node.name: node.saved for node in lane.flow.nodes if node.kind == "fold"}
+            places[lane.flow.head.name] = lane.flow.produced
+        self.backend.start(worker, places)
+
+    def _send(self, worker: Worker, call: Call, alone: bool, now: float) -> None:
+        if not worker.calls:
+            worker.since = now
+        worker.calls.append(call)
+        worker.alone = alone
+        self.backend.send(worker, call)
+
+    # What happens -----------------------------------------------------------------------------
+
+    def _take(self, happening: Happening) -> None:
+        worker, call = happening.worker, happening.call
+        if worker.state == "gone":
+            return
+        if happening.died:
+            self._died(worker, happening.died, starved=happening.starved)
+            return
+        now = self.backend.now()
+        if call is None:
+            self._started(worker, happening.result, now)
+            return
+        worker.calls.remove(call)
+        worker.busy_s += now - worker.since
+        worker.since, worker.alone = now, False
+        stream = self._by_flow[id(call.flow)]
+        if stream.ended:
+            return
+        if happening.missing:
+            self._missing(stream, call)
+            return
+        assert happening.result is not None
+        worker.lane.took(happening.result.seconds)
+        self._finished(stream, call, happening.result)
+
+    def _started(self, worker: Worker, result: Result | None, now: float) -> None:
+        assert result is not None
+        lane = worker.lane
+        if result.failure is None:
+            worker.state, worker.since = "ready", now
+            lane.starts_failed = 0
+            if lane.flow is not None:
+                self._opened(self._by_flow[id(lane.flow)], lane, result)
+            return
+        # The stage itself says that it cannot work: that is the answer for all who use it.
+        self._part(worker)
+        self.backend.stop(worker)
+        for stream in self.streams:
+            nodes = [n for n in stream.flow.nodes if stream.lanes.get(n.index) is lane]
+            for node in [] if stream.ended else nodes:
+                named = result.extra
+                if lane.kind != "sinks" or named in (None, node.name):
+                    self._fail(stream, node, None, result.failure)
+        if lane.kind == "sinks":
+            lane.specs = tuple(spec for spec in lane.specs if spec.name != result.extra)
+
+    def _opened(self, stream: _Stream, lane: Lane, result: Result) -> None:
+        """Take where the stages of a new worker stand."""
+        places: dict[str, int] = result.extra or {}
+        for node in stream.flow.nodes:
+            if stream.lanes.get(node.index) is not lane or node.name not in places:
+                continue
+            if node.kind == "fold" and places[node.name] != node.saved:
+                # The snapshot was damaged or never there: the stage begins anew.
+                stream.flow.rewind(node, places[node.name])
+                stream.flow.advance(node)
+        self._events(stream, result)
+
+    def _finished(self, stream: _Stream, call: Call, result: Result) -> None:
+        flow, node = stream.flow, call.node
+        outputs = dict(result.outputs)
+        again = call.parcel is not None and bool(call.parcel.again & node.bit)
+        self._events(stream, result)
+        for packed in outputs.values():
+            if packed is not None:
+                new = self.budget.hold(packed)
+                self._own(stream, call, new, again=again)
+        if call.verb == "next":
+            self._new_clip(stream, result, outputs)
+        elif call.verb == "report":
+            stream.hooks.reported(result)
+        elif result.failure is not None:
+            self._fail(stream, node, call, result.failure)
+        elif call.verb == "keep":
+            node.keeping -= 1
+            node.kept += result.extra
+            if call.parcel is not None:
+                flow.kept(call.parcel)
+        elif call.verb != "stop":
+            self._count(call, result, again=again)
+            if result.saved:
+                node.saved = call.place + 1
+            if call.verb != "load":
+                self._keep(stream, call, outputs)
+            flow.completed(call, outputs)
+            if call.parcel is not None and node.kind == "clip" and not again:
+                stream.hooks.dealt(node, call.parcel, None)
+            self._measure(stream)
+
+    def _new_clip(self, stream: _Stream, result: Result, outputs: Outputs) -> None:
+        flow = stream.flow
+        stream.asked -= 1
+        if result.failure is not None:
+            self._head_failed(stream, result.failure)
+        elif not outputs:
+            if flow.total is None:
+                if not flow.produced:
+                    text = f"{flow.source.shown} holds no frame that can be decoded"
+                    self._end(stream, NAMED["SourceError"](text))
+                    return
+                stream.hooks.total(flow.produced)
+                flow.end()
+        elif flow.total is None:
+            (packed,) = outputs.values()
+            assert packed is not None
+            if not stream.known:
+                stream.footprint = max(stream.footprint, FIRST_GUESS * packed.nbytes)
+            stream.owned[flow.produced] = packed.nbytes
+            name, remembered = result.extra
+            parcel = flow.add_clip(outputs, name, remembered)
+            stream.hooks.clip(parcel, result)
+
+    def _own(self, stream: _Stream, call: Call, new: int, *, again: bool) -> None:
+        if call.verb == "next" or again:
+            return
+        if call.parcel is not None and call.parcel.number in stream.owned:
+            stream.owned[call.parcel.number] += new
+        elif id(stream) in self._ending:
+            self._ending[id(stream)] += new
+
+    def _measure(self, stream: _Stream) -> None:
+        """Learn what a clip holds from those that are through."""
+        through = [number for number in stream.owned if number not in stream.flow.open]
+        for number in through:
+            owned = stream.owned.pop(number)
+            stream.footprint = max(stream.footprint if stream.known else 0.0, owned)
+            stream.known = True
+
+    def _count(self, call: Call, result: Result, *, again: bool) -> None:
+        job = call.node.job
+        if result.meters is None and call.verb == "process" and not again:
+            job.meter.items += 1
+            job.meter.seconds += result.seconds
+
+    def _events(self, stream: _Stream, result: Result) -> None:
+        for name, meter in (result.meters or {}).items():
+            for job in (stream.flow.decode, *(node.job for node in stream.flow.nodes)):
+                if job.name == name:
+                    job.meter = meter
+        for name, event in result.events:
+            stream.hooks.tell(name, event)
+
+    def _keep(self, stream: _Stream, call: Call, outputs: Outputs) -> None:
+        """Have what stands for the whole stream written down for `--resume`."""
+        node, parcel = call.node, call.parcel
+        if node.kind != "whole" or not node.job.link.keeps or parcel is None:
+            return
+        arguments = {kind.__name__: packed for kind, packed in outputs.items() if packed}
+        if arguments:
+            node.keeping += 1
+            self._call(stream, Call(stream.flow, node, "keep", parcel, arguments))
+
+    def _missing(self, stream: _Stream, call: Call) -> None:
+        """Something was lost from the object store."""
+        parcel = call.parcel
+        if parcel is not None and parcel.losses >= LOSSES:
+            why = f"what it needs of {call.where} was lost {LOSSES} times"
+            self._fail(stream, call.node, call, Failure(kind="WorkerDied", text=why))
+        elif call.verb == "keep":
+            call.node.keeping -= 1
+            stream.flow.lost_kept(call)
+        else:
+            stream.flow.lost(call)
+
+    # Failures ---------------------------------------------------------------------------------
+
+    def _fail(self, stream: _Stream, node: Node, call: Call | None, failure: Failure) -> None:
+        """Deal with an exception as the local runner does."""
+        known = NAMED.get(failure.kind)
+        job = node.job
+        stream.lanes[node.index].failures += 1
+        if known is not None and issubclass(known, OutputError):
+            self._end(stream, known(failure.text))
+            return
+        if node.kind == "head":
+            self._head_failed(stream, failure)
+            return
+        if known is None:
+            why = f"a bug in {job.name}: {failure.kind}: {' '.join(failure.text.split())}"
+            why += "; errors.jsonl holds the traceback"
+            if call is not None and node.kind == "clip" and call.verb == "process":
+                self._lose(stream, call, why, failure.detail)
+                return
+            self._give_up(stream, node, "failed", why, failure.detail)
+        else:
+            state = "not made" if failure.kind == "PartNotMade" else "failed"
+            self._give_up(stream, node, state, failure.text)
+
+    def _lose(self, stream: _Stream, call: Call, why: str, detail: str = "") -> None:
+        """Give up one clip of one stage."""
+        node, parcel = call.node, call.parcel
+        assert parcel is not None
+        loss = Loss(what=f"clip {parcel.name}", why=why, detail=detail)
+        node.job.flawed = True
+        node.lost.append(loss)
+        node.job.meter.items += node.kind == "clip"
+        if node.kind == "clip":
+            stream.hooks.dealt(node, parcel, loss)
+        stream.flow.completed(call, {})
+
+    def _give_up(self, stream: _Stream, node: Node, state: str, why: str, detail: str = "") -> None:
+        if node.over or node.settled:
+            return
+        job = node.job
+        job.state, job.flawed = state, state == "failed"
+        node.lost.append(Loss(what=job.makes_shown, why=why, detail=detail))
+        stream.flow.give_up(node)
+
+    def _head_failed(self, stream: _Stream, failure: Failure) -> None:
+        flow = stream.flow
+        known = NAMED.get(failure.kind)
+        text = failure.text if known else f"{failure.kind}: {failure.text}"
+        if not flow.produced:
+            if known is None or failure.kind == "WorkerDied":
+                text = f"{flow.source.shown} cannot be decoded: {text}"
+                known = NAMED["SourceError"]
+            self._end(stream, known(text))
+            return
+        if flow.total is not None:
+            return
+        why = f"the decoder failed there: {text}"
+        flow.head.lost.append(Loss(what="the rest of the video", why=why))
+        flow.head.job.flawed = flow.decode.flawed = True
+        stream.hooks.total(flow.produced)
+        flow.end()
+
+    def _died(self, worker: Worker, why: str, *, starved: bool) -> None:
+        lane, calls = worker.lane, list(worker.calls)
+        began = worker.state == "ready"
+        alone = worker.alone
+        self._part(worker)
+        self.deaths += 1
+        lane.failures += 1
+        log.warning("a worker of %s is gone: %s", lane.name, why)
+        if starved:
+            lane.rest_until = self.backend.now() + REST_S
+            lane.most = max(1, len(lane.workers))
+        if not began:
+            lane.starts_failed += 1
+            if lane.starts_failed >= STARTS:
+                self._cannot_start(lane, why)
+            return
+        if lane.flow is not None and lane.kind != "head":
+            self._fold_died(lane, calls, why)
+            return
+        for place, call in enumerate(calls):
+            stream = self._by_flow[id(call.flow)]
+            if stream.ended:
+                continue
+            if call.verb == "next":
+                stream.asked -= 1
+                if place == 0:
+                    self._next_died(stream, why)
+                continue
+            call.starved += starved
+            call.kills += alone and not starved
+            times = max(call.kills, call.starved - STARVED_MORE)
+            if times >= self.limits.attempts:
+                times = max(call.kills, call.starved)
+                text = f"it ended its worker {times} times, the last time so: {why}"
+                if call.node.kind == "clip" and call.verb == "process":
+                    self._lose(stream, call, text)
+                else:
+                    self._fail(stream, call.node, call, Failure(kind="WorkerDied", text=text))
+            else:
+                lane.suspects.append(call)
+
+    def _next_died(self, stream: _Stream, why: str) -> None:
+        """The decoder died on its way to the next clip."""
+        head = stream.flow.head
+        if head.stuck_at != stream.flow.produced:
+            head.stuck_at, head.deaths = stream.flow.produced, 0
+        head.deaths += 1
+        if head.deaths >= self.limits.attempts:
+            self._head_failed(stream, Failure(kind="WorkerDied", text=why))
+
+    def _fold_died(self, lane: Lane, calls: list[Call], why: str) -> None:
+        """Send the stages of a lost worker back to their snapshots."""
+        flow = lane.flow
+        assert flow is not None
+        stream = self._by_flow[id(flow)]
+        if stream.ended:
+            return
+        ran = calls[0] if calls else None
+        lane.forget(flow)
+        for node in flow.nodes:
+            if stream.lanes.get(node.index) is lane and node.runs and not node.settled:
+                flow.rewind(node, node.saved)
+        for call in calls:
+            if call.verb in ("keep", "load", "report"):
+                self._call(stream, call)
+        if ran is not None and ran.verb in ("process", "finish"):
+            node = ran.node
+            if node.stuck_at != ran.place:
+                node.stuck_at, node.deaths = ran.place, 0
+            node.deaths += 1
+            if node.deaths >= self.limits.attempts and ran.parcel is not None:
+                text = f"it ended its worker {node.deaths} times, the last time so: {why}"
+                self._lose(stream, ran, text)
+            elif node.deaths >= self.limits.attempts:
+                self._give_up(stream, node, "failed", why)
+        for node in flow.nodes:
+            if stream.lanes.get(node.index) is lane and node.runs:
+                flow.advance(node)
+
+    def _restart(self, node: Node) -> None:
+        """End a stream-scoped stage's worker, so that a new one makes its end again."""
+        stream = next(s for s in self.streams if node in s.flow.nodes)
+        lane = stream.lanes[node.index]
+        for worker in list(lane.workers):
+            calls = list(worker.calls)
+            self._part(worker)
+            self.backend.kill(worker)
+            self._fold_died(lane, [c for c in calls if c.verb in ("keep", "load")], "restarted")
+        stream.flow.rewind(node, node.saved)
+        stream.flow.advance(node)
+
+    def _cannot_start(self, lane: Lane, why: str) -> None:
+        for stream in self.streams:
+            for node in stream.flow.nodes:
+                if not stream.ended and stream.lanes.get(node.index) is lane and node.runs:
+                    text = f"no worker of it comes up: {why}"
+                    self._fail(stream, node, None, Failure(kind="WorkerDied", text=text))
+
+    def _watch_deadlines(self) -> None:
+        now = self.backend.now()
+        for lane in list(self.lanes):
+            for worker in list(lane.workers):
+                if worker.state == "starting" and now - worker.started > STARTING_S:
+                    self.backend.kill(worker)
+                    self._died(worker, f"it was not up after {STARTING_S:g} s", starved=False)
+                elif lane.deadline_s is None:
+                    continue
+                elif worker.calls and now - worker.since > lane.deadline_s:
+                    self.backend.kill(worker)
+                    why = f"{lane.name} gave no sign of life for {lane.deadline_s:g} s"
+                    self._died(worker, f"{why} and was ended", starved=False)
+
+    def _part(self, worker: Worker) -> None:
+        worker.state = "gone"
+        worker.lane.busy_s += worker.busy_s
+        worker.calls.clear()
+        worker.lane.workers.remove(worker)
+
+    # Ends -------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        for stream in self.streams:
+            if stream.ended:
+                continue
+            flow = stream.flow
+            for node in flow.nodes:
+                if not node.settled and flow.is_through(node):
+                    node.settled = True
+                    stream.hooks.settle(node)
+            if flow.over and not flow.told:
+                flow.told = True
+                stream.hooks.ended(None)
+
+    def _end(self, stream: _Stream, error: Reel3dError) -> None:
+        """Stop a stream that cannot go on."""
+        stream.ended = True
+        self._leave(stream)
+        stream.hooks.ended(error)
+
+    def finish_stream(self, flow: Flow) -> None:
+        """Take that the run of a stream is concluded."""
+        stream = self._by_flow[id(flow)]
+        stream.ended = True
+        self._leave(stream)
+
+    def _leave(self, stream: _Stream) -> None:
+        self._ending_most = max(self._ending_most, self._ending.pop(id(stream), 0))
+        for parcel in stream.flow.parcels.values():
+            for outputs in parcel.outputs.values():
+                for kind, packed in outputs.items():
+                    if packed is not None:
+                        self.budget.let_go(packed)
+                        outputs[kind] = None
+        for lane in {id(lane): lane for lane in (*stream.lanes.values(), stream.sinks)}.values():
+            lane.users -= 1
+            lane.forget(stream.flow)
+            if lane.users == 0:
+                for worker in list(lane.workers):
+                    self._part(worker)
+                    self.backend.stop(worker)
+                self.lanes.remove(lane)
