@@ -25,7 +25,7 @@ from stages.decode._options import VideoOptions
 from stages.decode._sniff import what_it_is
 from stages.decode._wording import named
 
-__all__ = ["check_duration", "check_file", "frame_rate", "open_video"]
+__all__ = ["check_duration", "check_file", "check_size", "frame_rate", "open_video", "pixel_aspect"]
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mxf,nut,dv,rm,"
@@ -161,19 +161,7 @@ def _check_limits(
             f"{shown} does not say how large its pictures are, or they are far beyond "
             f"{options.max_pixels} pixels (decode.max_pixels); it is damaged, or scale it down"
         )
-    if width * height > options.max_pixels:
-        raise SourceError(
-            f"{shown} is {width}x{height}: {width * height} pixels; at most {options.max_pixels} "
-            "(8192x4320) are read; scale it down, or raise decode.max_pixels"
-            if options.max_pixels == 8192 * 4320
-            else f"{shown} is {width}x{height}: {width * height} pixels; at most "
-            f"{options.max_pixels} are allowed (decode.max_pixels)"
-        )
-    if min(width, height) < SMALLEST_SIDE_PX:
-        raise SourceError(
-            f"{shown} is {width}x{height}; pictures need at least "
-            f"{SMALLEST_SIDE_PX}x{SMALLEST_SIDE_PX} pixels"
-        )
+    check_size(shown, width, height, options.max_pixels)
     rate = frame_rate(stream)
     if rate is not None and not 0 <= rate <= options.max_fps:
         raise SourceError(
@@ -183,6 +171,27 @@ def _check_limits(
     duration = container.duration
     if duration is not None:
         check_duration(source, duration / 1e6, options)
+
+
+def check_size(shown: str, width: int, height: int, max_pixels: int) -> None:
+    """Refuse pictures that are too large or too small.
+
+    Raises:
+        SourceError: With the size, and what is allowed.
+    """
+    if width * height > max_pixels:
+        raise SourceError(
+            f"{shown} is {width}x{height}: {width * height} pixels; at most {max_pixels} "
+            "(8192x4320) are read; scale it down, or raise decode.max_pixels"
+            if max_pixels == 8192 * 4320
+            else f"{shown} is {width}x{height}: {width * height} pixels; at most "
+            f"{max_pixels} are allowed (decode.max_pixels)"
+        )
+    if min(width, height) < SMALLEST_SIDE_PX:
+        raise SourceError(
+            f"{shown} is {width}x{height}; pictures need at least "
+            f"{SMALLEST_SIDE_PX}x{SMALLEST_SIDE_PX} pixels"
+        )
 
 
 def check_duration(source: Source, duration_s: float, options: VideoOptions) -> None:
