@@ -26,7 +26,7 @@ from pipeline.snapshots import Snapshots
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.store import RunFolder
-from pipeline.telemetry import Event, Loss, Meter, Progress, Warn, peak_memory_bytes
+from pipeline.telemetry import Event, Loss, Meter, Progress, peak_memory_bytes
 
 __all__ = ["Home", "Host", "Order", "Reply", "mark_home"]
 
@@ -110,6 +110,8 @@ class Host:
         """Whether the stages belong to one stream and count by themselves."""
         self._head: _Head | None = None
         self._kept: dict[str, _KeptActions] = {}
+        self._folders: dict[str, RunFolder | None] = {}
+        """Run folders by their mark."""
 
     def open(
         self,
@@ -219,7 +221,7 @@ class Host:
     def _work(self, order: Order, arrays: tuple[Array, ...]) -> tuple[list[Message], bool, Any]:
         stage, spec = self._stages[order.stage], self._specs[order.stage]
         if not self._own:
-            folder = order.home.run_folder()
+            folder = self._seen(order.home)
             stage.context = replace(
                 stage.context,
                 folder=folder.path if folder else None,
@@ -291,9 +293,10 @@ class Host:
             if told["actions"]:
                 self._kept_actions(name).cut(told["actions"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            self._events.append((name, _again(error)))
             snapshots.clear()
             self._rebuild(name)
+            why = f"its stream was begun anew, since its snapshot cannot be used: {error}"
+            self._stages[name].warn(why)
             return 0
         return place
 
@@ -316,8 +319,13 @@ class Host:
             at += count
         return given
 
+    def _seen(self, home: Home) -> RunFolder | None:
+        if home.mark not in self._folders:
+            self._folders[home.mark] = home.run_folder()
+        return self._folders[home.mark]
+
     def _folder(self, order: Order) -> RunFolder:
-        folder = order.home.run_folder()
+        folder = self._seen(order.home)
         if folder is None:
             raise FileNotFoundError(f"this machine does not see the run folder {order.home.folder}")
         return folder
@@ -437,7 +445,7 @@ class _KeptActions:
     """The events of a stream until its end: in memory, and beside the snapshots on the disk."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._path = folder / "actions.jsonl" if folder else None
+        self._path = folder.with_name(folder.name + ".actions.jsonl") if folder else None
         self._parts: list[Actions] = []
 
     @property
@@ -446,9 +454,10 @@ class _KeptActions:
         return len(self._parts)
 
     def add(self, actions: Actions) -> None:
-        self._parts.append(actions)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._parts:
+                self._path.unlink(missing_ok=True)
             row = {
                 "start_ns": actions.start_ns.tolist(),
                 "end_ns": actions.end_ns.tolist(),
@@ -459,6 +468,7 @@ class _KeptActions:
             }
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        self._parts.append(actions)
 
     def cut(self, length: int) -> None:
         """Read back the first `length` messages; what a crash left after them is dropped."""
@@ -511,12 +521,9 @@ def _meter_out(meter: Meter) -> dict[str, Any]:
 
 
 def _meter_in(tree: dict[str, Any]) -> Meter:
-    losses = [Loss(**loss) for loss in tree["losses"]]
-    return Meter(**{**tree, "losses": losses})
-
-
-def _again(error: Exception) -> Event:
-    return Warn(text=f"begins its stream anew, since its snapshot cannot be used: {error}")
+    given = dict(tree)
+    losses = [Loss(**loss) for loss in given.pop("losses")]
+    return Meter(losses=losses, **given)
 
 
 def _describe(error: Exception) -> tuple[str, str, str]:
