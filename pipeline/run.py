@@ -19,11 +19,11 @@ from pipeline.errors import OutputError, Reel3dError, SourceError
 from pipeline.local import Execution, Watch
 from pipeline.messages import RunSummary
 from pipeline.plan import Job, plan
-from pipeline.source import Source
+from pipeline.source import Probe, Source
 from pipeline.store import RunFolder, fingerprint
 from pipeline.telemetry import Loss, Meter, peak_memory_bytes
 
-__all__ = ["Result", "run", "version"]
+__all__ = ["Begun", "Result", "begin", "conclude", "finish", "leave", "run", "version"]
 
 LIBRARIES = ("av", "numpy", "numba", "open3d", "opencv-python-headless", "pycolmap", "scipy")
 
@@ -53,84 +53,82 @@ def version() -> str:
         return "0 (not installed)"
 
 
-def run(
-    source: Source,
-    config: RunConfig,
-    out: Path,
-    watch: Watch,
-    *,
-    resume: bool = False,
-) -> Result:
-    """Turn one source into a run folder with the local runner.
+@dataclass(eq=False)
+class Begun:
+    """A run whose folder is open and whose work is planned."""
+
+    source: Source
+    source_hash: str
+    config: RunConfig
+    chain: Chain
+    folder: RunFolder
+    jobs: list[Job]
+    done: Result | None
+    """How it ended, where an earlier run had done all of it."""
+    started: str
+    began: float
+
+
+def begin(source: Source, config: RunConfig, out: Path, *, resume: bool = False) -> Begun:
+    """Open the run folder and plan what is to be done; `leave` must follow, whatever happens.
 
     Args:
         source: What to read.
         config: Resolved for this source.
         out: The run folder; must not exist or be empty, unless `resume`.
-        watch: Hears how it goes on.
         resume: Do only what is missing in `out`, or what other options outdate.
 
     Raises:
         UsageError: The configuration or the output folder is wrong, or the disk is full.
-        SourceError: The source cannot be used; a folder made for it is removed again.
+        SourceError: The source cannot be used.
     """
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    began = time.perf_counter()
     chain = wire(config.choices)
     source_hash = _identity(source)
     folder = RunFolder.create(out, resume=resume)
     try:
-        return _run(source, source_hash, config, chain, folder, watch)
-    except SourceError:
-        if folder.fresh:
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    finally:
+        _same_source(folder, source, source_hash)
+        jobs = plan(chain, folder, source_hash, config.run.seed)
+        tree = config.as_tree()
+        finished = folder.manifest()
+        same = finished is not None and finished.get("config") == tree
+        done = None
+        if finished is not None and same and all(job.action == "skip" for job in jobs):
+            done = Result(folder.path, finished["exit_code"], finished, did_nothing=True)
+        else:
+            folder.write_facts({**folder.facts(), "source": source_hash, "shown": source.shown})
+            folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    except BaseException:
         folder.close()
+        raise
+    return Begun(source, source_hash, config, chain, folder, jobs, done, started, began)
 
 
-def _identity(source: Source) -> str:
-    path = Path(source.uri)
-    try:
-        # A pipe or a device would block here for ever; whether it is allowed, decode says.
-        return fingerprint(path) if path.is_file() or path.is_dir() else source.uri
-    except OSError as error:
-        raise SourceError(f"{source.shown} cannot be read: {error.strerror}") from None
+def leave(begun: Begun, error: BaseException | None = None) -> None:
+    """Let go of the run folder; one that was made for a source that is none is removed."""
+    if isinstance(error, SourceError) and begun.folder.fresh:
+        shutil.rmtree(begun.folder.path, ignore_errors=True)
+    begun.folder.close()
 
 
-def _run(
-    source: Source,
-    source_hash: str,
-    config: RunConfig,
-    chain: Chain,
-    folder: RunFolder,
-    watch: Watch,
-) -> Result:
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    began = time.perf_counter()
-    _same_source(folder, source, source_hash)
-    jobs = plan(chain, folder, source_hash, config.run.seed)
-    tree = config.as_tree()
-    finished = folder.manifest()
-    same = finished is not None and finished.get("config") == tree
-    if finished is not None and same and all(job.action == "skip" for job in jobs):
-        return Result(folder.path, finished["exit_code"], finished, did_nothing=True)
-    folder.write_facts({**folder.facts(), "source": source_hash, "shown": source.shown})
-    folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-    execution = Execution(jobs, source, folder, config.run, watch)
-    execution.run()
-    probe = execution.probe.as_dict() if execution.probe else folder.facts().get("probe", {})
-    folder.write_facts({"probe": probe, "source": source_hash, "shown": source.shown})
+def conclude(begun: Begun, probe: Probe | None, peak_bytes: int) -> dict[str, Any]:
+    """Write the tables once every stage is through; return the manifest without the report."""
+    folder, jobs, source = begun.folder, begun.jobs, begun.source
+    probed = probe.as_dict() if probe else folder.facts().get("probe", {})
+    folder.write_facts({"probe": probed, "source": begun.source_hash, "shown": source.shown})
     stages = [_account(job) for job in jobs]
     manifest: dict[str, Any] = {
         "product": {"name": "reel3d", "version": version()},
         "versions": _versions(),
-        "source": {"shown": source.shown, "fingerprint": source_hash, **probe},
-        "preset": config.preset,
-        "config": tree,
-        "started": started,
-        "seconds": round(time.perf_counter() - began, 3),
-        "peak_memory_bytes": peak_memory_bytes() + execution.workers_peak_bytes,
+        "source": {"shown": source.shown, "fingerprint": begun.source_hash, **probed},
+        "preset": begun.config.preset,
+        "config": begun.config.as_tree(),
+        "started": begun.started,
+        "seconds": round(time.perf_counter() - begun.began, 3),
+        "peak_memory_bytes": peak_bytes,
         "stages": stages,
-        "left_out": chain.left_out,
+        "left_out": begun.chain.left_out,
         "artefacts": [a for job in jobs for a in _artefacts(job, folder)],
     }
     manifest["exit_code"] = 4 if any(stage["losses"] for stage in stages) else 0
@@ -140,10 +138,71 @@ def _run(
         folder.describe("metrics.jsonl", "metrics"),
         folder.describe("errors.jsonl", "errors"),
     ]
-    if chain.report is not None:
-        _report(chain, execution, manifest, watch)
-    folder.write_json("manifest.json", manifest)
-    return Result(folder.path, manifest["exit_code"], manifest)
+    return manifest
+
+
+def finish(begun: Begun, manifest: dict[str, Any], report: Meter | None, watch: Watch) -> Result:
+    """Write the manifest, with what the report told of itself: the run is complete."""
+    link = begun.chain.report
+    if link is not None and report is not None:
+        state = "failed" if report.losses else "made"
+        manifest["stages"].append(
+            {
+                "step": link.step,
+                "model": link.choice.model,
+                "state": state,
+                "seconds": round(report.seconds, 3),
+                "warnings": report.warnings,
+                "losses": [{"what": loss.what, "why": loss.why} for loss in report.losses],
+            }
+        )
+        described = [begun.folder.describe(p, kind) for p, kind in report.artefacts.items()]
+        manifest["artefacts"] += described
+        if report.losses:
+            manifest["exit_code"] = 4
+        watch.ended(link.name, state, report)
+    begun.folder.write_json("manifest.json", manifest)
+    return Result(begun.folder.path, manifest["exit_code"], manifest)
+
+
+def run(
+    source: Source,
+    config: RunConfig,
+    out: Path,
+    watch: Watch,
+    *,
+    resume: bool = False,
+) -> Result:
+    """Turn one source into a run folder with the local runner; see `begin` for the arguments.
+
+    Raises:
+        UsageError: The configuration or the output folder is wrong, or the disk is full.
+        SourceError: The source cannot be used; a folder made for it is removed again.
+    """
+    begun = begin(source, config, out, resume=resume)
+    try:
+        if begun.done is not None:
+            return begun.done
+        execution = Execution(begun.jobs, source, begun.folder, config.run, watch)
+        execution.run()
+        peak_bytes = peak_memory_bytes() + execution.workers_peak_bytes
+        manifest = conclude(begun, execution.probe, peak_bytes)
+        report = _report(begun.chain, execution, manifest, watch)
+        return finish(begun, manifest, report, watch)
+    except SourceError as error:
+        leave(begun, error)
+        raise
+    finally:
+        leave(begun)
+
+
+def _identity(source: Source) -> str:
+    path = Path(source.uri)
+    try:
+        # A pipe or a device would block here for ever; whether it is allowed, decode says.
+        return fingerprint(path) if path.is_file() or path.is_dir() else source.shown
+    except OSError as error:
+        raise SourceError(f"{source.shown} cannot be read: {error.strerror}") from None
 
 
 def _same_source(folder: RunFolder, source: Source, source_hash: str) -> None:
@@ -195,10 +254,13 @@ def _write_tables(folder: RunFolder, jobs: list[Job]) -> None:
     folder.write_jsonl("errors.jsonl", losses)
 
 
-def _report(chain: Chain, execution: Execution, manifest: dict[str, Any], watch: Watch) -> None:
+def _report(
+    chain: Chain, execution: Execution, manifest: dict[str, Any], watch: Watch
+) -> Meter | None:
     """Make the report; it is made anew each time, since it shows everything else."""
     link = chain.report
-    assert link is not None
+    if link is None:
+        return None
     meter = Meter()
     watch.began(link.name)
     stage = link.stage(link.choice.options)
@@ -211,22 +273,9 @@ def _report(chain: Chain, execution: Execution, manifest: dict[str, Any], watch:
     except Exception as error:
         why = str(error) if isinstance(error, Reel3dError) else f"{type(error).__name__}: {error}"
         meter.losses.append(Loss(what="report", why=why))
-        manifest["exit_code"] = 4
     finally:
         stage.close()
-    state = "failed" if meter.losses else "made"
-    account: dict[str, Any] = {
-        "step": link.step,
-        "model": link.choice.model,
-        "state": state,
-        "seconds": round(meter.seconds, 3),
-        "warnings": meter.warnings,
-        "losses": [{"what": loss.what, "why": loss.why} for loss in meter.losses],
-    }
-    manifest["stages"].append(account)
-    described = [execution.folder.describe(p, kind) for p, kind in meter.artefacts.items()]
-    manifest["artefacts"] += described
-    watch.ended(link.name, state, meter)
+    return meter
 
 
 def _versions() -> dict[str, str]:
