@@ -257,9 +257,9 @@ def _resolve(tree: Tree, name: str, uri: str) -> RunConfig:
 
 
 def _decoder(uri: str) -> str:
-    """Settle `auto`: pictures for a folder, a pattern or a picture, PyAV for all else."""
+    """Settle `auto`: by the address, or pictures for a folder, a pattern or a picture."""
     if "://" in uri:
-        return "pyav"
+        return "rtsp" if uri.lower().startswith(("rtsp://", "rtsps://")) else "pyav"
     path = Path(uri)
     pattern = bool(re.search(r"[*?\[]", uri)) and not os.path.lexists(uri)
     return "images" if pattern or path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES else "pyav"

@@ -2,8 +2,8 @@
 
 The parent sends a parcel of messages and reads back, one by one, what the stages make of it;
 arrays travel as raw buffers. A crash or a missed deadline ends the worker, not the run. The
-child runs `python -m pipeline.worker <fd>`; both ends are this program, so the pickles between
-them are trusted.
+child runs `python -m pipeline.worker <fd> <fd>`, the second one to be told to stop; both ends are
+this program, so the pickles between them are trusted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.telemetry import Event, peak_memory_bytes
 
-__all__ = ["StageBug", "Worker"]
+__all__ = ["StageBug", "Worker", "stop_sources"]
 
 CHILD_GRACE_S = 5.0
 """How long a worker may take to close its stages when told to stop."""
@@ -95,19 +95,22 @@ class Worker:
         self._connection: Connection | None = None
         self._log: Path | None = None
         self._busy = False
+        self._stopper: socket.socket | None = None
         self.peak_memory_bytes = 0
 
     def open(self, context: Context, reports: list[Callable[[Event], None]]) -> None:
         """Start the child and open its stages; each stage's events go to its own report."""
         ours, theirs = socket.socketpair()
+        self._stopper, stopper = socket.socketpair()
         handle, log = tempfile.mkstemp(prefix="reel3d-worker-", suffix=".log")
         self._log = Path(log)
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+        pair = [theirs.fileno(), stopper.fileno()]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "pipeline.worker", *map(str, pair)],
+                pass_fds=pair,
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
@@ -116,7 +119,10 @@ class Worker:
         finally:
             os.close(handle)
             theirs.close()
+            stopper.close()
         self._connection = Connection(ours.detach())
+        if len(self._specs) > 1:
+            _heads.add(self)
         self._reports = reports
         plain = replace(context, report=Context().report)
         list(self._call("open", (self._specs, plain)))
@@ -129,6 +135,15 @@ class Worker:
         """Send the end of the stream and yield what comes back."""
         yield from self._call("finish", None)
 
+    def stop(self) -> None:
+        """Ask the child to read no more of the source: the clips that it has still come.
+
+        Callable from any thread and from a signal's handler, also during a call.
+        """
+        if self._stopper is not None:
+            with suppress(OSError):
+                self._stopper.send(b"s")
+
     def close(self) -> None:
         """Close the stages and end the child, by force if it does not follow."""
         if self._busy:
@@ -136,6 +151,10 @@ class Worker:
             self._kill()
         process, connection = self._process, self._connection
         self._process = self._connection = None
+        _heads.discard(self)
+        if self._stopper is not None:
+            self._stopper.close()
+            self._stopper = None
         if connection is not None:
             with suppress(OSError, ValueError):
                 _send(connection, ("close", None))
@@ -210,7 +229,43 @@ class Worker:
         return f"{self._name}: its process {how}{last}"
 
 
-def _serve(connection: Connection) -> None:
+_heads: set[Worker] = set()
+"""Those of this process that read a source."""
+
+
+def stop_sources() -> None:
+    """Ask all that this process reads to end where it is; what was read so far is worked out."""
+    for worker in list(_heads):
+        worker.stop()
+
+
+class _Stopping:
+    """In the child: hears that the source is to end and tells the reader, whatever it is in."""
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._reader: Any = None
+        self._heard = False
+        threading.Thread(target=self._listen, name="stop-listener", daemon=True).start()
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while self._pipe.recv(1):
+                with self._lock:
+                    self._heard = True
+                    if self._reader is not None:
+                        self._reader.stop()
+
+    def watch(self, reader: Any) -> None:
+        """Say which reader is to be told from now on; None for no more."""
+        with self._lock:
+            self._reader = reader
+            if reader is not None and self._heard:
+                reader.stop()
+
+
+def _serve(connection: Connection, stopping: _Stopping) -> None:
     stages: list[Stage[Any]] = []
 
     def report(stage: int, event: Event) -> None:
@@ -231,7 +286,7 @@ def _serve(connection: Connection) -> None:
                     own = functools.partial(report, len(stages) - 1)
                     stages[-1].open(replace(context, report=own))
             elif verb == "process":
-                for message in _process(stages, payload):
+                for message in _process(stages, payload, stopping):
                     _send(connection, ("message", message))
             else:
                 for message in iterate(stages[-1].finish()):
@@ -245,7 +300,9 @@ def _serve(connection: Connection) -> None:
             _send(connection, ("error", _describe(error)))
 
 
-def _process(stages: list[Stage[Any]], messages: dict[str, Any]) -> Iterator[Any]:
+def _process(
+    stages: list[Stage[Any]], messages: dict[str, Any], stopping: _Stopping
+) -> Iterator[Any]:
     """Call the one stage, or open the source and let the sampler take clips from it."""
     if len(stages) == 1:
         yield from iterate(stages[0].process(**messages))
@@ -256,9 +313,11 @@ def _process(stages: list[Stage[Any]], messages: dict[str, Any]) -> Iterator[Any
     reader = decode.process(source)
     try:
         assert isinstance(reader.probe, Probe)
+        stopping.watch(reader)
         yield reader.probe
         yield from sample.process(reader)
     finally:
+        stopping.watch(None)
         reader.close()
 
 
@@ -286,8 +345,9 @@ def serve_parent() -> None:
     faulthandler.enable()
     _end_with_parent()
     connection = Connection(int(sys.argv[1]))
+    stopping = _Stopping(socket.socket(fileno=int(sys.argv[2])))
     with suppress(EOFError, ConnectionError, BrokenPipeError):
-        _serve(connection)
+        _serve(connection, stopping)
 
 
 if __name__ == "__main__":
