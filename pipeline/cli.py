@@ -15,17 +15,18 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.addresses import CAMERAS, mask, plain_path, scheme
 from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions, is_override, load, presets
 from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
+from pipeline.fetch import SCHEMES
 from pipeline.render import add_render
 from pipeline.run import Result, run, version
 from pipeline.source import Source
@@ -37,6 +38,9 @@ from pipeline.terminal import Terminal
 __all__ = ["main", "make_source"]
 
 INTERRUPTED = 130
+
+ADDRESSES = ("file", *CAMERAS, *SCHEMES)
+"""The kinds of addresses that a source may have."""
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 """Rules of annotated-types in words."""
@@ -148,13 +152,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def make_source(uri: str, taken: Sequence[str] = ()) -> Source:
     """Return the source of a path or URL, with a clean name that none of `taken` has."""
-    shown = uri
+    uri = plain_path(uri)
+    shown = mask(uri)
     if "://" in uri:
-        parts = urlsplit(uri)
-        if parts.username or parts.password:
-            host = parts.netloc.rpartition("@")[2]
-            shown = urlunsplit(parts._replace(netloc=f"***@{host}"))
-        stem = clean_name(f"{parts.hostname or ''}{parts.path}")
+        host, _, path = re.split("[?#]", shown.partition("://")[2])[0].partition("/")
+        host = re.sub(r":\d+$", "", host.rpartition("@")[2]).lower()
+        stem = clean_name(f"{host}/{path}")
     else:
         # A folder keeps its whole name, dots included.
         path = Path(uri)
@@ -201,9 +204,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _check_kind(source: Source) -> None:
-    if "://" in source.uri:
+    kind = scheme(source.uri)
+    if "://" in source.uri and kind not in ADDRESSES:
         raise SourceError(
-            f"{source.shown} is an address; this version reads local files and folders only"
+            f"{source.shown} is an address of a kind that cannot be read; allowed are files, "
+            f"folders, {', '.join(f'{name}://' for name in ADDRESSES if name != 'memory')}"
+            + did_you_mean(kind, ADDRESSES)
         )
     if (Path(source.uri) / STATE).is_dir():
         raise SourceError(
