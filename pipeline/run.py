@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import fetch
 from pipeline.chain import NAMES, Chain, wire
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError, Reel3dError, SourceError
@@ -183,7 +184,10 @@ def run(
     try:
         if begun.done is not None:
             return begun.done
-        execution = Execution(begun.jobs, source, begun.folder, config.run, watch)
+        copy = fetch.local(
+            source, lambda done, whole: watch.progress("fetch", done, whole or done, "")
+        )
+        execution = Execution(begun.jobs, copy, begun.folder, config.run, watch)
         execution.run()
         peak_bytes = peak_memory_bytes() + execution.workers_peak_bytes
         manifest = conclude(begun, execution.probe, peak_bytes)
@@ -197,6 +201,8 @@ def run(
 
 
 def _identity(source: Source) -> str:
+    if fetch.is_remote(source.uri):
+        return fetch.fingerprint(source)
     path = Path(source.uri)
     try:
         # A pipe or a device would block here for ever; whether it is allowed, decode says.
