@@ -11,14 +11,15 @@ import pytest
 
 from pipeline.cli import main
 from stages.splat._read import read_splats
-from tests.demo import film
 from tests.judge import Verdict, judge
+from tests.scenes import encode, tour
 
 pytestmark = pytest.mark.slow
 
 WORDS = ["export.depth_png=on", "export.flo=on", "export.flo.every=12"]
 # A fifth of the default's training: enough to tell right from wrong.
-WORDS += ["splat.steps=250", "splat.seconds=600", "export.splat_video.seconds=1"]
+WORDS += ["splat.steps=250", "splat.seconds=600", "splat.gaussians=20000"]
+WORDS += ["export.splat_video.seconds=1"]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verdict(folder: Path) -> Verdict:
-    """Run once; every test looks at another side of the result."""
+    """Run once on the demo's tour, smaller; every test looks at another side of the result."""
     path = folder.parent / "tour.mp4"
-    truth = film(path, seed=1)
+    truth = tour(1, width=480, height=270, fps=15)
+    encode(path, truth.images, fps=15)
     # A process of its own, so that the memory is that of this run alone.
     words = ["run", str(path), "--out", str(folder), "--quiet", *WORDS]
     subprocess.run([sys.executable, "-m", "pipeline.cli", *words], check=True)
@@ -67,7 +69,7 @@ def test_what_happened_is_told(verdict: Verdict) -> None:
 
 def test_flow_is_right(verdict: Verdict) -> None:
     assert verdict.flow_epe_px is not None
-    assert verdict.flow_epe_px <= 1
+    assert verdict.flow_epe_px <= 0.75
 
 
 def test_the_splats_look_like_views_that_they_were_not_trained_on(
@@ -96,7 +98,7 @@ def test_other_programs_open_it(verdict: Verdict, folder: Path) -> None:
 def test_it_takes_no_more_than_it_may(verdict: Verdict, folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["exit_code"] == 0
-    assert manifest["peak_memory_bytes"] <= 3e9
+    assert manifest["peak_memory_bytes"] <= 2.4e9
 
 
 def test_resume_redoes_the_surface_and_nothing_before_it(verdict: Verdict, folder: Path) -> None:
