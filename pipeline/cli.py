@@ -1,4 +1,4 @@
-"""The command: `reel3d run`, `view`, `render`, `options` and `doctor`.
+"""The command: `reel3d run`, `watch`, `view`, `render`, `options` and `doctor`.
 
 Exit codes: 0 done · 2 bad command, configuration or output folder · 3 unusable source ·
 4 finished, but a part could not be made (each is named) · 130 interrupted · 1 a bug.
@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -34,6 +35,7 @@ from pipeline.stage import Context, Options, find, models, options_of
 from pipeline.store import STATE, clean_name, free_folder
 from pipeline.telemetry import Event, Warn
 from pipeline.terminal import Terminal
+from pipeline.watch import GracefulEnd, add_watch, has_camera
 
 __all__ = ["main", "make_source"]
 
@@ -50,6 +52,7 @@ examples:
   reel3d run holiday.mp4
   reel3d run frames/ --out runs/kitchen decode.fps=30
   reel3d run drive.mp4 --preset understand sample.model=fps sample.fps=5
+  reel3d run rtsp://camera.local/live decode.for_s=60
   reel3d run holiday.mp4 --out runs/holiday --resume fuse.voxel=0.02
 
 An option of a stage is written step.option=value; step.model=NAME chooses its model and
@@ -127,6 +130,7 @@ def _parser() -> _Parser:
     )
     view.set_defaults(command=_view)
 
+    add_watch(commands, _run)
     add_render(commands)
 
     options = commands.add_parser("options", help="list the models and options of the stages")
@@ -139,10 +143,10 @@ def _parser() -> _Parser:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    """Parse; the sources, overrides and flags of `run` may stand in any order."""
+    """Parse; the sources, overrides and flags of `run` and `watch` may stand in any order."""
     parser = _parser()
     options, extra = parser.parse_known_args(words)
-    unknown = [word for word in extra if word.startswith("-") or options.command is not _run]
+    unknown = [word for word in extra if word.startswith("-") or not hasattr(options, "words")]
     if unknown:
         parser.error(f"'{unknown[0]}' is not understood")
     if extra:
@@ -188,7 +192,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     for source, config in zip(sources, configs, strict=True):
         out = _out(options, source, alone=len(sources) == 1)
         try:
-            with Terminal(console, quiet=options.quiet) as watch:
+            # Only a camera ends when it is told to; a file's run is interrupted and resumed.
+            end = GracefulEnd() if has_camera([source.uri]) else nullcontext()
+            with end, Terminal(console, quiet=options.quiet) as watch:
                 result = run(source, config, out, watch, resume=options.resume)
         except SourceError as error:
             if len(sources) == 1:

@@ -2,15 +2,18 @@
 
 Reads until it is stopped, or for `for_s`. What the chain is too slow for is dropped and counted,
 the oldest first. A lost connection is made again and begins a new shot; times go on rising by
-the time that passed. The address may hold a user and password: they are shown nowhere.
+the time that passed. A user and password in the address are shown nowhere; they may also come
+from a file (`pipeline.addresses`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from pipeline.addresses import CAMERAS, scheme, with_login
 from pipeline.errors import SourceError
 from pipeline.source import Reader, Source
 from pipeline.stage import Stage
@@ -19,8 +22,6 @@ from stages.decode._options import DecodeOptions
 from stages.decode._wording import named
 
 __all__ = ["Config", "Model"]
-
-SCHEMES = ("rtsp", "rtsps")
 
 
 class Config(DecodeOptions):
@@ -71,11 +72,12 @@ class Model(Stage[Config]):
 
         Raises:
             SourceError: It cannot be reached, refuses, or sends what is not allowed.
+            UsageError: The credentials file cannot be read.
         """
-        scheme = source.uri.partition("://")[0].lower()
-        if scheme not in SCHEMES:
+        if scheme(source.uri) not in CAMERAS:
             raise SourceError(
                 f"cannot read {named(source)} as a camera: its address must begin with rtsp:// or "
                 "rtsps://; leave decode.model at auto"
             )
-        return CameraReader(source, self.config, self.warn, self.measure)
+        with_its_login = replace(source, uri=with_login(source.uri))
+        return CameraReader(with_its_login, self.config, self.warn, self.measure)
