@@ -11,10 +11,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PreviewVideo", "fit_width"]
+__all__ = [
+    "FRAME_RATE",
+    "TIME_BASE",
+    "PreviewVideo",
+    "configure",
+    "encoder_options",
+    "even_size",
+    "fit_width",
+    "ticks",
+    "yuv",
+]
 
 TIME_BASE = Fraction(1, 90_000)
 """The clock of MPEG: holds 24, 25, 30 and 60 frames a second without rounding."""
+
+FRAME_RATE = 30
+"""Nominal; every picture has its own time."""
 
 BT709 = 1
 LIMITED_RANGE = 1
@@ -50,21 +63,9 @@ class PreviewVideo:
         """Show `image` (RGB, uint8 [H, W, 3]) from `pts_ns` for `duration_ns`."""
         if self._stream is None:
             self._open(image)
-        height, width = self._size
-        if image.shape[:2] != self._size:
-            # 4:2:0 needs even sides: a missing row or column repeats the border.
-            pad = (height - image.shape[0], width - image.shape[1])
-            if pad[0] in (0, 1) and pad[1] in (0, 1):
-                image = np.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
-            else:
-                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(
-            format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
-        )
-        frame.pts = _ticks(pts_ns)
-        frame.time_base = TIME_BASE
-        self._durations[frame.pts] = max(1, _ticks(pts_ns + duration_ns) - frame.pts)
+        frame = yuv(image, self._size, pts_ns)
+        begin = ticks(pts_ns)
+        self._durations[begin] = max(1, ticks(pts_ns + duration_ns) - begin)
         self._write(frame)
 
     def _write(self, frame: av.VideoFrame | None) -> None:
@@ -75,18 +76,10 @@ class PreviewVideo:
             self._file.mux(packet)
 
     def _open(self, image: npt.NDArray[np.uint8]) -> None:
-        self._size = (image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2)
-        # MP4 measures a track by decoding times: with B-frames and uneven gaps its end is wrong.
-        options = {"crf": str(self._quality), "preset": "veryfast", "bf": "0"}
-        stream: Any = self._file.add_stream("libx264", rate=30, options=options)
-        stream.height, stream.width = self._size
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.time_base = TIME_BASE
-        context.thread_count = self._threads
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
-        self._stream = stream
+        self._size = even_size(image)
+        options = encoder_options(self._quality)
+        self._stream = self._file.add_stream("libx264", rate=FRAME_RATE, options=options)
+        configure(self._stream.codec_context, self._size, self._threads)
 
     def close(self) -> None:
         """Flush the encoder and finish the file."""
@@ -95,5 +88,44 @@ class PreviewVideo:
         self._file.close()
 
 
-def _ticks(time_ns: int) -> int:
+def encoder_options(quality: int) -> dict[str, str]:
+    """Return x264's options for a constant rate factor."""
+    # MP4 measures a track by decoding times: with B-frames and uneven gaps its end is wrong.
+    return {"crf": str(quality), "preset": "veryfast", "bf": "0"}
+
+
+def configure(context: Any, size: tuple[int, int], threads: int) -> None:
+    """Set an encoder to pictures of `size` (height, width), their clock and their colours."""
+    context.height, context.width = size
+    context.pix_fmt = "yuv420p"
+    context.time_base = TIME_BASE
+    context.thread_count = threads
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED_RANGE
+
+
+def even_size(image: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the height and width that hold the image: 4:2:0 needs even sides."""
+    return image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
+
+
+def yuv(image: npt.NDArray[np.uint8], size: tuple[int, int], pts_ns: int) -> av.VideoFrame:
+    """Return the image (RGB, uint8 [H, W, 3]) as a frame of `size` (height, width) to encode."""
+    height, width = size
+    if image.shape[:2] != size:
+        # A missing row or column repeats the border.
+        pad = (height - image.shape[0], width - image.shape[1])
+        if pad[0] in (0, 1) and pad[1] in (0, 1):
+            image = np.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
+        else:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
+    frame.pts = ticks(pts_ns)
+    frame.time_base = TIME_BASE
+    return frame
+
+
+def ticks(time_ns: int) -> int:
+    """Return a time on the clock of the file."""
     return round(Fraction(int(time_ns), 1_000_000_000) / TIME_BASE)

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.messages import DepthMaps, Views
 from pipeline.stage import Context, Options, Stage
 from stages.export._colours import depth_colours, inverse_depth_range
-from stages.export._growing import Growing
+from stages.export._publish import publish
 from stages.export._video import PreviewVideo, fit_width
 
 __all__ = ["Config", "Model"]
@@ -53,22 +53,13 @@ class Model(Stage[Config]):
             times = np.arange(len(times)) * int(SECOND_NS / self.config.fps)
         gaps = np.diff(times)
         durations = np.append(gaps, np.median(gaps) if len(gaps) else SECOND_NS).astype(np.int64)
-        file = Growing(self, "depth.mp4", "depth video")
-        try:
-            with file.writing():
-                video = PreviewVideo(
-                    file.path, quality=self.config.quality, threads=self.context.threads
-                )
-                for k, image in enumerate(views.images):
-                    colours = fit_width(depth_colours(depth.depth[k], inverse), self.config.width)
-                    if self.config.beside:
-                        picture = cv2.resize(
-                            image, colours.shape[1::-1], interpolation=cv2.INTER_AREA
-                        )
-                        colours = np.hstack([picture, colours])
-                    video.add(colours, int(times[k]), int(durations[k]))
-                    self.progress(k + 1, len(views.images))
-                video.close()
-            file.commit()
-        finally:
-            file.abandon()
+        with publish(self, "depth.mp4", "depth video") as path:
+            video = PreviewVideo(path, quality=self.config.quality, threads=self.context.threads)
+            for k, image in enumerate(views.images):
+                colours = fit_width(depth_colours(depth.depth[k], inverse), self.config.width)
+                if self.config.beside:
+                    picture = cv2.resize(image, colours.shape[1::-1], interpolation=cv2.INTER_AREA)
+                    colours = np.hstack([picture, colours])
+                video.add(colours, int(times[k]), int(durations[k]))
+                self.progress(k + 1, len(views.images))
+            video.close()

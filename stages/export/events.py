@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from pydantic import Field
 from pipeline.messages import Actions
 from pipeline.stage import Context, Options, Stage
 from stages.export._publish import publish
+from stages.export._scratch import Scratch, Spool
 from stages.export._vtt import chapters
 
 __all__ = ["Config", "Model"]
@@ -19,6 +21,8 @@ __all__ = ["Config", "Model"]
 KINDS = ("shot", "camera", "object", "action")
 
 Event = dict[str, Any]
+Row = tuple[int, int, str, str, str, float]
+"""Start and end (ns), kind, label, model and score."""
 
 
 class Config(Options):
@@ -37,25 +41,57 @@ class Model(Stage[Config]):
     def open(self, context: Context) -> None:
         """Begin with no events."""
         super().open(context)
+        assert context.folder is not None, "exporters are opened with a run folder"
+        self._scratch = Scratch(self)
+        self._spool = Spool(self._scratch, "events", context.folder / "events.jsonl")
         self._events: dict[tuple[Any, ...], Event] = {}
         self._written_at = -math.inf
 
     def process(self, actions: Actions) -> None:
         """Take events; one that came before counts once."""
-        for row in range(len(actions.label)):
-            start_ns, end_ns = int(actions.start_ns[row]), int(actions.end_ns[row])
-            label, kind = actions.label[row], actions.kind[row]
-            score = float(actions.score[row])
-            self._events[start_ns, end_ns, kind, label, actions.model] = {
+        rows = [
+            (start_ns, end_ns, kind, label, actions.model, score)
+            for start_ns, end_ns, kind, label, score in zip(
+                actions.start_ns.tolist(),
+                actions.end_ns.tolist(),
+                actions.kind,
+                actions.label,
+                actions.score.tolist(),
+                strict=True,
+            )
+        ]
+        if self._scratch.lasts:
+            self._spool.append("".join(json.dumps(row) + "\n" for row in rows).encode())
+        self._take(rows)
+        if time.monotonic() - self._written_at >= self.config.every_s:
+            self._write()
+
+    def _take(self, rows: Iterable[Row]) -> None:
+        for start_ns, end_ns, kind, label, model, score in rows:
+            self._events[start_ns, end_ns, kind, label, model] = {
                 "start_s": start_ns / 1e9,
                 "end_s": end_ns / 1e9,
                 "label": label,
                 "kind": kind,
                 "score": round(score, 4) if math.isfinite(score) else None,
-                "model": actions.model,
+                "model": model,
             }
-        if time.monotonic() - self._written_at >= self.config.every_s:
-            self._write()
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return where the spool ends: in a stream of days the events themselves are many."""
+        return {"spool": self._spool.length} if self._scratch.lasts else None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._spool.restore(state["spool"])
+        with self._spool.reading() as file:
+            self._take(json.loads(line) for line in file)
+
+    def close(self) -> None:
+        """Give the spool back."""
+        if hasattr(self, "_spool"):
+            self._spool.close()
+            self._scratch.close()
 
     def finish(self) -> None:
         """Write the last state; without events both files are there and empty of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -12,8 +12,10 @@ from pydantic import Field
 from pipeline.messages import Frames, Motion
 from pipeline.stage import Context, Options, Stage
 from stages.export._colours import flow_colours
-from stages.export._growing import Growing
-from stages.export._video import PreviewVideo, fit_width
+from stages.export._groups import GroupedVideo
+from stages.export._publish import publish
+from stages.export._scratch import Scratch, Spool
+from stages.export._video import fit_width
 
 __all__ = ["Config", "Model"]
 
@@ -41,8 +43,10 @@ class Model(Stage[Config]):
         """Begin with nothing written."""
         super().open(context)
         cv2.setNumThreads(context.threads)
-        self._file: Growing | None = None
-        self._video: PreviewVideo | None = None
+        assert context.folder is not None, "exporters are opened with a run folder"
+        self._scratch = Scratch(self)
+        self._spool = Spool(self._scratch, "packets", context.folder / "flow.mp4")
+        self._video = GroupedVideo(self._spool, quality=self.config.quality)
         self._last_ns = -1
         self._shot = -1
         self._scale_px = 0.0
@@ -53,21 +57,31 @@ class Model(Stage[Config]):
         if len(fresh) == 0:
             return
         wanted_px = self._wanted_scale(frames, motion.flow[fresh])
-        if self._file is None:
-            self._file = Growing(self, "flow.mp4", "flow video")
-        with self._file.writing():
-            if self._video is None:
-                self._video = PreviewVideo(
-                    self._file.path, quality=self.config.quality, threads=self.context.threads
-                )
-            start_px = self._scale_px or wanted_px
-            for step, t in enumerate(fresh, 1):
-                # A change of scale is spread over the clip, so that no colour jumps.
-                self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
-                picture = self._picture(frames.images[t], motion.flow[t])
-                pts_ns = int(frames.pts_ns[t])
-                self._video.add(picture, pts_ns, int(frames.pts_ns[t + 1]) - pts_ns)
+        start_px = self._scale_px or wanted_px
+        pictures: list[npt.NDArray[np.uint8]] = []
+        for step, t in enumerate(fresh, 1):
+            # A change of scale is spread over the clip, so that no colour jumps.
+            self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
+            pictures.append(self._picture(frames.images[t], motion.flow[t]))
+        self._video.add(pictures, frames.pts_ns[fresh].tolist(), frames.pts_ns[fresh + 1].tolist())
         self._last_ns = int(frames.pts_ns[fresh[-1]])
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return where the video stands; its packets lie in the scratch folder."""
+        if not self._scratch.lasts:
+            return None
+        return {
+            "video": self._video.snapshot(),
+            "last_ns": self._last_ns,
+            "shot": self._shot,
+            "scale_px": self._scale_px,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._video.restore(state["video"])
+        self._last_ns, self._shot = state["last_ns"], state["shot"]
+        self._scale_px = state["scale_px"]
 
     def _wanted_scale(self, frames: Frames, flow: npt.NDArray[np.float32]) -> float:
         """Return the flow with the full colour, in px of the frames.
@@ -106,19 +120,16 @@ class Model(Stage[Config]):
         return colours
 
     def finish(self) -> None:
-        """Close the video; without a single pair of frames there is no file."""
-        if self._file is not None and self._video is not None:
-            with self._file.writing():
-                video, self._video = self._video, None
-                video.close()
-            self._file.commit()
+        """Write the video; without a single pair of frames there is no file."""
+        if self._spool.length:
+            with publish(self, "flow.mp4", "flow video") as path:
+                self._video.write(path)
 
     def close(self) -> None:
-        """Remove an unfinished video."""
-        if getattr(self, "_video", None) is not None:
-            self._video.close()  # type: ignore[union-attr]
-        if getattr(self, "_file", None) is not None:
-            self._file.abandon()  # type: ignore[union-attr]
+        """Give the spool back."""
+        if hasattr(self, "_spool"):
+            self._spool.close()
+            self._scratch.close()
 
 
 def _tracks(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
+import json
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.atomic import disk_errors
 from pipeline.messages import Frames, Keyframes, Motion
 from pipeline.stage import Context, Options, Stage
 from stages.export._publish import publish
+from stages.export._scratch import Scratch, Spool
 
 __all__ = ["SCHEMA", "Config", "Model"]
 
@@ -52,11 +51,13 @@ class Model(Stage[Config]):
     def open(self, context: Context) -> None:
         """Begin with an empty table."""
         super().open(context)
-        self._rows: list[dict[str, Any]] = []
+        assert context.folder is not None, "exporters are opened with a run folder"
+        self._scratch = Scratch(self)
+        self._spool = Spool(self._scratch, "rows", context.folder / "frames.parquet")
+        self._newest: dict[str, Any] | None = None
+        """Waits for its motion, which stands in the next clip."""
         self._keyframes: set[int] = set()
         self._last_ns = -1
-        self._spool: Path | None = None
-        self._writer: pq.ParquetWriter | None = None
 
     def process(
         self,
@@ -72,15 +73,12 @@ class Model(Stage[Config]):
         motion_px = _median_px(motion)
         # The motion away from the last frame of a clip stands in the clip after it.
         seen = np.flatnonzero(frames.pts_ns == self._last_ns)
-        if len(seen) and self._rows and seen[0] < len(motion_px):
-            self._rows[-1]["motion_px"] = motion_px[seen[0]]
-        # All but the newest row are complete now.
-        if len(self._rows) > ROW_GROUP:
-            self._flush(self._rows[:-1])
-            self._rows = self._rows[-1:]
+        if len(seen) and self._newest is not None and seen[0] < len(motion_px):
+            self._newest["motion_px"] = motion_px[seen[0]]
+        rows = [] if self._newest is None else [self._newest]
         for t in np.flatnonzero(frames.pts_ns > self._last_ns):
             sharpness = float(frames.sharpness[t])
-            self._rows.append(
+            rows.append(
                 {
                     "index": int(frames.index[t]),
                     "pts_s": int(frames.pts_ns[t]) / 1e9,
@@ -91,44 +89,52 @@ class Model(Stage[Config]):
                 }
             )
             self._last_ns = int(frames.pts_ns[t])
+        if rows:
+            *complete, self._newest = rows
+            self._put_aside(complete)
 
-    def _flush(self, rows: list[dict[str, Any]]) -> None:
-        assert self.context.folder is not None, "exporters are opened with a run folder"
-        schema = pa.schema(PASSING)
-        with disk_errors(self.context.folder / "frames.parquet"):
-            if self._writer is None:
-                handle, name = tempfile.mkstemp(
-                    prefix=".writing-", suffix=".spool", dir=self.context.folder
-                )
-                os.close(handle)
-                self._spool = Path(name)
-                self._writer = pq.ParquetWriter(name, schema)
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    def _put_aside(self, rows: list[dict[str, Any]]) -> None:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._spool.append("".join(lines).encode())
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return where the table stands; its rows lie in the scratch folder."""
+        if not self._scratch.lasts:
+            return None
+        return {
+            "spool": self._spool.length,
+            "newest": self._newest,
+            "keyframes": np.array(sorted(self._keyframes), np.int64),
+            "last_ns": self._last_ns,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._spool.restore(state["spool"])
+        self._newest, self._last_ns = state["newest"], state["last_ns"]
+        self._keyframes = set(state["keyframes"].tolist())
 
     def finish(self) -> None:
         """Join the keyframes and write the table, one row group at a time."""
-        self._flush(self._rows)
-        self._rows = []
-        assert self._writer is not None
-        assert self._spool is not None
-        self._writer.close()
+        if self._newest is not None:
+            self._put_aside([self._newest])
+            self._newest = None
         chosen = pa.array(sorted(self._keyframes), pa.int64())
         with (
             publish(self, "frames.parquet", "frame table") as path,
-            pq.ParquetFile(self._spool) as spool,
+            self._spool.reading() as lines,
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
         ):
-            for batch in spool.iter_batches(batch_size=ROW_GROUP):
-                keyframe = pc.is_in(batch.column("index"), value_set=chosen)  # type: ignore[attr-defined]
-                columns = [*batch.columns, keyframe]
-                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            while rows := [json.loads(line) for line in islice(lines, ROW_GROUP)]:
+                table = pa.Table.from_pylist(rows, schema=pa.schema(PASSING))
+                keyframe = pc.is_in(table.column("index"), value_set=chosen)  # type: ignore[attr-defined]
+                writer.write_table(pa.table([*table.columns, keyframe], schema=SCHEMA))
 
     def close(self) -> None:
-        """Remove the spool."""
-        if getattr(self, "_writer", None) is not None:
-            self._writer.close()  # type: ignore[union-attr]
-        if getattr(self, "_spool", None) is not None:
-            self._spool.unlink(missing_ok=True)  # type: ignore[union-attr]
+        """Give the spool back."""
+        if hasattr(self, "_spool"):
+            self._spool.close()
+            self._scratch.close()
 
 
 def _median_px(motion: Motion | None) -> list[float | None]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.camera_path import fit_intrinsics, orbit, solid_points, walk
 from pipeline.messages import Splats
 from pipeline.stage import Options, Stage
-from stages.export._growing import Growing
+from stages.export._publish import publish
 from stages.export._splat_artist import SplatArtist
 
 __all__ = ["Config", "Model"]
@@ -44,23 +44,18 @@ class Model(Stage[Config]):
         size = _small(splats.size, self.config.largest_px)
         poses = self._poses(splats, finite)
         K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
-        file = Growing(self, "splats.mp4", "splat video")
-        try:
-            with (
-                file.writing(),
-                SplatArtist(splats, size, depth=False, threads=self.context.threads) as artist,
-            ):
-                artist.video(
-                    file.path,
-                    np.repeat(K[None], len(poses), axis=0),
-                    poses,
-                    fps=self.config.fps,
-                    quality=self.config.quality,
-                    progress=self.progress,
-                )
-            file.commit()
-        finally:
-            file.abandon()
+        with (
+            publish(self, "splats.mp4", "splat video") as path,
+            SplatArtist(splats, size, depth=False, threads=self.context.threads) as artist,
+        ):
+            artist.video(
+                path,
+                np.repeat(K[None], len(poses), axis=0),
+                poses,
+                fps=self.config.fps,
+                quality=self.config.quality,
+                progress=self.progress,
+            )
 
     def _poses(self, splats: Splats, finite: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         count = max(1, round(self.config.fps * self.config.seconds))

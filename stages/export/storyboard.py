@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -66,7 +66,24 @@ class Model(Stage[Config]):
                 self.config.width,
                 max(1, round(self.config.width * image.shape[0] / image.shape[1])),
             )
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+        small: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        # Snapshots hand it out.
+        small.flags.writeable = False
+        return small
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the pictures and their times."""
+        return {
+            "times_ns": [pts_ns for pts_ns, _ in self._pictures],
+            "pictures": [picture for _, picture in self._pictures],
+            "step_ns": self._step_ns,
+            "last_ns": self._last_ns,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._pictures = list(zip(state["times_ns"], state["pictures"], strict=True))
+        self._step_ns, self._last_ns = state["step_ns"], state["last_ns"]
 
     def finish(self) -> None:
         """Write the sheet and where and when each picture is; without frames there is none."""

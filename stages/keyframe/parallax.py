@@ -102,7 +102,7 @@ class _Frame:
     def restored(cls, state: dict[str, Any]) -> _Frame:
         """Return the frame of a snapshot; its tracks begin anew."""
         height, width = state["image"].shape[:2]
-        given = {"intrinsics": None, "T_world_camera": None, **state}
+        given: dict[str, Any] = {"intrinsics": None, "T_world_camera": None, **state}
         return cls(**given, tracks=Tracks(height, width), own=True)
 
 
