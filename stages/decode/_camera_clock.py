@@ -7,7 +7,7 @@ __all__ = ["CameraClock"]
 BACK_NS = 1_000_000_000
 """A step back of more than this is a clock that was set; less is disorder."""
 AHEAD_NS = 10_000_000_000
-"""So much more than the time that passed here is a clock that was set, too."""
+"""A clock that is so far ahead of the time that passed here was set, too."""
 
 
 class CameraClock:
@@ -21,7 +21,7 @@ class CameraClock:
         self.step_ns = step_ns
         """How long a picture lasts, as far as is known."""
         self._last_ns: int | None = None
-        self._arrived_ns = 0
+        self._arrived_ns = self._first_ns = 0
         self._offset_ns: int | None = None
         self._fresh = True
 
@@ -40,14 +40,14 @@ class CameraClock:
         last, waited = self._last_ns, max(0, arrived_ns - self._arrived_ns)
         fresh, self._fresh = self._fresh, False
         if last is None:
-            out = 0
+            out, self._first_ns = 0, arrived_ns
         elif fresh:
             out = last + max(self.step_ns, waited)
         elif said_ns is None or self._offset_ns is None:
             out = last + self.step_ns
         else:
             out = said_ns + self._offset_ns
-            if out < last - BACK_NS or out > last + waited + AHEAD_NS:
+            if out < last - BACK_NS or out > arrived_ns - self._first_ns + AHEAD_NS:
                 out = last + max(self.step_ns, waited)
                 self._offset_ns = None
             elif out <= last:

@@ -198,7 +198,8 @@ class Link(threading.Thread):
         """Say whether a picture is damaged, or builds on one that is: up to a keyframe.
 
         The decoder goes on meanwhile. Pictures that lead an open group are damaged after each
-        new start, and the keyframe behind them is not.
+        new start, and the keyframe behind them is not. A B picture shown before the damaged one
+        it builds on has gone out by then.
         """
         now = time.monotonic()
         if frame.is_corrupt:
