@@ -1,6 +1,7 @@
 """Where a camera goes when a place is shown: through known poses, or round what they looked at.
 
-Poses are `T_world_camera` [N, 4, 4] with OpenCV axes; intrinsics are [3, 3] in px.
+Poses are `T_world_camera` [N, 4, 4] with OpenCV axes; intrinsics are [3, 3] in px. SciPy is
+imported where it is used: it costs every command half a second, and few lead a camera.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import CubicHermiteSpline
-from scipy.spatial.transform import Rotation, Slerp
 
 from pipeline.geometry import upright
 from pipeline.messages import Splats
@@ -72,6 +71,8 @@ def solid_points(splats: Splats, most: int = 20_000) -> Array:
 
 def between(T_first: Array, T_second: Array, share: float) -> Array:
     """Return the pose [4, 4] at a share, 0 to 1, of the straight way between two poses."""
+    from scipy.spatial.transform import Rotation, Slerp
+
     turn = Slerp([0.0, 1.0], Rotation.from_matrix(np.stack([T_first[:3, :3], T_second[:3, :3]])))
     T = np.eye(4)
     T[:3, :3] = turn(share).as_matrix()
@@ -94,6 +95,9 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
         Poses [count, 4, 4], and where each stands among the given ones, [count] in 0..K-1: 2.25
         lies a quarter of the way from pose 2 to pose 3.
     """
+    from scipy.interpolate import CubicHermiteSpline
+    from scipy.spatial.transform import Rotation, Slerp
+
     centres, R = T_world_camera[:, :3, 3], T_world_camera[:, :3, :3]
     if len(centres) == 1:
         return np.repeat(T_world_camera, count, axis=0), np.zeros(count)
@@ -240,6 +244,8 @@ def orbit(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, co
 
 def _onto_axis(directions: Array) -> Array:
     """Return the rotation [3, 3] that turns the mean of unit vectors [K, 3] to +z."""
+    from scipy.spatial.transform import Rotation
+
     x, y, z = _unit(directions.mean(axis=0) + np.array([0, 0, 1e-6]))
     yaw, pitch = np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
     return Rotation.from_euler("yx", [-yaw, pitch]).as_matrix()

@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import PartNotMade, require
 from pipeline.geometry import invert
@@ -196,6 +194,10 @@ def keep_large_pieces(
     Returns:
         Which of the vertices stay, bool [V], and the triangles [F, 3] that stay, renumbered.
     """
+    # Here, since whoever only describes the stage need not load them.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     if len(triangles) == 0:
         return np.zeros(vertices, np.bool_), triangles
     ones = np.ones(2 * len(triangles), np.bool_)

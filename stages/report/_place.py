@@ -9,16 +9,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, later
 from stages.report._facts import Facts
 from stages.report._markup import Markup, data_uri, embedded_json, tag
 from stages.report._pictures import jpeg_uri
 from stages.report._wording import amount, plural
 from stages.view._overview import Overview, frusta, overview, upright
-from stages.view._render import point_size, render_scene, splat
 from stages.view._scene import Cameras, Scene, read_scene
 
 __all__ = ["place"]
+
+render = later("stages.view._render")
+"""It is compiled: every command describes the report, and few make one."""
 
 STILL_SIZE = (1280, 720)
 MAP_PX = 720
@@ -39,7 +41,7 @@ def place(facts: Facts, most_points: int, seed: int) -> tuple[list[Markup], list
 
 
 def _viewer(scene: Scene, view: Overview) -> Markup:
-    still = jpeg_uri(render_scene(scene, view, STILL_SIZE), 84)
+    still = jpeg_uri(render.render_scene(scene, view, STILL_SIZE), 84)
     count = 0 if scene.surface is None else len(scene.surface.xyz)
     cameras = 0 if scene.cameras is None else len(scene.cameras.centres)
     said = f"The place as {plural(count, 'point')} with {plural(cameras, 'camera')} along the path"
@@ -91,7 +93,7 @@ def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str,
             "count": len(rows),
             "low": _numbers(low),
             "extent": _numbers(extent),
-            "size": point_size(xyz, view.radius),
+            "size": render.point_size(xyz, view.radius),
             "xyz": _base64(np.rint((xyz - low) / extent * 65535).astype("<u2")),
             "rgb": _base64(surface.rgb[rows]),
         }
@@ -162,7 +164,7 @@ def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
         ceiling = float((cameras.centres @ up).max())
         shown = heights < ceiling + 0.05 * extent
         uv = to_px(scene.surface.xyz[shown] @ axes)
-        dot = max(1.2, 0.5 * scale * point_size(scene.surface.xyz, extent / 2))
+        dot = max(1.2, 0.5 * scale * render.point_size(scene.surface.xyz, extent / 2))
         layers.append(
             tag(
                 "image",
@@ -205,7 +207,7 @@ def _ground(
     # The highest is nearest to who looks from above; depths must be above 0.
     z = (heights.max(initial=0) - heights + 1).astype(np.float32)
     radius = np.full(len(z), min(dot_px, 4), np.float32)
-    splat(np.ascontiguousarray(uv, dtype=np.float32), z, radius, depth, index)
+    render.splat(np.ascontiguousarray(uv, dtype=np.float32), z, radius, depth, index)
     picture = np.zeros((*size[::-1], 4), dtype=np.uint8)
     seen = index >= 0
     picture[seen, :3] = rgb[index[seen]][:, ::-1]

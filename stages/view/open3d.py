@@ -18,15 +18,16 @@ from pydantic import Field
 
 import stages
 from pipeline.atomic import replacing
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, later
 from pipeline.stage import Options, Stage
 from stages.export._splat_artist import SplatArtist, write_png
 from stages.view._overview import overview
-from stages.view._render import render_scene
 from stages.view._scene import Scene, read_scene
 from stages.view._splat_scene import SPLATS, SplatScene, read_splat_scene
 
 __all__ = ["Config", "Model"]
+
+render = later("stages.view._render")
 
 DRIVERS = "libvulkan1 mesa-vulkan-drivers"
 
@@ -116,7 +117,7 @@ class Model(Stage[Config]):
             with SplatArtist(scene.splats, size, depth=False, threads=threads) as artist:
                 return artist.picture(scene.intrinsics(*size), scene.pose)
         xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
-        return render_scene(scene, overview(xyz, scene.cameras), size)
+        return render.render_scene(scene, overview(xyz, scene.cameras), size)
 
 
 def _what(scene: Scene | SplatScene) -> str:
