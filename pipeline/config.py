@@ -51,6 +51,18 @@ class RunOptions(Options):
         default_factory=_cores, ge=1, le=1024, description="threads a stage may use"
     )
     prefetch: int = Field(2, ge=1, le=64, description="clips that may wait between two stages")
+    deadline_s: float = Field(
+        300.0,
+        gt=0,
+        le=86_400,
+        description="a clip that keeps a worker for longer has hung (cluster)",
+    )
+    attempts: int = Field(
+        3, ge=1, le=100, description="workers that one clip may end before it is given up (cluster)"
+    )
+    budget_mb: int | None = Field(
+        None, ge=16, description="bytes of clips under way; a share of the object store (cluster)"
+    )
 
 
 @dataclass(frozen=True)

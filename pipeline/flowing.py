@@ -33,7 +33,7 @@ FINISH = 1 << 40
 Kind = Literal["head", "clip", "fold", "whole"]
 """`head`: decode and sample together. `clip`: any worker takes any clip. `fold`: stream-scoped, in
 order. `whole`: no memory either, but reads what only the end of a stream makes."""
-Verb = Literal["next", "stop", "remake", "process", "finish", "keep", "load", "report"]
+Verb = Literal["next", "remake", "process", "finish", "keep", "load", "report"]
 
 Outputs = dict[type, Packed | None]
 """What a stage made of a parcel; None stands for what was let go or lost."""
@@ -218,6 +218,8 @@ class Flow:
                 node.settled = node.finished = True
         if not self.head.runs:
             self.total = 0
+        elif self.total is not None:
+            self.head.finished = self.head.opened = True
         for parcel in list(self.parcels.values()):
             self._offer_all(parcel)
         self._advance_all()

@@ -28,7 +28,7 @@ from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.store import RunFolder
 from pipeline.telemetry import Event, Loss, Meter, Progress, peak_memory_bytes
 
-__all__ = ["Home", "Host", "Order", "Reply", "mark_home"]
+__all__ = ["Home", "Host", "Order", "Reply", "mark_home", "meter_of"]
 
 HOME = "home"
 """File in a run's state that tells whether a machine sees the folder, or another of its name."""
@@ -174,9 +174,6 @@ class Host:
                     messages = [made]
                     extra = (made.clip, remember(made))
                     self._head.save(order.safe)
-            elif order.verb == "stop":
-                assert self._head is not None
-                self._head.stop()
             elif order.verb == "remake":
                 assert self._head is not None
                 messages = [self._head.remake(order.message)]
@@ -208,6 +205,11 @@ class Host:
                     fresh.append(array)
             parcels.append((parcel, tuple(places), tuple(sizes)))
         return self._reply(began, made=tuple(parcels), saved=saved, extra=extra), fresh
+
+    def end(self) -> None:
+        """End a camera; from any thread."""
+        if self._head is not None:
+            self._head.stop()
 
     def close(self) -> None:
         """Close the stages."""
@@ -289,7 +291,7 @@ class Host:
         try:
             state, told = snapshots.load(place)
             self._stages[name].restore(state)
-            self._meters[name] = _meter_in(told["meter"])
+            self._meters[name] = meter_of(told["meter"])
             if told["actions"]:
                 self._kept_actions(name).cut(told["actions"])
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -397,7 +399,7 @@ class _Head:
             return
         self._sample.restore(state)
         for name in self._names:
-            self._meters[name].__dict__.update(vars(_meter_in(told[name])))
+            self._meters[name].__dict__.update(vars(meter_of(told[name])))
         self._clips = iter(self._sample.process(self._reader))
         self._made = place
 
@@ -520,7 +522,8 @@ def _meter_out(meter: Meter) -> dict[str, Any]:
     return asdict(meter)
 
 
-def _meter_in(tree: dict[str, Any]) -> Meter:
+def meter_of(tree: dict[str, Any]) -> Meter:
+    """Return a meter that was written down with a snapshot."""
     given = dict(tree)
     losses = [Loss(**loss) for loss in given.pop("losses")]
     return Meter(losses=losses, **given)

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.flowing import Call, Flow
+from pipeline.flowing import FINISH, Call, Flow
 from pipeline.packing import Packed
 from pipeline.stage import Resources
 
@@ -73,6 +73,9 @@ class Lane:
     flow: Flow | None = None
     """The stream that it belongs to; None for a pool."""
     deadline_s: float | None = None
+    """How long one clip may take; None for no limit."""
+    whole_deadline_s: float | None = None
+    """How long a call for a whole stream may take."""
     waiting: list[tuple[int, int, Call]] = field(default_factory=list[tuple[int, int, Call]])
     """A heap: higher priority first, then first come, first served."""
     suspects: deque[Call] = field(default_factory=deque[Call])
@@ -103,6 +106,11 @@ class Lane:
         self.calls += 1
         share = max(SMOOTHING, 1 / self.calls)
         self.seconds += share * (seconds - self.seconds)
+
+    def deadline_of(self, call: Call) -> float | None:
+        """Return how long a call may take, s."""
+        clip = call.verb == "next" or (call.parcel is not None and call.parcel.number < FINISH)
+        return self.deadline_s if clip else self.whole_deadline_s
 
     @property
     def backlog(self) -> int:

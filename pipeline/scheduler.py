@@ -111,6 +111,10 @@ class Backend(Protocol):
         """Close the stages and end the process; nothing more is heard of it."""
         ...
 
+    def end(self, worker: Worker) -> None:
+        """Ask a camera to end; its last clips still come."""
+        ...
+
     def kill(self, worker: Worker) -> None:
         """End the process at once; nothing more is heard of it."""
         ...
@@ -123,11 +127,19 @@ class Backend(Protocol):
 class StreamHooks(Protocol):
     """What a stream's run does when the scheduler gets somewhere."""
 
+    def opened(self, found: dict[str, Any]) -> None:
+        """Take what a new worker found: the decoder its `probe`."""
+        ...
+
     def clip(self, parcel: Parcel, result: Result) -> None:
         """Write down a new clip, so that it can be made again."""
         ...
 
-    def dealt(self, node: Node, parcel: Parcel, loss: Loss | None) -> None:
+    def answered(self, node: Node, result: Result) -> None:
+        """Take what a call told of itself."""
+        ...
+
+    def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
         """Write down that a stage without memory has dealt with a clip."""
         ...
 
@@ -235,10 +247,10 @@ class Scheduler:
         self._watch_deadlines()
         self._settle()
 
-    def stop_head(self, flow: Flow) -> None:
+    def end_head(self, flow: Flow) -> None:
         """End a camera: what it has given becomes the whole stream."""
-        stream = self._by_flow[id(flow)]
-        self._call(stream, Call(flow, flow.head, "stop"))
+        for worker in self._by_flow[id(flow)].lanes[0].workers:
+            self.backend.end(worker)
 
     def call(self, flow: Flow, call: Call) -> None:
         """Let a call of the run itself (the report) wait for the stream's sinks."""
@@ -413,6 +425,7 @@ class Scheduler:
         lane = worker.lane
         if result.failure is None:
             worker.state, worker.since = "ready", now
+            worker.node = str((result.extra or {}).get("node", ""))
             lane.starts_failed = 0
             if lane.flow is not None:
                 self._opened(self._by_flow[id(lane.flow)], lane, result)
@@ -431,7 +444,8 @@ class Scheduler:
 
     def _opened(self, stream: _Stream, lane: Lane, result: Result) -> None:
         """Take where the stages of a new worker stand."""
-        places: dict[str, int] = result.extra or {}
+        places: dict[str, Any] = result.extra or {}
+        stream.hooks.opened(places)
         for node in stream.flow.nodes:
             if stream.lanes.get(node.index) is not lane or node.name not in places:
                 continue
@@ -446,6 +460,7 @@ class Scheduler:
         outputs = dict(result.outputs)
         again = call.parcel is not None and bool(call.parcel.again & node.bit)
         self._events(stream, result)
+        stream.hooks.answered(node, result)
         for packed in outputs.values():
             if packed is not None:
                 new = self.budget.hold(packed)
@@ -461,15 +476,17 @@ class Scheduler:
             node.kept += result.extra
             if call.parcel is not None:
                 flow.kept(call.parcel)
-        elif call.verb != "stop":
+        else:
             self._count(call, result, again=again)
             if result.saved:
                 node.saved = call.place + 1
+            if node.kind == "fold" and call.verb == "finish":
+                node.kept = result.extra or []
             if call.verb != "load":
                 self._keep(stream, call, outputs)
             flow.completed(call, outputs)
             if call.parcel is not None and node.kind == "clip" and not again:
-                stream.hooks.dealt(node, call.parcel, None)
+                stream.hooks.dealt(node, call.parcel, result.seconds, None)
             self._measure(stream)
 
     def _new_clip(self, stream: _Stream, result: Result, outputs: Outputs) -> None:
@@ -580,7 +597,7 @@ class Scheduler:
         node.lost.append(loss)
         node.job.meter.items += node.kind == "clip"
         if node.kind == "clip":
-            stream.hooks.dealt(node, parcel, loss)
+            stream.hooks.dealt(node, parcel, 0.0, loss)
         stream.flow.completed(call, {})
 
     def _give_up(self, stream: _Stream, node: Node, state: str, why: str, detail: str = "") -> None:
@@ -714,11 +731,11 @@ class Scheduler:
                 if worker.state == "starting" and now - worker.started > STARTING_S:
                     self.backend.kill(worker)
                     self._died(worker, f"it was not up after {STARTING_S:g} s", starved=False)
-                elif lane.deadline_s is None:
                     continue
-                elif worker.calls and now - worker.since > lane.deadline_s:
+                limit = lane.deadline_of(worker.calls[0]) if worker.calls else None
+                if limit is not None and now - worker.since > limit:
                     self.backend.kill(worker)
-                    why = f"{lane.name} gave no sign of life for {lane.deadline_s:g} s"
+                    why = f"{lane.name} gave no sign of life for {limit:g} s"
                     self._died(worker, f"{why} and was ended", starved=False)
 
     def _part(self, worker: Worker) -> None:

@@ -1,0 +1,313 @@
+"""Workers as Ray actors: the backend of the scheduler that runs the real thing.
+
+Actors have neither restarts nor retries of Ray's own: with these, a clip that kills its worker
+takes the clips beside it along (FACTS, Ray 2.60). The scheduler sees every death. Calls return a
+small answer, which comes to the driver, and the large arrays, which do not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.flowing import Call, Flow
+from pipeline.host import Home, Host, Order, Reply
+from pipeline.lanes import Lane, StageSpec, Worker
+from pipeline.packing import Forward, Packed, kind_of
+from pipeline.packing import slots as slots_of
+from pipeline.scheduler import Failure, Happening, Result
+from pipeline.stage import Context
+from pipeline.telemetry import Progress
+
+__all__ = ["RayBackend"]
+
+PROGRESS_EVERY_S = 0.5
+"""How often a worker may tell how far a long call has come."""
+NEWS = b"reel3d:progress:"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Handle:
+    """A worker's actor, and the ways to call it by how many objects come back."""
+
+    actor: Any
+    ways: dict[int, Callable[..., Any]]
+
+
+class RayBackend:
+    """Starts actors and carries calls; what comes back waits in one queue."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        claim: Callable[[Lane], dict[str, Any]],
+        job: str,
+        log_level: int = logging.WARNING,
+    ) -> None:
+        """Prepare to start actors in the cluster that this process has joined.
+
+        Args:
+            seed: Of the run.
+            claim: Gives the options under which the actors of a lane are placed.
+            job: Names this run in what workers tell of themselves.
+            log_level: Of the workers.
+        """
+        self._seed = seed
+        self._claim = claim
+        self._job = job
+        self._log_level = log_level
+        self._inbox: queue.SimpleQueue[tuple[Worker, Call | None, Future[Any], list[Any]]] = (
+            queue.SimpleQueue()
+        )
+        self._homes: dict[int, Home] = {}
+        self._plain, self._threaded = _actor_class()
+
+    def now(self) -> float:
+        """Return the time, s."""
+        return time.monotonic()
+
+    def at_home(self, flow: Flow, home: Home) -> None:
+        """Say where the results of a stream go."""
+        self._homes[id(flow)] = home
+
+    def start(self, worker: Worker, places: dict[str, int]) -> None:
+        """Start an actor and open the lane's stages."""
+        lane = worker.lane
+        name = f"{self._job}:{worker.number}"
+        options = self._claim(lane)
+        live = lane.kind == "head" and lane.flow is not None and lane.flow.live
+        kind = self._threaded if live else self._plain
+        actor = kind.options(**options).remote(name, self._log_level)
+        worker.handle = _Handle(actor, {})
+        home = self._homes[id(lane.flow)] if lane.flow is not None else None
+        context = Context(seed=self._seed, threads=lane.threads)
+        answer = actor.open.remote(lane.specs, context, home, places)
+        self._expect(worker, None, answer, [])
+
+    def send(self, worker: Worker, call: Call) -> None:
+        """Send a call; its messages go as references."""
+        handle: _Handle = worker.handle
+        verb, node = call.verb, call.node
+        message = call.message
+        if verb == "keep":
+            message = (node.name, node.job.key)
+        elif verb == "load":
+            message = node.job.entry.kept if node.job.entry else node.kept
+        elif verb == "remake":
+            assert call.parcel is not None
+            message = call.parcel.remembered
+        makes = verb in ("process", "finish", "next", "remake", "load")
+        slots = slots_of(node.job.link.ports.makes) if makes else 0
+        order = Order(
+            verb=verb,
+            stage=node.name,
+            place=call.place,
+            safe=call.flow.safe,
+            home=self._homes[id(call.flow)],
+            parcels=tuple(
+                (name, (packed.kind.__name__, packed.head, packed.names))
+                for name, packed in call.arguments.items()
+            ),
+            message=message,
+        )
+        given = [ref for packed in call.arguments.values() for ref in packed.refs]
+        way = handle.ways.get(slots)
+        if way is None:
+            way = handle.actor.call.options(num_returns=1 + slots).remote
+            handle.ways[slots] = way
+        refs = way(slots, order, *given)
+        refs = refs if isinstance(refs, list) else [refs]
+        self._expect(worker, call, refs[0], refs[1:], given)
+
+    def stop(self, worker: Worker) -> None:
+        """Ask the stages to close, and end the actor once they have."""
+        if worker.handle is not None:
+            worker.handle.actor.leave.remote()
+            worker.handle = None
+
+    def end(self, worker: Worker) -> None:
+        """Ask a camera to end; its last clips still come."""
+        if worker.handle is not None:
+            worker.handle.actor.end.remote()
+
+    def kill(self, worker: Worker) -> None:
+        """End the actor at once."""
+        import ray
+
+        if worker.handle is not None:
+            ray.kill(worker.handle.actor, no_restart=True)
+            worker.handle = None
+
+    def wait(self, timeout_s: float) -> list[Happening]:
+        """Return what has come back, waiting for the first of it."""
+        happenings: list[Happening] = []
+        try:
+            happenings.append(self._understood(*self._inbox.get(timeout=timeout_s)))
+            while True:
+                happenings.append(self._understood(*self._inbox.get_nowait()))
+        except queue.Empty:
+            return happenings
+
+    def progress(self, workers: list[Worker]) -> list[tuple[Worker, str, Progress]]:
+        """Return what long calls have told of themselves lately."""
+        from ray.experimental import internal_kv
+
+        told: list[tuple[Worker, str, Progress]] = []
+        for worker in workers:
+            raw = internal_kv._internal_kv_get(NEWS + f"{self._job}:{worker.number}".encode())  # pyright: ignore[reportPrivateUsage]
+            if raw:
+                row = json.loads(raw)
+                told.append((worker, row.pop("stage"), Progress(**row)))
+        return told
+
+    def _expect(
+        self,
+        worker: Worker,
+        call: Call | None,
+        answer: Any,
+        objects: list[Any],
+        given: list[Any] | None = None,
+    ) -> None:
+        box = [objects, given or []]
+        answer.future().add_done_callback(
+            lambda future: self._inbox.put((worker, call, future, box))
+        )
+
+    def _understood(
+        self, worker: Worker, call: Call | None, future: Future[Any], box: list[Any]
+    ) -> Happening:
+        from ray import exceptions
+
+        error = future.exception()
+        if error is None:
+            objects, given = box
+            reply: Reply = future.result()
+            return Happening(worker=worker, call=call, result=_result(reply, objects, given))
+        cause = getattr(error, "cause", None)
+        lost = (exceptions.ObjectLostError, exceptions.ReferenceCountingAssertionError)
+        if call is not None and (isinstance(error, lost) or isinstance(cause, lost)):
+            return Happening(worker=worker, call=call, missing=True)
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return Happening(worker=worker, died="the machine ran out of memory", starved=True)
+        if isinstance(error, exceptions.RayActorError):
+            return Happening(worker=worker, died=_obituary(str(error)))
+        if isinstance(error, exceptions.ActorUnschedulableError):
+            return Happening(worker=worker, died=f"no machine has room for it: {error}")
+        text = str(cause or error)
+        failure = Failure(kind=type(cause or error).__name__, text=text, detail=str(error))
+        return Happening(worker=worker, call=call, result=Result(failure=failure))
+
+
+def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
+    outputs: dict[type, Packed | None] = {}
+    for (kind, head, names), places, sizes in reply.made:
+        refs = tuple(given[p.place] if isinstance(p, Forward) else objects[p] for p in places)
+        outputs[kind_of(kind)] = Packed(kind_of(kind), head, names, refs, sizes)
+    failure = reply.failure and Failure(
+        kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2]
+    )
+    return Result(
+        outputs=outputs,
+        events=reply.events,
+        seconds=reply.seconds,
+        failure=failure or None,
+        meters=reply.meters,
+        saved=reply.saved,
+        extra=reply.extra,
+        peak_memory_bytes=reply.peak_memory_bytes,
+    )
+
+
+def _obituary(text: str) -> str:
+    """Say in a few words how a worker ended, out of the page that Ray writes about it."""
+    if "SIGKILL" in text or "OOM" in text or "out of memory" in text.lower():
+        return "its process was killed, perhaps for lack of memory"
+    if "node" in text and ("died" in text or "dead" in text) and "node_id" not in text:
+        return "the machine that it ran on is gone"
+    code = re.search(r"exit code[ :=]+(-?\d+)", text)
+    if code:
+        return f"its process ended with code {code[1]}"
+    return "its process ended unexpectedly (a crash, or someone ended it)"
+
+
+class _Actor:
+    """The actor: a host behind Ray's calls."""
+
+    def __init__(self, name: str, log_level: int) -> None:
+        logging.basicConfig(format="%(name)s: %(message)s", level=log_level)
+        self._news = NEWS + name.encode()
+        self._spoke = 0.0
+        self._host = Host(self._tell)
+
+    def open(
+        self,
+        specs: tuple[StageSpec, ...],
+        context: Context,
+        home: Home | None,
+        places: dict[str, int],
+    ) -> Reply:
+        """Build the stages."""
+        reply = self._host.open(specs, replace(context), home, places)
+        import ray
+
+        if isinstance(reply.extra, dict):
+            where = ray.get_runtime_context().get_node_id()
+            return replace(reply, extra={**reply.extra, "node": where, "pid": os.getpid()})
+        return reply
+
+    def call(self, slots: int, order: Order, *arrays: Any) -> Any:
+        """Answer one call: the answer, then the arrays, then nothing up to the number of slots."""
+        reply, fresh = self._host.call(order, arrays)
+        if not slots:
+            return reply
+        return (reply, *fresh, *[None] * (slots - len(fresh)))
+
+    def leave(self) -> None:
+        """Close the stages and end."""
+        from ray.actor import exit_actor
+
+        try:
+            self._host.close()
+        finally:
+            exit_actor()
+
+    def _tell(self, stage: str, event: Progress) -> None:
+        now = time.monotonic()
+        if now - self._spoke < PROGRESS_EVERY_S:
+            return
+        self._spoke = now
+        from ray.experimental import internal_kv
+
+        row = {"stage": stage, "done": event.done, "total": event.total, "note": event.note}
+        internal_kv._internal_kv_put(self._news, json.dumps(row).encode(), overwrite=True)  # pyright: ignore[reportPrivateUsage]
+
+
+def _actor_class() -> tuple[Any, Any]:
+    import ray
+
+    class Threaded(_Actor):
+        """A camera's actor, which can be told to end while it waits for pictures."""
+
+        @ray.method(concurrency_group="control")
+        def end(self) -> None:
+            """End the camera; its last clips still come."""
+            self._host.end()
+
+    plain: Any = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0}
+    remote: Any = ray.remote
+    Threaded.__name__ = Threaded.__qualname__ = "Camera"
+    return (
+        remote(**plain)(_Actor),
+        remote(**plain, concurrency_groups={"control": 1})(Threaded),
+    )

@@ -1,0 +1,358 @@
+"""The cluster runner: the chain as Ray actors, on this machine or on many.
+
+Stages without memory are pools over all streams; decoder, stream-scoped stages and exporters
+have a worker a stream. This process hands out references and never touches a pixel. What the
+folder of a run needs (stream-scoped stages, exporters) runs where that folder is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.chain import EXPORT, Link
+from pipeline.errors import Reel3dError
+from pipeline.flowing import Call, Flow, Node, Parcel
+from pipeline.host import Home, mark_home, meter_of
+from pipeline.journal import Dealt, Journal
+from pipeline.lanes import Lane, StageSpec, Worker
+from pipeline.local import HEAD_DEADLINE_S, Watch
+from pipeline.packing import slots
+from pipeline.plan import Job
+from pipeline.ray_cluster import Cluster
+from pipeline.run import Begun, Result, conclude, finish, leave
+from pipeline.scheduler import Limits, Scheduler
+from pipeline.scheduler import Result as Answer
+from pipeline.snapshots import Snapshots
+from pipeline.source import Probe
+from pipeline.stage import Resources
+from pipeline.telemetry import Event, Loss, Meter, peak_memory_bytes
+
+__all__ = ["Outcome", "run_all"]
+
+STEP_S = 0.25
+STATUS_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+Outcome = Result | Reel3dError
+
+
+def run_all(
+    runs: list[Begun],
+    watches: list[Watch],
+    cluster: Cluster,
+    *,
+    on_status: Callable[[Scheduler], None] | None = None,
+    end_cameras: threading.Event | None = None,
+) -> list[Outcome]:
+    """Run several sources over shared pools; return how each ended.
+
+    Args:
+        runs: Begun and not done; they are left in the end.
+        watches: Who wants to know, a run each.
+        cluster: The Ray cluster that this process has joined.
+        on_status: Is called about twice a second.
+        end_cameras: Once set, cameras are ended and reconstructed.
+    """
+    from pipeline.actors import RayBackend
+
+    options = runs[0].config.run
+    backend = RayBackend(seed=options.seed, claim=cluster.claim, job=cluster.job)
+    limits = Limits(
+        cores=cluster.cores,
+        gpus=cluster.gpus,
+        budget_bytes=options.budget_mb * 10**6 if options.budget_mb else cluster.budget_bytes,
+        attempts=options.attempts,
+        backlog=options.prefetch,
+    )
+    scheduler = Scheduler(backend, limits)
+    pools: dict[str, Lane] = {}
+    streams = [_Stream(run, w, scheduler) for run, w in zip(runs, watches, strict=True)]
+    try:
+        cluster.look_around([stream.home for stream in streams])
+        for stream in streams:
+            backend.at_home(stream.flow, stream.home)
+            stream.begin(pools, alone=len(runs) == 1)
+        spoke = 0.0
+        while scheduler.busy:
+            scheduler.step(STEP_S)
+            now = time.monotonic()
+            if now - spoke >= STATUS_EVERY_S:
+                spoke = now
+                _tell_progress(backend.progress(_long(scheduler, now)), streams)
+                if on_status is not None:
+                    on_status(scheduler)
+            if end_cameras is not None and end_cameras.is_set():
+                for stream in streams:
+                    stream.end_camera()
+        return [stream.outcome for stream in streams]
+    finally:
+        scheduler.close()
+        for stream in streams:
+            stream.leave()
+
+
+def _long(scheduler: Scheduler, now: float) -> list[Worker]:
+    return [
+        worker
+        for lane in scheduler.lanes
+        for worker in lane.workers
+        if worker.calls and now - worker.since > 1.0
+    ]
+
+
+def _tell_progress(told: list[tuple[Worker, str, Any]], streams: list[_Stream]) -> None:
+    for worker, stage, progress in told:
+        if worker.calls:
+            flow = worker.calls[0].flow
+            for stream in streams:
+                if stream.flow is flow:
+                    stream.watch.progress(stage, progress.done, progress.total, progress.note)
+
+
+class _Stream:
+    """One source's run: the hooks of its flow, its journal, its end."""
+
+    def __init__(self, begun: Begun, watch: Watch, scheduler: Scheduler) -> None:
+        self.begun = begun
+        self.watch = watch
+        self.home: Home = mark_home(begun.folder, begun.source)
+        self._scheduler = scheduler
+        self._probe: Probe | None = None
+        self._peak_bytes = 0
+        self._ended: Outcome | None = None
+        self._began: set[str] = set()
+        self._asked_to_end = False
+        self._manifest: dict[str, Any] = {}
+        live = begun.config.choices[0].model == "rtsp"
+        self.flow: Flow = scheduler.new_flow(jobs=begun.jobs, source=begun.source, live=live)
+        state = begun.folder.scratch("").parent
+        self._snapshots = state / "snapshots"
+        self._journal = Journal(state / "journal.jsonl", begun.jobs[1].key)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        assert self._ended is not None
+        return self._ended
+
+    def begin(self, pools: dict[str, Lane], *, alone: bool) -> None:
+        """Make the lanes, recall what stands, and give the stream to the scheduler."""
+        self._recall()
+        lanes, sinks = self._lanes(pools, alone=alone)
+        self._scheduler.add(self.flow, self, lanes, sinks)
+
+    def end_camera(self) -> None:
+        """End a camera; the reconstruction follows."""
+        if self.flow.live and not self._asked_to_end:
+            self._asked_to_end = True
+            self._scheduler.end_head(self.flow)
+
+    def leave(self) -> None:
+        """Let go of the folder."""
+        self._journal.close()
+        leave(self.begun, self._ended if isinstance(self._ended, Reel3dError) else None)
+
+    # What the scheduler tells -----------------------------------------------------------------
+
+    def opened(self, found: dict[str, Any]) -> None:
+        """Take the probe."""
+        if isinstance(found.get("probe"), Probe):
+            self._probe = found["probe"]
+            self._begin_stage(self.begun.jobs[0])
+
+    def clip(self, parcel: Parcel, result: Answer) -> None:
+        """Write down a new clip."""
+        if not self.flow.live:
+            self._journal.clip(parcel.number, parcel.remembered)
+        total_s = self._probe.duration_s if self._probe else None
+        self.watch.reached(parcel.remembered["pts_ns"][-1] / 1e9, total_s)
+        self._peak_bytes = max(self._peak_bytes, result.peak_memory_bytes)
+
+    def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
+        """Write down that a stage without memory has dealt with a clip."""
+        if not self.flow.live:
+            row = Dealt(node.name, node.job.key, parcel.number, seconds, loss)
+            self._journal.dealt(row)
+
+    def total(self, count: int) -> None:
+        """Write down how many clips there are."""
+        if not self.flow.live:
+            self._journal.total(count)
+
+    def answered(self, node: Node, result: Answer) -> None:
+        """Take what a call told."""
+        self._peak_bytes = max(self._peak_bytes, result.peak_memory_bytes)
+        self._begin_stage(node.job)
+
+    def tell(self, stage: str, event: Event) -> None:
+        """Take what a pool's stage told; those of a stream count by themselves."""
+        for node in self.flow.nodes:
+            if node.name == stage and node.kind in ("clip", "whole"):
+                node.job.meter.take(event)
+
+    def settle(self, node: Node) -> None:
+        """Record that a stage is through."""
+        jobs = [self.flow.decode, node.job] if node.kind == "head" else [node.job]
+        for job in jobs:
+            if node.opened and not node.over:
+                job.state = "made"
+            job.meter.losses += node.lost if job is jobs[0] else []
+            job.settle(self.begun.folder, node.kept)
+            self.watch.ended(job.name, job.state, job.meter)
+        self._store(node).clear()
+
+    def ended(self, error: Reel3dError | None) -> None:
+        """Conclude the run, or take why it cannot be."""
+        if error is not None:
+            self._ended = error
+            return
+        peak = peak_memory_bytes() + self._peak_bytes
+        self._manifest = conclude(self.begun, self._probe, peak)
+        link = self.begun.chain.report
+        if link is None:
+            self._finish(None)
+            return
+        self._begin_stage(Job(link, ""))
+        node = Node(-1, Job(link, ""), "fold")
+        call = Call(self.flow, node, "report", message=self._manifest)
+        self._scheduler.call(self.flow, call)
+
+    def reported(self, result: Answer) -> None:
+        """Take the report, and finish."""
+        assert self.begun.chain.report is not None
+        meter = (result.meters or {}).get(self.begun.chain.report.name, Meter())
+        if result.failure is not None:
+            meter.losses.append(Loss(what="report", why=result.failure.text))
+        self._finish(meter)
+
+    def _finish(self, report: Meter | None) -> None:
+        self._ended = finish(self.begun, self._manifest, report, self.watch)
+        self._journal.remove()
+        self._scheduler.finish_stream(self.flow)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _begin_stage(self, job: Job) -> None:
+        if job.name not in self._began:
+            self._began.add(job.name)
+            self.watch.began(job.name)
+
+    def _store(self, node: Node) -> Snapshots:
+        return Snapshots(self._snapshots / node.name.replace("/", ".") / node.job.key[:16])
+
+    def _recall(self) -> None:
+        """Find the last clip up to which all work stands, and begin behind it."""
+        flow = self.flow
+        standing = self._journal.read()
+        clips = len(standing.clips) if flow.head.runs and not flow.live else 0
+        working = [node for node in flow.nodes[1:] if node.runs]
+        for node in working:
+            if node.kind == "clip":
+                dealt = standing.dealt.get(node.job.key, {})
+                clips = min(clips, next(n for n in range(clips + 1) if n not in dealt))
+        folds = [set(self._store(node).numbers) for node in working if node.kind == "fold"]
+        while clips and not all(clips in numbers for numbers in folds):
+            clips -= 1
+        self._journal.begin(standing, clips)
+        for number in range(clips):
+            lost: set[str] = set()
+            for node in working:
+                if node.kind == "clip":
+                    dealt = standing.dealt[node.job.key][number]
+                    node.job.meter.items += 1
+                    node.job.meter.seconds += dealt.seconds
+                    if dealt.lost is not None:
+                        node.lost.append(dealt.lost)
+                        node.job.flawed = True
+                        lost.add(node.name)
+            remembered = standing.clips[number]
+            flow.recall(remembered["clip"], remembered, lost)
+        if clips and standing.total == clips and self._recall_head(clips):
+            flow.total = clips
+        if clips:
+            log.info("%s: goes on after %d clips", flow.source.name, clips)
+
+    def _recall_head(self, clips: int) -> bool:
+        """Take what decoder and sampler told until their end; without it they run again."""
+        try:
+            _, told = self._store(self.flow.head).load(clips)
+            meters = [meter_of(told[job.name]) for job in self.begun.jobs[:2]]
+        except (ValueError, KeyError, TypeError):
+            return False
+        for job, meter in zip(self.begun.jobs[:2], meters, strict=True):
+            job.meter = meter
+        return True
+
+    def _lanes(self, pools: dict[str, Lane], *, alone: bool) -> tuple[dict[int, Lane], Lane]:
+        options = self.begun.config.run
+        jobs = self.begun.jobs
+        small = Resources(cpus=0.0)
+        head = Lane(
+            name=jobs[1].name,
+            kind="head",
+            specs=(_spec(jobs[0]), _spec(jobs[1])),
+            resources=small,
+            threads=options.threads if alone else 1,
+            flow=self.flow,
+            deadline_s=None if self.flow.live else HEAD_DEADLINE_S,
+        )
+        exports = [n.job for n in self.flow.nodes if n.kind == "fold" and n.job.link.step == EXPORT]
+        report = [Job(self.begun.chain.report, "")] if self.begun.chain.report else []
+        sinks = Lane(
+            name="export",
+            kind="sinks",
+            specs=tuple(_spec(job) for job in (*exports, *report) if job.action == "run"),
+            resources=small,
+            threads=options.threads,
+            flow=self.flow,
+            deadline_s=options.deadline_s,
+        )
+        lanes: dict[int, Lane] = {0: head}
+        for node in self.flow.nodes[1:]:
+            if node.kind == "fold" and node.job.link.step == EXPORT:
+                lanes[node.index] = sinks
+            elif node.kind == "fold":
+                lanes[node.index] = Lane(
+                    name=node.name,
+                    kind="fold",
+                    specs=(_spec(node.job),),
+                    resources=small,
+                    threads=1,
+                    flow=self.flow,
+                    deadline_s=options.deadline_s,
+                )
+            else:
+                lanes[node.index] = self._pool(pools, node)
+        return lanes, sinks
+
+    def _pool(self, pools: dict[str, Lane], node: Node) -> Lane:
+        options = self.begun.config.run
+        link: Link = node.job.link
+        spec = _spec(node.job)
+        key = json.dumps([link.name, spec.options], sort_keys=True)
+        if key not in pools:
+            stage = link.stage(link.choice.options)
+            whole = node.kind == "whole"
+            pools[key] = Lane(
+                name=node.name,
+                kind="pool",
+                specs=(spec,),
+                resources=stage.resources,
+                threads=options.threads if whole else max(1, round(stage.resources.cpus)),
+                deadline_s=stage.deadline_s or options.deadline_s,
+                whole_deadline_s=stage.deadline_s,
+            )
+        return pools[key]
+
+
+def _spec(job: Job) -> StageSpec:
+    link = job.link
+    options = link.choice.options.model_dump(mode="json")
+    makes = slots(link.ports.makes)
+    return StageSpec(link.step, link.choice.model, options, link.name, job.key, makes)
