@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.addresses import CAMERAS, mask, plain_path, scheme
+from pipeline.addresses import mask, plain_path
 from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions, is_override, load, presets
 from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
-from pipeline.fetch import SCHEMES
+from pipeline.fetch import check_scheme
+from pipeline.jobs import add_jobs
 from pipeline.render import add_render
 from pipeline.run import Result, run, version
 from pipeline.source import Source
@@ -40,9 +41,6 @@ from pipeline.watch import GracefulEnd, add_watch, has_camera
 __all__ = ["main", "make_source"]
 
 INTERRUPTED = 130
-
-ADDRESSES = ("file", *CAMERAS, *SCHEMES)
-"""The kinds of addresses that a source may have."""
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 """Rules of annotated-types in words."""
@@ -132,6 +130,7 @@ def _parser() -> _Parser:
 
     add_watch(commands, _run)
     add_render(commands)
+    add_jobs(commands)
 
     options = commands.add_parser("options", help="list the models and options of the stages")
     options.add_argument("steps", nargs="*", metavar="STEP", help="such as depth, or export.points")
@@ -210,13 +209,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _check_kind(source: Source) -> None:
-    kind = scheme(source.uri)
-    if "://" in source.uri and kind not in ADDRESSES:
-        raise SourceError(
-            f"{source.shown} is an address of a kind that cannot be read; allowed are files, "
-            f"folders, {', '.join(f'{name}://' for name in ADDRESSES if name != 'memory')}"
-            + did_you_mean(kind, ADDRESSES)
-        )
+    check_scheme(source.uri, source.shown)
     if (Path(source.uri) / STATE).is_dir():
         raise SourceError(
             f"{source.shown} is a run folder, not a source; `reel3d view` shows it, and its "

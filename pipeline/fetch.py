@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from pipeline.addresses import plain_path, scheme
+from pipeline.addresses import CAMERAS, plain_path, scheme
 from pipeline.atomic import replacing
-from pipeline.errors import OutputError, Reel3dError, SourceError, UsageError
+from pipeline.errors import OutputError, Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.remote import SCHEMES, Remote, ask, explain, may_pass, pieces
 from pipeline.source import Source
 
-__all__ = ["SCHEMES", "fingerprint", "is_remote", "local"]
+__all__ = ["check_scheme", "fingerprint", "is_remote", "local"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,21 @@ FRESH_S = 24 * 3600
 
 Progress = Callable[[int, int | None], None]
 """Hears the bytes so far and the whole size, None where the server does not say."""
+
+
+def check_scheme(uri: str, shown: str) -> None:
+    """Refuse an address of a kind that nothing here reads.
+
+    Raises:
+        SourceError: `uri` is an address, and its scheme is unknown.
+    """
+    known = ("file", *CAMERAS, *SCHEMES)
+    if "://" in uri and scheme(uri) not in known:
+        raise SourceError(
+            f"{shown} is an address of a kind that cannot be read; allowed are files, folders, "
+            f"{', '.join(f'{name}://' for name in known if name != 'memory')}"
+            + did_you_mean(scheme(uri), known)
+        )
 
 
 def is_remote(uri: str) -> bool:
