@@ -91,7 +91,8 @@ def test_every_line_of_the_lock_is_exact_and_hashed() -> None:
 
 def test_the_lock_holds_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
+    # The drivers of object stores have a lock of their own, for the images.
+    extras = [v for k, v in project["optional-dependencies"].items() if k not in ("s3", "gcs")]
     wanted = [*project["dependencies"], *(want for extra in extras for want in extra)]
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
     assert {re.split(r"[ >=<;\[]", want)[0].lower() for want in wanted} <= locked
