@@ -4,7 +4,8 @@
 
 It packetises the file itself (RTP over the RTSP connection, RFC 2326 10.12 and RFC 6184: single
 NAL units and FU-A) and paces it in real time; each client gets the film from its beginning. It
-prints its address once it listens. The faults hold for as many connections as `--faulty` says.
+prints its address once it listens, and when each connection begins to play. The faults hold for
+as many connections as `--faulty` says.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ class Server:
                     film = self.films[min(self.connections, len(self.films) - 1)]
                     faulty = self.connections < self.options.faulty
                     self.connections += 1
+                    print(f"PLAY {self.connections} {time.time():.3f}", flush=True)
                     playing = asyncio.create_task(self.play(film, writer, faulty))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
