@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pipeline.addresses import mask, plain_path
 from pipeline.chain import EXPORT, ORDER
-from pipeline.config import RunOptions, is_override, load, presets
+from pipeline.config import RunConfig, RunOptions, is_override, load, presets
 from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.fetch import check_scheme
@@ -118,6 +118,27 @@ def _parser() -> _Parser:
         "--resume", action="store_true", help="do only what is missing or what options outdate"
     )
     run_.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
+    run_.add_argument(
+        "--runner",
+        default="local",
+        choices=("local", "cluster"),
+        help="this process (default), or Ray actors on this machine or a cluster",
+    )
+    run_.add_argument(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="of the Ray cluster to join; without it the cluster runner starts one here",
+    )
+    run_.add_argument(
+        "--priority", type=int, default=0, metavar="N", help="higher goes first on a shared cluster"
+    )
+    run_.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        metavar="0..1",
+        help="most of a shared cluster that this run may take",
+    )
     run_.set_defaults(command=_run)
 
     view = commands.add_parser("view", help="look at a run in Open3D, or at its report")
@@ -187,6 +208,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     ]
     for source in sources:
         _check_kind(source)
+    if options.runner == "cluster":
+        outs = [_out(options, source, alone=len(sources) == 1) for source in sources]
+        return _run_on_cluster(options, list(zip(sources, configs, outs, strict=True)), console)
+    for word in ("address", "priority", "share"):
+        if getattr(options, word) not in (None, 0, 1.0):
+            raise UsageError(f"--{word} is for the cluster runner; add --runner cluster")
     code = 0
     for source, config in zip(sources, configs, strict=True):
         out = _out(options, source, alone=len(sources) == 1)
@@ -205,6 +232,43 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             _summarise(result, console)
         code = max(code, result.exit_code)
         print(result.folder, flush=True)
+    return code
+
+
+def _run_on_cluster(
+    options: argparse.Namespace,
+    wanted: list[tuple[Source, RunConfig, Path]],
+    console: Console,
+) -> int:
+    """Run all sources together over Ray."""
+    # Ray is large: only those who use it load it.
+    from pipeline.board import Board
+    from pipeline.cluster import Together
+
+    if not 0 < options.share <= 1:
+        raise UsageError(f"--share must be above 0 and at most 1, got {options.share:g}")
+    together = Together(
+        address=options.address,
+        share=options.share,
+        priority=options.priority,
+        resume=options.resume,
+    )
+    cameras = has_camera(source.uri for source, _, _ in wanted)
+    end = GracefulEnd(together.end_cameras.set) if cameras else nullcontext()
+    code = 0
+    with end, Board(console, quiet=options.quiet) as board:
+        outcomes = together.run(wanted, board)
+    for outcome in outcomes:
+        if isinstance(outcome, Reel3dError):
+            if len(wanted) == 1:
+                raise outcome
+            console.print(f"[bold red]reel3d:[/] {escape(str(outcome))}", soft_wrap=True)
+            code = max(code, outcome.exit_code)
+            continue
+        if not options.quiet:
+            _summarise(outcome, console)
+        code = max(code, outcome.exit_code)
+        print(outcome.folder, flush=True)
     return code
 
 

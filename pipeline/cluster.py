@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.chain import EXPORT, Link
-from pipeline.errors import Reel3dError
+from pipeline.config import RunConfig
+from pipeline.errors import Reel3dError, SourceError
 from pipeline.flowing import Call, Flow, Node, Parcel
 from pipeline.host import Home, mark_home, meter_of
 from pipeline.journal import Dealt, Journal
@@ -23,16 +26,20 @@ from pipeline.lanes import Lane, StageSpec, Worker
 from pipeline.local import HEAD_DEADLINE_S, Watch
 from pipeline.packing import slots
 from pipeline.plan import Job
-from pipeline.ray_cluster import Cluster
-from pipeline.run import Begun, Result, conclude, finish, leave
+from pipeline.ray_cluster import Cluster, joined
+from pipeline.run import Begun, Result, begin, conclude, finish, leave
 from pipeline.scheduler import Limits, Scheduler
 from pipeline.scheduler import Result as Answer
 from pipeline.snapshots import Snapshots
-from pipeline.source import Probe
+from pipeline.source import Probe, Source
 from pipeline.stage import Resources
+from pipeline.standing import Standing
 from pipeline.telemetry import Event, Loss, Meter, peak_memory_bytes
 
-__all__ = ["Outcome", "run_all"]
+if TYPE_CHECKING:
+    from pipeline.board import Board, RunStatus
+
+__all__ = ["Outcome", "Together", "run_all"]
 
 STEP_S = 0.25
 STATUS_EVERY_S = 0.5
@@ -42,12 +49,67 @@ log = logging.getLogger(__name__)
 Outcome = Result | Reel3dError
 
 
+class Together:
+    """Several sources that share the workers of one run."""
+
+    def __init__(
+        self, *, address: str | None, share: float = 1.0, priority: int = 0, resume: bool = False
+    ) -> None:
+        """See `pipeline.ray_cluster.joined` and `pipeline.run.begin` for the arguments."""
+        self.end_cameras = threading.Event()
+        """Once set, cameras are ended and reconstructed."""
+        self._address = address
+        self._share = share
+        self._priority = priority
+        self._resume = resume
+
+    def run(self, wanted: list[tuple[Source, RunConfig, Path]], board: Board) -> list[Outcome]:
+        """Run every source into its folder; return how each ended, in the same order.
+
+        Raises:
+            UsageError: An output folder cannot be used, or there is no cluster.
+        """
+        outcomes: list[Outcome | None] = [None] * len(wanted)
+        begun: dict[int, Begun] = {}
+        try:
+            for place, (source, config, out) in enumerate(wanted):
+                try:
+                    run = begin(source, config, out, resume=self._resume)
+                except SourceError as error:
+                    outcomes[place] = error
+                    continue
+                begun[place] = run
+                outcomes[place] = run.done
+            todo = [place for place, run in begun.items() if run.done is None]
+            if todo:
+                runs = [begun[place] for place in todo]
+                watches = [board.for_stream(run.source.name) for run in runs]
+                cores = runs[0].config.run.threads
+                with joined(self._address, share=self._share, cores=cores) as cluster:
+                    ends = run_all(
+                        runs,
+                        watches,
+                        cluster,
+                        priority=self._priority,
+                        on_status=board.update,
+                        end_cameras=self.end_cameras,
+                    )
+                outcomes = [*outcomes]
+                for place, end in zip(todo, ends, strict=True):
+                    outcomes[place] = end
+        finally:
+            for run in begun.values():
+                run.folder.close()
+        return [outcome for outcome in outcomes if outcome is not None]
+
+
 def run_all(
     runs: list[Begun],
     watches: list[Watch],
     cluster: Cluster,
     *,
-    on_status: Callable[[Scheduler], None] | None = None,
+    priority: int = 0,
+    on_status: Callable[[RunStatus], None] | None = None,
     end_cameras: threading.Event | None = None,
 ) -> list[Outcome]:
     """Run several sources over shared pools; return how each ended.
@@ -56,6 +118,7 @@ def run_all(
         runs: Begun and not done; they are left in the end.
         watches: Who wants to know, a run each.
         cluster: The Ray cluster that this process has joined.
+        priority: Of these sources, among all on the cluster.
         on_status: Is called about twice a second.
         end_cameras: Once set, cameras are ended and reconstructed.
     """
@@ -72,7 +135,11 @@ def run_all(
     )
     scheduler = Scheduler(backend, limits)
     pools: dict[str, Lane] = {}
-    streams = [_Stream(run, w, scheduler) for run, w in zip(runs, watches, strict=True)]
+    standing = Standing(scheduler, cluster)
+    streams = [
+        _Stream(run, watch, scheduler, priority, standing)
+        for run, watch in zip(runs, watches, strict=True)
+    ]
     try:
         cluster.look_around([stream.home for stream in streams])
         for stream in streams:
@@ -86,7 +153,7 @@ def run_all(
                 spoke = now
                 _tell_progress(backend.progress(_long(scheduler, now)), streams)
                 if on_status is not None:
-                    on_status(scheduler)
+                    on_status(standing.look())
             if end_cameras is not None and end_cameras.is_set():
                 for stream in streams:
                     stream.end_camera()
@@ -118,11 +185,19 @@ def _tell_progress(told: list[tuple[Worker, str, Any]], streams: list[_Stream]) 
 class _Stream:
     """One source's run: the hooks of its flow, its journal, its end."""
 
-    def __init__(self, begun: Begun, watch: Watch, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        begun: Begun,
+        watch: Watch,
+        scheduler: Scheduler,
+        priority: int,
+        standing: Standing,
+    ) -> None:
         self.begun = begun
         self.watch = watch
         self.home: Home = mark_home(begun.folder, begun.source)
         self._scheduler = scheduler
+        self._standing = standing
         self._probe: Probe | None = None
         self._peak_bytes = 0
         self._ended: Outcome | None = None
@@ -130,7 +205,9 @@ class _Stream:
         self._asked_to_end = False
         self._manifest: dict[str, Any] = {}
         live = begun.config.choices[0].model == "rtsp"
-        self.flow: Flow = scheduler.new_flow(jobs=begun.jobs, source=begun.source, live=live)
+        self.flow: Flow = scheduler.new_flow(
+            jobs=begun.jobs, source=begun.source, live=live, priority=priority
+        )
         state = begun.folder.scratch("").parent
         self._snapshots = state / "snapshots"
         self._journal = Journal(state / "journal.jsonl", begun.jobs[1].key)
@@ -171,7 +248,9 @@ class _Stream:
         if not self.flow.live:
             self._journal.clip(parcel.number, parcel.remembered)
         total_s = self._probe.duration_s if self._probe else None
-        self.watch.reached(parcel.remembered["pts_ns"][-1] / 1e9, total_s)
+        reached_s = parcel.remembered["pts_ns"][-1] / 1e9
+        self._standing.reached[self.flow.source.name] = (reached_s, total_s)
+        self.watch.reached(reached_s, total_s)
         self._peak_bytes = max(self._peak_bytes, result.peak_memory_bytes)
 
     def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
@@ -234,6 +313,7 @@ class _Stream:
     def _finish(self, report: Meter | None) -> None:
         self._ended = finish(self.begun, self._manifest, report, self.watch)
         self._journal.remove()
+        shutil.rmtree(self._snapshots, ignore_errors=True)
         self._scheduler.finish_stream(self.flow)
 
     # ------------------------------------------------------------------------------------------
@@ -342,6 +422,7 @@ class _Stream:
             pools[key] = Lane(
                 name=node.name,
                 kind="pool",
+                whole=whole,
                 specs=(spec,),
                 resources=stage.resources,
                 threads=options.threads if whole else max(1, round(stage.resources.cpus)),

@@ -232,6 +232,7 @@ class Flow:
         self.open.add(parcel.number)
         self.produced += 1
         self.head.dealt += 1
+        self.head.opened = True
         parcel.done |= self.head.bit
         parcel.outputs[0] = outputs
         self._offer_all(parcel)

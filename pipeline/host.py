@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import fetch
 from pipeline.chain import STREAM_LEVEL
 from pipeline.lanes import StageSpec
 from pipeline.messages import Actions, Array, Frames, Message, RunSummary
@@ -376,6 +377,7 @@ class _Head:
     ) -> Probe:
         self._snapshots, self._meters, self._names = snapshots, meters, (decode, sample)
         self._made = 0
+        self._source = fetch.local(self._source)
         self._reader = self._decode.process(self._source)
         probe: Probe = self._reader.probe
         if place and probe.kind != "camera":

@@ -70,6 +70,8 @@ class Lane:
     specs: tuple[StageSpec, ...]
     resources: Resources
     threads: int
+    whole: bool = False
+    """A pool whose calls are whole streams."""
     flow: Flow | None = None
     """The stream that it belongs to; None for a pool."""
     deadline_s: float | None = None

@@ -21,7 +21,7 @@ from pipeline.messages import Actions, Frames, Message
 from pipeline.plan import Job
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, iterate
-from pipeline.store import Entry, RunFolder
+from pipeline.store import RunFolder
 from pipeline.telemetry import Event, Loss, Meter, Progress
 from pipeline.worker import StageBug, Worker
 
@@ -115,14 +115,6 @@ class Execution:
 
         return report
 
-    def settle(self, job: Job, kept: list[str] | None = None) -> None:
-        """Record a stage's end in the ledger, unless it crashed: that is tried again."""
-        if job.sound:
-            artefacts = [self.folder.describe(p, kind) for p, kind in job.meter.artefacts.items()]
-            entry = Entry(job.key, job.state, job.meter, kept or [], artefacts)
-            self.folder.record(job.name, entry)
-            self.folder.clear_scratch(job.name)
-
     def _head(self, head: list[Job]) -> Parcels:
         """Decode and sample in one worker; yield a parcel a clip."""
         decode, sample = head
@@ -162,7 +154,7 @@ class Execution:
             raise SourceError(f"{self.source.shown} holds no frame that can be decoded")
         for job in head:
             job.state = "made"
-            self.settle(job)
+            job.settle(self.folder)
             self.watch.ended(job.name, job.state, job.meter)
 
     def _replay(self, job: Job, parcels: Parcels) -> Parcels:
@@ -300,7 +292,7 @@ class _Node:
             self._kept.append(self._execution.folder.keep(job.name, job.key, joined))
         if self._stage is not None and not self._over:
             job.state = "made"
-        self._execution.settle(job, self._kept)
+        job.settle(self._execution.folder, self._kept)
         if not self._told:
             self._execution.watch.ended(job.name, job.state, job.meter)
 

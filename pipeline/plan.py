@@ -41,6 +41,13 @@ class Job:
         """`depth/multiview`."""
         return self.link.name
 
+    def settle(self, folder: RunFolder, kept: list[str] | None = None) -> None:
+        """Record the stage's end in the ledger, unless it crashed: that is tried again."""
+        if self.sound:
+            artefacts = [folder.describe(p, kind) for p, kind in self.meter.artefacts.items()]
+            folder.record(self.name, Entry(self.key, self.state, self.meter, kept or [], artefacts))
+            folder.clear_scratch(self.name)
+
     @property
     def makes_shown(self) -> str:
         """What a user calls that which it makes."""

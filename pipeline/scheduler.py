@@ -193,6 +193,8 @@ class _Stream:
     known: bool = False
     """Whether a clip is through, so that the footprint is measured."""
     ended: bool = False
+    end: str = ""
+    """`made` or `failed`, once it has ended."""
 
 
 class Scheduler:
@@ -205,6 +207,7 @@ class Scheduler:
         self.lanes: list[Lane] = []
         self.streams: list[_Stream] = []
         self.deaths = 0
+        self.began = backend.now()
         self._orders = 0
         self._workers = 0
         self._round: deque[_Stream] = deque()
@@ -233,6 +236,14 @@ class Scheduler:
                 self.lanes.append(lane)
         self._round.append(stream)
         flow.begin()
+
+    def states(self) -> list[tuple[Flow, str]]:
+        """Return every stream and whether it is `waiting`, `running`, `made` or `failed`."""
+        rows: list[tuple[Flow, str]] = []
+        for stream in self.streams:
+            state = "running" if stream.flow.produced or stream.flow.total == 0 else "waiting"
+            rows.append((stream.flow, stream.end or state))
+        return rows
 
     @property
     def busy(self) -> bool:
@@ -761,14 +772,14 @@ class Scheduler:
 
     def _end(self, stream: _Stream, error: Reel3dError) -> None:
         """Stop a stream that cannot go on."""
-        stream.ended = True
+        stream.ended, stream.end = True, "failed"
         self._leave(stream)
         stream.hooks.ended(error)
 
     def finish_stream(self, flow: Flow) -> None:
         """Take that the run of a stream is concluded."""
         stream = self._by_flow[id(flow)]
-        stream.ended = True
+        stream.ended, stream.end = True, "made"
         self._leave(stream)
 
     def _leave(self, stream: _Stream) -> None:

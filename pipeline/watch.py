@@ -41,7 +41,7 @@ netrc's form (~/.netrc, or the one named by REEL3D_CREDENTIALS).
 Command = Callable[[argparse.Namespace, Console], int]
 
 
-def add_watch(commands: Any, run: Command, runners: tuple[str, ...] = ("local",)) -> None:
+def add_watch(commands: Any, run: Command, runners: tuple[str, ...] = ("local", "cluster")) -> None:
     """Add the command to the parser's subcommands; `run` does the work, with these runners."""
     watch = commands.add_parser(
         "watch",
@@ -64,8 +64,9 @@ def add_watch(commands: Any, run: Command, runners: tuple[str, ...] = ("local",)
     preset.add_argument("--config", type=Path, help="YAML file; a run's config.yaml repeats it")
     watch.add_argument("--runner", default="local", choices=("local", "cluster"))
     watch.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
+    watch.add_argument("--address", metavar="HOST:PORT|auto", help="of the Ray cluster to join")
     command = functools.partial(_watch, run=run, runners=runners)
-    watch.set_defaults(command=command, resume=False)
+    watch.set_defaults(command=command, resume=False, priority=0, share=1.0)
 
 
 def has_camera(uris: Iterable[str]) -> bool:

@@ -1,0 +1,103 @@
+"""How a run over Ray stands: the scheduler's lanes and streams as the rows of the board."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.board import RunStatus, StageStatus, StreamStatus
+from pipeline.flowing import Flow
+from pipeline.lanes import Lane
+from pipeline.ray_cluster import Cluster
+from pipeline.scheduler import Scheduler
+
+__all__ = ["Standing"]
+
+
+class Standing:
+    """Turns what the scheduler knows into rates and shares since the last look."""
+
+    def __init__(self, scheduler: Scheduler, cluster: Cluster) -> None:
+        """Look at this scheduler's lanes and streams."""
+        self._scheduler = scheduler
+        self._cluster = cluster
+        self._looked = time.monotonic()
+        self._before: dict[str, tuple[int, float]] = {}
+        """Stage to its calls and busy seconds at the last look."""
+        self.reached: dict[str, tuple[float, float | None]] = {}
+        """Stream to the time of its source that clips have reached, and its duration, s."""
+        self.dropped: dict[str, tuple[float, int]] = {}
+        """Camera to the share and number of dropped frames."""
+
+    def look(self) -> RunStatus:
+        """Return how the run stands now."""
+        now = time.monotonic()
+        interval_s = max(now - self._looked, 1e-3)
+        self._looked = now
+        scheduler = self._scheduler
+        by_name: dict[str, list[Lane]] = {}
+        for lane in scheduler.lanes:
+            by_name.setdefault(lane.name, []).append(lane)
+        stages = tuple(self._stage(name, lanes, now, interval_s) for name, lanes in by_name.items())
+        streams = tuple(self._stream(flow, state) for flow, state in scheduler.states())
+        return RunStatus(
+            stages=stages,
+            streams=streams,
+            bytes_used=scheduler.budget.used_bytes,
+            bytes_budget=scheduler.limits.budget_bytes,
+            nodes=self._cluster.nodes,
+            cpus=self._cluster.cores,
+            gpus=self._cluster.gpus,
+            eta_s=self._left(streams),
+        )
+
+    def _stage(self, name: str, lanes: list[Lane], now: float, interval_s: float) -> StageStatus:
+        workers = [worker for lane in lanes for worker in lane.workers]
+        running = sum(now - worker.since for worker in workers if worker.calls)
+        busy_s = running + sum(lane.busy_s for lane in lanes) + sum(w.busy_s for w in workers)
+        calls = sum(lane.calls for lane in lanes)
+        calls_before, busy_before = self._before.get(name, (0, 0.0))
+        self._before[name] = (calls, busy_s)
+        busy = (busy_s - busy_before) / (interval_s * max(len(workers), 1))
+        held = sum(
+            packed.nbytes
+            for worker in workers
+            for call in worker.calls
+            for packed in call.arguments.values()
+        )
+        whole = any(lane.kind == "pool" and lane.whole for lane in lanes)
+        return StageStatus(
+            name=name,
+            workers=len(workers),
+            busy=min(max(busy, 0.0), 1.0),
+            done=calls,
+            backlog=sum(lane.backlog for lane in lanes),
+            rate_per_s=max(calls - calls_before, 0) / interval_s,
+            bytes_in_flight=held,
+            failures=sum(lane.failures for lane in lanes),
+            unit="streams" if whole else "clips",
+        )
+
+    def _stream(self, flow: Flow, state: str) -> StreamStatus:
+        reached_s, total_s = self.reached.get(flow.source.name, (0.0, None))
+        share, count = self.dropped.get(flow.source.name, (0.0, 0))
+        return StreamStatus(
+            name=flow.source.name,
+            reached_s=reached_s,
+            total_s=total_s,
+            state=state,
+            live=flow.live,
+            dropped=share,
+            dropped_frames=count,
+        )
+
+    def _left(self, streams: tuple[StreamStatus, ...]) -> float | None:
+        """Return how long the clips still to come take at the speed so far; None if unknown.
+
+        What follows the last clip (poses, depth, splats) is not in it: nobody knows before.
+        """
+        reached_s = sum(stream.reached_s for stream in streams)
+        if not reached_s or any(stream.total_s is None for stream in streams):
+            return None
+        left_s = sum((s.total_s or 0.0) - s.reached_s for s in streams if s.state != "failed")
+        elapsed_s = time.monotonic() - self._scheduler.began
+        return max(0.0, left_s) * elapsed_s / reached_s
