@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import av
 
@@ -54,7 +54,7 @@ class Film:
             if stream.codec_context.name != "h264":
                 raise SystemExit(f"{path} holds {stream.codec_context.name}; give H.264")
             sets, length = parameter_sets(bytes(stream.codec_context.extradata or b""))
-            packets = [p for p in container.demux(stream) if p.size]
+            packets: list[Any] = [p for p in container.demux(stream) if p.size]
             base = stream.time_base
         first = min(p.dts for p in packets)
         earliest = min(p.pts for p in packets)
