@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from pipeline.lanes import Lane, StageSpec, Worker
 from pipeline.local import HEAD_DEADLINE_S, Watch
 from pipeline.packing import slots
 from pipeline.plan import Job
+from pipeline.quota import Quota
 from pipeline.ray_cluster import Cluster, joined
 from pipeline.run import Begun, Result, begin, conclude, finish, leave
 from pipeline.scheduler import Limits, Scheduler
@@ -43,6 +45,8 @@ __all__ = ["Outcome", "Together", "run_all"]
 
 STEP_S = 0.25
 STATUS_EVERY_S = 0.5
+WHOLE_CPUS = 4
+"""CPUs that a stage for whole streams counts for at most: beyond that threads gain little."""
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +95,7 @@ class Together:
                         watches,
                         cluster,
                         priority=self._priority,
+                        share=self._share,
                         on_status=board.update,
                         end_cameras=self.end_cameras,
                     )
@@ -109,6 +114,7 @@ def run_all(
     cluster: Cluster,
     *,
     priority: int = 0,
+    share: float = 1.0,
     on_status: Callable[[RunStatus], None] | None = None,
     end_cameras: threading.Event | None = None,
 ) -> list[Outcome]:
@@ -119,6 +125,7 @@ def run_all(
         watches: Who wants to know, a run each.
         cluster: The Ray cluster that this process has joined.
         priority: Of these sources, among all on the cluster.
+        share: Most of the cluster that they may take.
         on_status: Is called about twice a second.
         end_cameras: Once set, cameras are ended and reconstructed.
     """
@@ -126,9 +133,11 @@ def run_all(
 
     options = runs[0].config.run
     backend = RayBackend(seed=options.seed, claim=cluster.claim, job=cluster.job)
+    quota = Quota(cluster.job, priority=priority, share=share)
+    cores, gpus = cluster.divided(quota.renew())
     limits = Limits(
-        cores=cluster.cores,
-        gpus=cluster.gpus,
+        cores=cores,
+        gpus=gpus,
         budget_bytes=options.budget_mb * 10**6 if options.budget_mb else cluster.budget_bytes,
         attempts=options.attempts,
         backlog=options.prefetch,
@@ -151,6 +160,7 @@ def run_all(
             now = time.monotonic()
             if now - spoke >= STATUS_EVERY_S:
                 spoke = now
+                scheduler.divide(*cluster.divided(quota.renew()))
                 _tell_progress(backend.progress(_long(scheduler, now)), streams)
                 if on_status is not None:
                     on_status(standing.look())
@@ -160,6 +170,7 @@ def run_all(
         return [stream.outcome for stream in streams]
     finally:
         scheduler.close()
+        quota.leave()
         for stream in streams:
             stream.leave()
 
@@ -264,10 +275,13 @@ class _Stream:
         if not self.flow.live:
             self._journal.total(count)
 
-    def answered(self, node: Node, result: Answer) -> None:
+    def sent(self, node: Node) -> None:
+        """Take that a stage has got a call."""
+        self._begin_stage(node.job)
+
+    def answered(self, result: Answer) -> None:
         """Take what a call told."""
         self._peak_bytes = max(self._peak_bytes, result.peak_memory_bytes)
-        self._begin_stage(node.job)
 
     def tell(self, stage: str, event: Event) -> None:
         """Take what a pool's stage told; those of a stream count by themselves."""
@@ -297,7 +311,6 @@ class _Stream:
         if link is None:
             self._finish(None)
             return
-        self._begin_stage(Job(link, ""))
         node = Node(-1, Job(link, ""), "fold")
         call = Call(self.flow, node, "report", message=self._manifest)
         self._scheduler.call(self.flow, call)
@@ -418,14 +431,20 @@ class _Stream:
         key = json.dumps([link.name, spec.options], sort_keys=True)
         if key not in pools:
             stage = link.stage(link.choice.options)
+            resources, threads = stage.resources, max(1, round(stage.resources.cpus))
             whole = node.kind == "whole"
+            if whole:
+                # A whole stream is worked on with all threads that the user allows.
+                threads = options.threads
+                cpus = max(resources.cpus, min(threads, WHOLE_CPUS))
+                resources = replace(resources, cpus=cpus)
             pools[key] = Lane(
                 name=node.name,
                 kind="pool",
                 whole=whole,
                 specs=(spec,),
-                resources=stage.resources,
-                threads=options.threads if whole else max(1, round(stage.resources.cpus)),
+                resources=resources,
+                threads=threads,
                 deadline_s=stage.deadline_s or options.deadline_s,
                 whole_deadline_s=stage.deadline_s,
             )

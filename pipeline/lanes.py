@@ -55,6 +55,8 @@ class Worker:
     busy_s: float = 0.0
     alone: bool = False
     """Its only call is a suspect: nothing else may come beside it."""
+    leaving: bool = False
+    """It gets no more calls."""
     handle: Any = None
     """The backend's own."""
     node: str = ""
@@ -141,7 +143,7 @@ class Lane:
         The least busy worker goes first. A suspect goes to a worker that holds nothing, and
         nothing joins it; so while there is one, the least busy worker takes nothing new.
         """
-        free = [w for w in self.workers if w.state == "ready" and not w.alone]
+        free = [w for w in self.workers if w.state == "ready" and not (w.alone or w.leaving)]
         free.sort(key=lambda worker: len(worker.calls))
         if self.suspects and free:
             if not free[0].calls:
@@ -166,15 +168,22 @@ class Lane:
             return 1
         if not self.load:
             return 0
-        most = self.most
-        if self.resources.gpus:
-            most = min(most, max(1.0, gpus // self.resources.gpus))
+        most = float(self.bound(cores, gpus))
         if self.resources.cpus and self.seconds and work:
             share = self.pending_s / work
-            most = min(most, max(1.0, round(cores * share / max(self.resources.cpus, 1e-3))))
+            most = min(most, max(1.0, round(cores * share / self.resources.cpus)))
         elif not self.seconds:
             most = 1.0
         return int(max(1, min(most, -(-self.load // DEPTH))))
+
+    def bound(self, cores: float, gpus: float) -> int:
+        """Return how many workers fit into so many cores and GPUs at most."""
+        most = self.most
+        if self.resources.cpus:
+            most = min(most, cores / self.resources.cpus)
+        if self.resources.gpus:
+            most = min(most, gpus / self.resources.gpus)
+        return int(max(1, min(most, 1 << 20)))
 
 
 class Budget:

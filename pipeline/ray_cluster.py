@@ -35,21 +35,24 @@ class Cluster:
     """The Ray cluster that this process has joined."""
 
     def __init__(self, job: str, share: float) -> None:
-        """Look at what there is; `share` of it is for this run."""
+        """Look at what there is; at most `share` of it is for this run."""
         import ray
 
         self.job = job
         nodes = [node for node in ray.nodes() if node["Alive"]]
         there = ray.cluster_resources()
-        self.cores = max(1.0, there.get("CPU", 1.0) * share)
-        self.gpus = there.get("GPU", 0.0) * share
+        self.all_cores = max(1.0, there.get("CPU", 1.0))
+        self.all_gpus = there.get("GPU", 0.0)
         self.nodes = len(nodes)
         self.budget_bytes = int(STORE_SHARE * share * there.get("object_store_memory", 1 << 30))
         self._here = ray.get_runtime_context().get_node_id()
-        total = max(there.get("CPU", 1.0), 1.0)
-        self._scale = min(1.0, total / (SIDE_BY_SIDE * STAGES))
+        self._scale = min(1.0, self.all_cores / (SIDE_BY_SIDE * STAGES))
         self._everywhere = len(nodes) <= 1
         """Whether every machine sees the sources and run folders."""
+
+    def divided(self, fraction: float) -> tuple[float, float]:
+        """Return the cores and GPUs of a fraction of the cluster."""
+        return max(1.0, self.all_cores * fraction), self.all_gpus * fraction
 
     def look_around(self, homes: list[Home]) -> None:
         """Find out whether all machines see the run folders and the sources."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline.errors import NAMED, OutputError, Reel3dError
@@ -135,7 +135,11 @@ class StreamHooks(Protocol):
         """Write down a new clip, so that it can be made again."""
         ...
 
-    def answered(self, node: Node, result: Result) -> None:
+    def sent(self, node: Node) -> None:
+        """Take that a stage has got a call."""
+        ...
+
+    def answered(self, result: Result) -> None:
         """Take what a call told of itself."""
         ...
 
@@ -236,6 +240,11 @@ class Scheduler:
                 self.lanes.append(lane)
         self._round.append(stream)
         flow.begin()
+
+    def divide(self, cores: float, gpus: float) -> None:
+        """Take that this run's part of the cluster is another one now."""
+        if (cores, gpus) != (self.limits.cores, self.limits.gpus):
+            self.limits = replace(self.limits, cores=cores, gpus=gpus)
 
     def states(self) -> list[tuple[Flow, str]]:
         """Return every stream and whether it is `waiting`, `running`, `made` or `failed`."""
@@ -372,7 +381,19 @@ class Scheduler:
         if lane.backlog and now >= lane.rest_until:
             for _ in range(wanted - len(lane.workers)):
                 self._start(lane, now)
-        elif lane.kind == "pool":
+        if lane.kind == "pool":
+            self._shrink(lane, now)
+
+    def _shrink(self, lane: Lane, now: float) -> None:
+        """Give back workers that are idle, or more than this run may have now."""
+        most = lane.bound(self.limits.cores, self.limits.gpus)
+        for worker in sorted(lane.workers, key=lambda w: -len(w.calls))[most:]:
+            worker.leaving = True
+        for worker in list(lane.workers):
+            if worker.leaving and not worker.calls and worker.state == "ready":
+                self._part(worker)
+                self.backend.stop(worker)
+        if not lane.backlog:
             for worker in list(lane.workers):
                 idle = worker.state == "ready" and not worker.calls and now - worker.since > IDLE_S
                 if idle and (len(lane.workers) > 1 or not self._expects(lane)):
@@ -382,7 +403,9 @@ class Scheduler:
     def _expects(self, lane: Lane) -> bool:
         """Whether a stream at work may still bring calls to a pool soon."""
         return any(
-            stream.lanes.get(node.index) is lane and node.kind == "clip" and not node.settled
+            stream.lanes.get(node.index) is lane
+            and not node.settled
+            and (node.kind == "clip" or stream.flow.total is not None)
             for stream in self.streams
             if not stream.ended
             for node in stream.flow.nodes
@@ -403,7 +426,19 @@ class Scheduler:
             worker.since = now
         worker.calls.append(call)
         worker.alone = alone
+        stream = self._by_flow[id(call.flow)]
+        if call.verb not in ("keep", "load", "remake"):
+            stream.hooks.sent(call.node)
         self.backend.send(worker, call)
+        self._warm(stream, call, now)
+
+    def _warm(self, stream: _Stream, call: Call, now: float) -> None:
+        """Start the first worker of what comes after a long call, so that it is up by then."""
+        if call.verb == "finish" or call.node.kind == "whole":
+            for node in call.node.consumers:
+                lane = stream.lanes[node.index]
+                if node.kind == "whole" and node.runs and not lane.workers:
+                    self._start(lane, now)
 
     # What happens -----------------------------------------------------------------------------
 
@@ -471,7 +506,7 @@ class Scheduler:
         outputs = dict(result.outputs)
         again = call.parcel is not None and bool(call.parcel.again & node.bit)
         self._events(stream, result)
-        stream.hooks.answered(node, result)
+        stream.hooks.answered(result)
         for packed in outputs.values():
             if packed is not None:
                 new = self.budget.hold(packed)
@@ -766,9 +801,19 @@ class Scheduler:
                 if not node.settled and flow.is_through(node):
                     node.settled = True
                     stream.hooks.settle(node)
+                    self._send_home(stream, stream.lanes[node.index])
             if flow.over and not flow.told:
                 flow.told = True
                 stream.hooks.ended(None)
+
+    def _send_home(self, stream: _Stream, lane: Lane) -> None:
+        """End the worker of a stream's stage that is through."""
+        mine = [n for n in stream.flow.nodes if stream.lanes[n.index] is lane]
+        if lane.kind in ("head", "fold") and all(node.settled for node in mine):
+            for worker in list(lane.workers):
+                if not worker.calls:
+                    self._part(worker)
+                    self.backend.stop(worker)
 
     def _end(self, stream: _Stream, error: Reel3dError) -> None:
         """Stop a stream that cannot go on."""

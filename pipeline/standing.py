@@ -45,8 +45,8 @@ class Standing:
             bytes_used=scheduler.budget.used_bytes,
             bytes_budget=scheduler.limits.budget_bytes,
             nodes=self._cluster.nodes,
-            cpus=self._cluster.cores,
-            gpus=self._cluster.gpus,
+            cpus=self._cluster.all_cores,
+            gpus=self._cluster.all_gpus,
             eta_s=self._left(streams),
         )
 
