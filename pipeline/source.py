@@ -123,10 +123,14 @@ class Reader(Protocol):
         """
         ...
 
-    def pictures(self, wanted: Iterable[int]) -> Iterator[Picture]:
+    def pictures(
+        self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
+    ) -> Iterator[Picture]:
         """Decode the frames of these rising indices, each group of pictures at most once.
 
         Goes forward inside a group of pictures and seeks only across groups.
+        `first` and `again` go on where another reader of this source was left: of the frames
+        before number `first`, which it delivered, only those of `again` come once more.
         """
         ...
 

@@ -44,10 +44,16 @@ class Books:
         """Whether anything went wrong so far."""
         return bool(self._why)
 
+    def go_on(self, first: int) -> None:
+        """Strike out the frames before number `first`: another reader has delivered them."""
+        before = [rank for rank in self.missing if rank < first]
+        for rank in before:
+            self.got(rank)
+
     def got(self, rank: int) -> None:
         """Strike out a frame that came."""
         self.missing.pop(rank, None)
-        self._last_s = float(self._pts_ns[rank]) / 1e9
+        self._last_s = max(self._last_s, float(self._pts_ns[rank]) / 1e9)
 
     def broke(self, why: str) -> None:
         """Remember what went wrong first."""

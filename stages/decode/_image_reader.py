@@ -126,9 +126,15 @@ class ImageReader:
         """Read every image in order."""
         return self.pictures(range(len(self._images)))
 
-    def pictures(self, wanted: Iterable[int]) -> Iterator[Still]:
-        """Read the images of these rising indices; those that cannot be read are lost."""
-        for index in wanted:
+    def pictures(
+        self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
+    ) -> Iterator[Still]:
+        """Read the images of these rising indices; those that cannot be read are lost.
+
+        `first` and `again` go on where another reader of this source was left: of the frames
+        before number `first`, which it delivered, only those of `again` come once more.
+        """
+        for index in sorted({*again, *(i for i in wanted if i >= first)}):
             if self._stopped:
                 return
             path = self._images[index]

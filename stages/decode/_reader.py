@@ -89,19 +89,26 @@ class VideoReader:
         """Decode every frame in order."""
         return self.pictures(range(*self._span))
 
-    def pictures(self, wanted: Iterable[int]) -> Iterator[VideoPicture]:
+    def pictures(
+        self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
+    ) -> Iterator[VideoPicture]:
         """Decode the frames of these rising indices.
 
         Frames that do not decode are left out; at the end each gap is told as a loss.
+        `first` and `again` go on where another reader of this source was left: of the frames
+        before number `first`, which it delivered, only those of `again` come once more.
         """
         ranks = np.fromiter(wanted, dtype=np.int64)
         if np.any(np.diff(ranks) <= 0) or np.any((ranks < 0) | (ranks >= len(self._pts_ns))):
             raise ValueError(f"indices must rise within 0..{len(self._pts_ns) - 1}")
-        return self._until_stopped(ranks)
+        books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
+        books.go_on(first)
+        repeated = np.fromiter(again, dtype=np.int64)
+        return self._until_stopped(np.union1d(repeated, ranks[ranks >= first]), books)
 
-    def _until_stopped(self, ranks: Ints) -> Iterator[VideoPicture]:
+    def _until_stopped(self, ranks: Ints, books: Books) -> Iterator[VideoPicture]:
         # Closing tells what was missing so far.
-        with closing(self._deliver(ranks)) as pictures:
+        with closing(self._deliver(ranks, books)) as pictures:
             for picture in pictures:
                 if self._stopped:
                     return
@@ -287,11 +294,10 @@ class VideoReader:
 
     # Delivering
 
-    def _deliver(self, ranks: Ints) -> Generator[VideoPicture]:
+    def _deliver(self, ranks: Ints, books: Books) -> Generator[VideoPicture]:
         if self._index is None:
             yield from self._deliver_in_sequence(ranks)
             return
-        books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
         try:
             for run in self._index.plan(ranks):
                 want = dict(

@@ -98,8 +98,7 @@ class DecordReader(VideoReader):
             f"decord cannot read {named(self.source)} right: {why}; use decode.model=pyav"
         )
 
-    def _deliver(self, ranks: npt.NDArray[np.int64]) -> Generator[Any]:
-        books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
+    def _deliver(self, ranks: npt.NDArray[np.int64], books: Books) -> Generator[Any]:
         try:
             for part in np.split(ranks, range(BATCH, len(ranks), BATCH)):
                 for rank, image in zip(part.tolist(), self._fetch(part.tolist()), strict=False):

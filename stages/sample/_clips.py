@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.messages import Frames
 from pipeline.source import Picture, Reader
 from pipeline.stage import Options
+from stages.sample._course import Carry
 
 __all__ = [
     "SHARPNESS_WIDTH_PX",
@@ -104,31 +105,45 @@ def clips(
     frames: int,
     overlap: int = 1,
     seconds: float | None = None,
+    carry: Carry | None = None,
 ) -> Iterator[Frames]:
     """Group frames in order into clips of at most `frames`, as soon as each is full.
 
     A clip that lasts `seconds` is full as well; unset, that is `CAMERA_CLIP_S` of a camera and
     no limit elsewhere. Within a shot each clip begins with the last `overlap` frames of the one
     before, so that every pair of neighbours lies in some clip. Memory is bounded by one clip.
+
+    Before a clip is handed out, `carry` is told how the next one begins. One that was told so
+    before says how many of the first frames another clip held.
     """
+    carry = carry or Carry()
     if seconds is None and reader.probe.kind == "camera":
         seconds = CAMERA_CLIP_S
     longest_ns = None if seconds is None else round(seconds * 1e9)
     held: list[Kept] = []
-    shared = 0
+    shared = carry.shared
     for frame in kept:
         if held and frame.shot != held[-1].shot:
             if len(held) > shared:
+                _tell(carry, [frame], 0)
                 yield _frames(reader, held, shared)
             held, shared = [], 0
         held.append(frame)
         lasts_ns = frame.pts_ns - held[0].pts_ns
-        if len(held) == frames or (longest_ns is not None and lasts_ns >= longest_ns):
+        full = len(held) == frames or (longest_ns is not None and lasts_ns >= longest_ns)
+        if full and len(held) > shared:
+            rest = held[max(len(held) - overlap, 0) :]
+            _tell(carry, rest, len(rest))
             yield _frames(reader, held, shared)
-            held = held[max(len(held) - overlap, 0) :]
-            shared = len(held)
+            held, shared = rest, len(rest)
     if len(held) > shared:
+        _tell(carry, [], 0)
         yield _frames(reader, held, shared)
+
+
+def _tell(carry: Carry, frames: list[Kept], shared: int) -> None:
+    carry.frames = [(k.index, k.sharpness, k.shot) for k in frames]
+    carry.shared = shared
 
 
 def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:

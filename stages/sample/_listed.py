@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.messages import Frames
 from pipeline.source import Picture, Reader, Timeline
 from pipeline.stage import Stage
 from stages.sample._clips import ClipOptions, Kept, SampleOptions, clips, keep, stretches
+from stages.sample._course import Carry, Course
 
 __all__ = ["FollowingSampler", "ListedSampler", "nearest_rows"]
 
@@ -45,18 +47,45 @@ class ListedSampler(Stage[C]):
             SourceError: The source is a camera, which has no timeline.
         """
         timeline = reader.timeline()
-        wanted = timeline.index[self.choose(timeline)]
-        kept = self._take(reader.pictures(wanted.tolist()), len(wanted))
-        return self._clips(reader, kept)
+        course = Course(reader, timeline.index[self.choose(timeline)].tolist())
+        carry, carried = Carry(), list[Kept]()
+        if self._restored is not None:
+            carry = Carry.restored(self._restored["carry"])
+            needed = [index for index, _, _ in carry.frames]
+            again = course.go_on(self._restored["course"], needed)
+            carried = [keep(picture) for picture in again.values()]
+        self._course, self._carry = course, carry
+        return self._clips(reader, chain(carried, self._take(course)), carry)
 
-    def _clips(self, reader: Reader, kept: Iterator[Kept]) -> Iterator[Frames]:
-        seconds = self.config.clip_s
-        return clips(reader, kept, frames=self.clip_frames, overlap=self.overlap, seconds=seconds)
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return where it stands between two clips; None with a camera."""
+        course = self._course and self._course.snapshot()
+        return course and {"course": course, "carry": self._carry.snapshot()}
 
-    def _take(self, pictures: Iterator[Picture], total: int) -> Iterator[Kept]:
-        for done, picture in enumerate(pictures, start=1):
+    def restore(self, state: dict[str, Any]) -> None:
+        """Let `process` yield the clips after a snapshot."""
+        self._restored = state
+
+    _course: Course | None = None
+    _carry = Carry()
+    _restored: dict[str, Any] | None = None
+
+    def _clips(
+        self, reader: Reader, kept: Iterator[Kept], carry: Carry | None = None
+    ) -> Iterator[Frames]:
+        return clips(
+            reader,
+            kept,
+            frames=self.clip_frames,
+            overlap=self.overlap,
+            seconds=self.config.clip_s,
+            carry=carry,
+        )
+
+    def _take(self, course: Course) -> Iterator[Kept]:
+        for picture in course:
             yield keep(picture)
-            self.progress(done, total)
+            self.progress(course.done, course.total)
 
 
 class FollowingSampler(ListedSampler[C]):

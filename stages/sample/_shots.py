@@ -7,8 +7,9 @@ next frame decides between a cut and a flash. Slow transitions (fades, dissolves
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from pipeline.source import Picture
 from stages.sample._clips import SHARPNESS_WIDTH_PX
 
-__all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "looks", "shots"]
+__all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "Shots", "in_shot", "looks", "shots"]
 
 Grey = npt.NDArray[np.uint8]
 
@@ -103,42 +104,83 @@ def looks(pictures: Iterable[Picture]) -> Iterator[Look]:
         yield Look(picture, luma, preview)
 
 
-def shots(seen: Iterable[Look], matcher: Matcher) -> Iterator[Look]:
-    """Number the shots. A frame that looks like a cut waits for the one after it."""
-    shot = 0
-    activity: deque[float] = deque(maxlen=ACTIVITY_FRAMES)
+@dataclass
+class Shots:
+    """What the search for cuts remembers between two frames."""
+
+    shot: int = 0
+    activity: deque[float] = field(default_factory=lambda: deque(maxlen=ACTIVITY_FRAMES))
     before: Look | None = None
     waiting: Look | None = None
+    """A frame that looks like a cut: the one after it decides."""
+    ready: deque[Look] = field(default_factory=deque[Look])
+    """Numbered frames, not handed out yet."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return it as plain data; frames by their number in the source."""
+        return {
+            "shot": self.shot,
+            "activity": list(self.activity),
+            "before": self.before and self.before.picture.index,
+            "waiting": self.waiting and self.waiting.picture.index,
+            "ready": [(look.picture.index, look.shot) for look in self.ready],
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], looks: Mapping[int, Look]) -> Shots:
+        """Return what `snapshot` described, with a new look at its frames."""
+        before, waiting = state["before"], state["waiting"]
+        return cls(
+            state["shot"],
+            deque(state["activity"], ACTIVITY_FRAMES),
+            None if before is None else looks[before],
+            None if waiting is None else looks[waiting],
+            deque(in_shot(looks[index], shot) for index, shot in state["ready"]),
+        )
+
+
+def shots(seen: Iterable[Look], matcher: Matcher, state: Shots) -> Iterator[Look]:
+    """Number the shots. What `state` holds is complete whenever a frame is handed out."""
+    yield from _drained(state.ready)
     for look in seen:
-        if before is None:
-            before = look
-            yield look
-            continue
-        if waiting is not None:
-            if matcher.likeness(before.preview, look.preview) < ALIKE_OTHER_TONES:
-                shot += 1
-                activity.clear()
-            yield _in(waiting, shot)
-            before, waiting = waiting, None
-            if shot and not activity:
-                # The frame after a cut says how lively the new shot is.
-                activity.append(_change(before.preview, look.preview))
-                before = look
-                yield _in(look, shot)
-                continue
-        change = _change(before.preview, look.preview)
-        gap_s = (look.picture.pts_ns - before.picture.pts_ns) / 1e9
-        if _cuts(before, look, change, _typical(activity, gap_s), matcher):
-            waiting = look
-            continue
-        activity.append(change)
-        before = look
-        yield _in(look, shot)
-    if waiting is not None:
-        yield _in(waiting, shot + 1)
+        _number(look, matcher, state)
+        yield from _drained(state.ready)
+    if state.waiting is not None:
+        last, state.waiting = state.waiting, None
+        yield in_shot(last, state.shot + 1)
 
 
-def _in(look: Look, shot: int) -> Look:
+def _drained(ready: deque[Look]) -> Iterator[Look]:
+    while ready:
+        yield ready.popleft()
+
+
+def _number(look: Look, matcher: Matcher, state: Shots) -> None:
+    if state.before is None:
+        state.before = look
+        state.ready.append(look)
+        return
+    if state.waiting is not None:
+        if matcher.likeness(state.before.preview, look.preview) < ALIKE_OTHER_TONES:
+            state.shot += 1
+            state.activity.clear()
+        state.ready.append(in_shot(state.waiting, state.shot))
+        state.before, state.waiting = state.waiting, None
+    before = state.before
+    change = _change(before.preview, look.preview)
+    gap_s = (look.picture.pts_ns - before.picture.pts_ns) / 1e9
+    # The frame after a cut says how lively the new shot is: it is no cut itself.
+    begins = state.shot > 0 and not state.activity
+    if not begins and _cuts(before, look, change, _typical(state.activity, gap_s), matcher):
+        state.waiting = look
+        return
+    state.activity.append(change)
+    state.before = look
+    state.ready.append(in_shot(look, state.shot))
+
+
+def in_shot(look: Look, shot: int) -> Look:
+    """Return the look as one of another shot."""
     return look if look.shot == shot else Look(look.picture, look.luma, look.preview, shot)
 
 

@@ -10,17 +10,21 @@ none of them is a cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Self
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Self
 
 import cv2
 from pydantic import Field, model_validator
 
 from pipeline.messages import Frames
-from pipeline.source import Picture, Reader
+from pipeline.source import Reader
 from pipeline.stage import Context, Stage
 from stages.sample._clips import Kept, SampleOptions, clips, keep, sharpness_of, stretches
-from stages.sample._shots import Look, Matcher, looks, shots
+from stages.sample._course import Carry, Course
+from stages.sample._shots import Look, Matcher, Shots, in_shot, looks, shots
 
 __all__ = ["Config", "Model"]
 
@@ -49,6 +53,43 @@ class Config(SampleOptions):
         return self
 
 
+@dataclass
+class Choice:
+    """What the choice of frames remembers between two of them."""
+
+    last: Look | None = None
+    """The last frame kept."""
+    before: Look | None = None
+    """The frame before the next one."""
+    near: list[tuple[Look, float, bool]] = field(default_factory=list[tuple[Look, float, bool]])
+    """The latest frames with their sharpness, and whether each may stand for one that is due."""
+    ready: deque[tuple[Look, float]] = field(default_factory=deque[tuple[Look, float]])
+    """Kept frames with their sharpness, not handed out yet."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return it as plain data; frames by their number in the source, and their shot."""
+        return {
+            "last": self.last and _named(self.last),
+            "before": self.before and _named(self.before),
+            "near": [(*_named(look), sharp, ripe) for look, sharp, ripe in self.near],
+            "ready": [(*_named(look), sharp) for look, sharp in self.ready],
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], seen: Mapping[int, Look]) -> Choice:
+        """Return what `snapshot` described, with a new look at its frames."""
+
+        def look(index: int, shot: int) -> Look:
+            return in_shot(seen[index], shot)
+
+        return cls(
+            state["last"] and look(*state["last"]),
+            state["before"] and look(*state["before"]),
+            [(look(index, shot), sharp, ripe) for index, shot, sharp, ripe in state["near"]],
+            deque((look(index, shot), sharp) for index, shot, sharp in state["ready"]),
+        )
+
+
 class Model(Stage[Config]):
     """Keeps frames by motion, time and sharpness; numbers the shots."""
 
@@ -61,72 +102,141 @@ class Model(Stage[Config]):
 
     def process(self, reader: Reader) -> Iterator[Frames]:
         """Take frames as they are decoded and group them into clips."""
+        if reader.probe.kind == "camera":
+            return self._from_camera(reader)
+        return self._from_file(reader)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return where it stands between two clips; None with a camera."""
+        if self._course is None:
+            return None
+        pending = len(self._carry.frames) > self._carry.shared
+        waiting = pending or bool(self._shots.ready or self._choice.ready)
+        course = self._course.snapshot(waiting=waiting)
+        return course and {
+            "course": course,
+            "carry": self._carry.snapshot(),
+            "shots": self._shots.snapshot(),
+            "choice": self._choice.snapshot(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Let `process` yield the clips after a snapshot."""
+        self._restored = state
+
+    _course: Course | None = None
+    _restored: dict[str, Any] | None = None
+
+    def _from_camera(self, reader: Reader) -> Iterator[Frames]:
         shot = 0
         for pictures in stretches(reader):
-            kept = self._take(reader, pictures, shot)
+            matcher = Matcher()
+            seen = shots(looks(pictures), matcher, Shots())
+            kept = self._kept(self._select(seen, matcher, Choice(), timed=True), shot)
             seconds, frames = self.config.clip_s, self.config.clip_frames
             for clip in clips(reader, kept, frames=frames, seconds=seconds):
                 yield clip
                 shot = clip.shot + 1
 
-    def _take(self, reader: Reader, pictures: Iterator[Picture], first_shot: int) -> Iterator[Kept]:
+    def _from_file(self, reader: Reader) -> Iterator[Frames]:
+        self._course = course = Course(reader, reader.timeline().index.tolist())
+        self._carry, self._shots, self._choice = Carry(), Shots(), Choice()
+        carried: list[Kept] = []
+        if self._restored is not None and not self._restored["course"]["over"]:
+            carried = self._go_on(course, self._restored)
+        elif self._restored is not None:
+            return iter(())
         matcher = Matcher()
-        seen: Iterator[Look] = looks(pictures)
-        camera = reader.probe.kind == "camera"
-        if not camera:
-            seen = self._counted(seen, reader)
-        timed = camera or reader.probe.fps is not None
+        seen: Iterator[Look] = self._counted(looks(course), course)
+        timed = reader.probe.fps is not None
         if timed:
-            seen = shots(seen, matcher)
-        for look, sharpness in self._select(seen, matcher, timed=timed):
+            seen = shots(seen, matcher, self._shots)
+        kept = self._kept(self._select(seen, matcher, self._choice, timed=timed))
+        return clips(
+            reader,
+            chain(carried, kept),
+            frames=self.config.clip_frames,
+            seconds=self.config.clip_s,
+            carry=self._carry,
+        )
+
+    def _go_on(self, course: Course, state: dict[str, Any]) -> list[Kept]:
+        """Take up everything where a snapshot left it; return how the next clip begins."""
+        carry, cuts, choice = state["carry"], state["shots"], state["choice"]
+        needed = [index for index, _, _ in carry["frames"]]
+        needed += [index for index in (cuts["before"], cuts["waiting"]) if index is not None]
+        needed += [row[0] for row in (choice["last"], choice["before"]) if row is not None]
+        needed += [row[0] for row in (*cuts["ready"], *choice["near"], *choice["ready"])]
+        pictures = course.go_on(state["course"], needed)
+        seen = {look.picture.index: look for look in looks(pictures.values())}
+        self._carry = Carry.restored(carry)
+        self._shots = Shots.restored(cuts, seen)
+        self._choice = Choice.restored(choice, seen)
+        return [
+            keep(pictures[index], shot=shot, sharpness=sharpness)
+            for index, sharpness, shot in self._carry.frames
+        ]
+
+    def _kept(self, chosen: Iterable[tuple[Look, float]], first_shot: int = 0) -> Iterator[Kept]:
+        for look, sharpness in chosen:
             yield keep(look.picture, shot=first_shot + look.shot, sharpness=sharpness)
 
-    def _counted(self, seen: Iterable[Look], reader: Reader) -> Iterator[Look]:
-        total = len(reader.timeline().index)
-        for done, look in enumerate(seen, start=1):
+    def _counted(self, seen: Iterable[Look], course: Course) -> Iterator[Look]:
+        for look in seen:
             yield look
-            if done % PROGRESS_EVERY == 0 or done == total:
-                self.progress(done, total)
+            if course.done % PROGRESS_EVERY == 0 or course.done == course.total:
+                self.progress(course.done, course.total)
 
     def _select(
-        self, seen: Iterable[Look], matcher: Matcher, *, timed: bool
+        self, seen: Iterable[Look], matcher: Matcher, choice: Choice, *, timed: bool
     ) -> Iterator[tuple[Look, float]]:
-        """Yield the frames to keep with their sharpness."""
+        """Yield the frames to keep with their sharpness; `choice` is complete at every one."""
         # Containers round times: a frame may come a little early or late.
-        longest_ns = round(1.02e9 / self.config.min_fps)
         shortest_ns = round(0.95e9 / self.config.max_fps) if timed else 1
-        last: Look | None = None
-        before: Look | None = None
-        near: list[tuple[Look, float, bool]] = []
+        while choice.ready:
+            yield choice.ready.popleft()
         for look in seen:
-            if last is None or look.shot != last.shot:
-                if last is not None and before is not None:
-                    yield from self._closing(before, last, shortest_ns)
-                yield look, sharpness_of(look.luma)
-                last, before, near = look, look, []
-                continue
-            assert before is not None
-            step_ns = look.picture.pts_ns - before.picture.pts_ns
-            gap_ns = look.picture.pts_ns - last.picture.pts_ns
-            before = look
-            if gap_ns < shortest_ns:
-                continue
-            motion = matcher.motion(last.preview, look.preview)
-            # As good as due: a sharp one of these may stand for one that is due.
-            ripe = motion > 0.6 * self.config.motion or gap_ns > 0.7 * longest_ns
-            near = [*near[1 - NEIGHBOURS :], (look, sharpness_of(look.luma), ripe)]
-            due = motion >= self.config.motion or gap_ns + step_ns > longest_ns
-            if due:
-                last, sharpness = _sharpest(near)
-                near = []
-                yield last, sharpness
-        if last is not None and before is not None:
-            yield from self._closing(before, last, shortest_ns)
+            self._weigh(look, matcher, choice, shortest_ns)
+            while choice.ready:
+                yield choice.ready.popleft()
+        _close(choice, shortest_ns)
+        while choice.ready:
+            yield choice.ready.popleft()
 
-    def _closing(self, end: Look, last: Look, shortest_ns: int) -> Iterator[tuple[Look, float]]:
-        """Keep the last frame of a shot too, so that what happens at its end is seen."""
-        if end.picture.pts_ns - last.picture.pts_ns >= shortest_ns:
-            yield end, sharpness_of(end.luma)
+    def _weigh(self, look: Look, matcher: Matcher, choice: Choice, shortest_ns: int) -> None:
+        last, before = choice.last, choice.before
+        if last is None or before is None or look.shot != last.shot:
+            _close(choice, shortest_ns)
+            choice.ready.append((look, sharpness_of(look.luma)))
+            choice.last, choice.before, choice.near = look, look, []
+            return
+        longest_ns = round(1.02e9 / self.config.min_fps)
+        step_ns = look.picture.pts_ns - before.picture.pts_ns
+        gap_ns = look.picture.pts_ns - last.picture.pts_ns
+        choice.before = look
+        if gap_ns < shortest_ns:
+            return
+        motion = matcher.motion(last.preview, look.preview)
+        # As good as due: a sharp one of these may stand for one that is due.
+        ripe = motion > 0.6 * self.config.motion or gap_ns > 0.7 * longest_ns
+        choice.near = [*choice.near[1 - NEIGHBOURS :], (look, sharpness_of(look.luma), ripe)]
+        if motion >= self.config.motion or gap_ns + step_ns > longest_ns:
+            choice.last, sharpness = _sharpest(choice.near)
+            choice.near = []
+            choice.ready.append((choice.last, sharpness))
+
+
+def _named(look: Look) -> tuple[int, int]:
+    return look.picture.index, look.shot
+
+
+def _close(choice: Choice, shortest_ns: int) -> None:
+    """Keep the last frame of a shot too, so that what happens at its end is seen."""
+    end, last = choice.before, choice.last
+    if end is None or last is None:
+        return
+    if end.picture.pts_ns - last.picture.pts_ns >= shortest_ns:
+        choice.ready.append((end, sharpness_of(end.luma)))
 
 
 def _sharpest(near: list[tuple[Look, float, bool]]) -> tuple[Look, float]:

@@ -1,0 +1,104 @@
+"""Where a sampler stands in a file: what it has taken, and what it needs again to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import SourceError
+from pipeline.source import Picture, Reader
+
+__all__ = ["Carry", "Course"]
+
+
+@dataclass
+class Carry:
+    """How the next clip begins: with frames that were kept before the last one was handed out."""
+
+    frames: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])
+    """Number in the source, sharpness and shot."""
+    shared: int = 0
+    """How many of them the last clip held as well."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"frames": self.frames, "shared": self.shared}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Carry:
+        """Return what `snapshot` described."""
+        return cls(
+            [(index, sharp, shot) for index, sharp, shot in state["frames"]], state["shared"]
+        )
+
+
+class Course:
+    """The wanted pictures of a file in order, from the first or from where another was left.
+
+    Args:
+        reader: The source, no camera.
+        wanted: Numbers in the source, rising.
+    """
+
+    def __init__(self, reader: Reader, wanted: Sequence[int]) -> None:
+        self.total = len(wanted)
+        self.done = 0
+        """How many of them came."""
+        self._reader = reader
+        self._wanted = wanted
+        self._over = False
+        self._gaps = False
+        self._pictures: Iterator[Picture] | None = None
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Yield the pictures from where it stands."""
+        if self._over:
+            return
+        pictures = self._pictures or iter(self._reader.pictures(self._wanted))
+        for picture in pictures:
+            place = int(np.searchsorted(self._wanted, picture.index))
+            self._gaps |= place != self.done
+            self.done = place + 1
+            yield picture
+        self._gaps |= self.done != self.total
+        self._over = True
+
+    def snapshot(self, *, waiting: bool = False) -> dict[str, Any] | None:
+        """Return where it stands, or None where another could not go on just like this one.
+
+        What a damaged video lacks is told at its end, of the whole film, by the reader that has
+        read all of it; so from the first gap on only this one can.
+
+        Args:
+            waiting: Whether pictures that came are still to be handled.
+        """
+        damaged = self._gaps and self._reader.probe.kind == "video"
+        if damaged or (self._over and waiting):
+            return None
+        return {"done": self.done, "over": self._over}
+
+    def go_on(self, state: dict[str, Any], needed: Sequence[int]) -> dict[int, Picture]:
+        """Go to where a snapshot was taken; return the `needed` pictures from before it.
+
+        Raises:
+            SourceError: The source does not hold them any more.
+        """
+        self.done, self._over = state["done"], state["over"]
+        if self._over:
+            return {}
+        first = self._wanted[self.done - 1] + 1 if self.done else 0
+        again = sorted(set(needed))
+        self._pictures = iter(self._reader.pictures(self._wanted, first, again))
+        found: dict[int, Picture] = {}
+        for index in again:
+            picture = next(self._pictures, None)
+            if picture is None or picture.index != index:
+                raise SourceError(
+                    f"{self._reader.source.shown}: its frame {index} came before and does not come "
+                    "again; leave the source as it is while it is read"
+                )
+            found[index] = picture
+        return found
