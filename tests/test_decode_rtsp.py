@@ -24,7 +24,7 @@ from tests.media import Told, number_of, numbered, write_video
 from tests.rtsp_server import Loopback
 
 STEP = 33_333_333
-QUICK = {"read_s": 0.6, "connect_s": 5.0, "retry_first_s": 0.05, "retry_longest_s": 0.2}
+QUICK = {"read_s": 2.0, "connect_s": 5.0, "retry_first_s": 0.05, "retry_longest_s": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,8 @@ def test_the_edge_never_makes_its_writer_wait_and_loses_nothing_uncounted() -> N
 def test_every_picture_comes_once_in_order_and_in_time(server: Loopback) -> None:
     told = Told()
     reader = connect(server.url(), told, for_s=2.5)
-    assert (reader.probe.kind, reader.probe.frames, reader.probe.duration_s) == ("camera",) + (
-        None,
-    ) * 2
+    probe = reader.probe
+    assert (probe.kind, probe.frames, probe.duration_s) == ("camera", None, None)
     assert (reader.probe.width, reader.probe.height, reader.probe.fps) == (160, 96, 30)
     with pytest.raises(SourceError, match=r"sample\.model must be adaptive, fps or dense"):
         reader.timeline()
@@ -217,7 +216,7 @@ def test_a_stall_and_a_closed_connection_begin_a_new_segment(film: Path) -> None
     ):
         told = Told()
         with Loopback(film, loop=True, **fault) as server:
-            first, second = segments(connect(server.url(), told, for_s=3))
+            first, second = segments(connect(server.url(), told, for_s=3, read_s=0.6))
         assert [first[-1][2], second[0][2]] == [17, 0]
         assert second[0][0] == first[-1][0] + 1
         assert 0.3e9 < second[0][1] - first[-1][1] < 4e9

@@ -102,9 +102,11 @@ class CameraReader:
             "sample.model must be adaptive, fps or dense"
         )
 
-    def pictures(self, wanted: Iterable[int]) -> Iterator[VideoPicture]:
+    def pictures(
+        self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
+    ) -> Iterator[VideoPicture]:
         """Refuse, as `timeline` does."""
-        del wanted
+        del wanted, first, again
         self.timeline()
         return iter(())
 
