@@ -169,6 +169,7 @@ def test_a_slow_chain_costs_the_oldest_and_each_is_counted(server: Loopback) -> 
     assert said["received_frames"] > 75, "the camera was held up"
     assert len(indices) < 45
     assert said["dropped_frames"] == said["received_frames"] - len(indices)
+    assert "frames were dropped: the chain is slower than the camera" in told.warnings[-1]
     assert said["dropped_share"] == pytest.approx(1 - len(indices) / said["received_frames"])
 
 

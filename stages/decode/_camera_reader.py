@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["CameraReader"]
 
 LISTEN_S = 0.25
+WORTH_TELLING = 0.01
+"""A larger share of dropped frames is a warning."""
 SIGN_EVERY_S = 5.0
 """How often figures are told while nothing comes: also a sign of life to whoever waits."""
 
@@ -160,6 +162,12 @@ class CameraReader:
         """Close the connection."""
         self._line.close()
         self._tell()
+        dropped, received = self._line.edge.dropped, self._line.received
+        if dropped > WORTH_TELLING * received:
+            self._warn(
+                f"{dropped} of {received} frames were dropped: the chain is slower than the "
+                "camera; take fewer (sample.max_fps) or smaller ones (decode.max_side)"
+            )
 
     def _sign_of_life(self) -> None:
         if self._line.told or time.monotonic() - self._told_at >= SIGN_EVERY_S:
