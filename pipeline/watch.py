@@ -41,8 +41,8 @@ netrc's form (~/.netrc, or the one named by REEL3D_CREDENTIALS).
 Command = Callable[[argparse.Namespace, Console], int]
 
 
-def add_watch(commands: Any, run: Command, runners: tuple[str, ...] = ("local", "cluster")) -> None:
-    """Add the command to the parser's subcommands; `run` does the work, with these runners."""
+def add_watch(commands: Any, run: Command) -> None:
+    """Add the command to the parser's subcommands; `run` does the work."""
     watch = commands.add_parser(
         "watch",
         help="follow live cameras: events at once, the place when they stop",
@@ -62,10 +62,15 @@ def add_watch(commands: Any, run: Command, runners: tuple[str, ...] = ("local", 
     preset = watch.add_mutually_exclusive_group()
     preset.add_argument("--preset", default="live", help=f"one of {', '.join(presets())}")
     preset.add_argument("--config", type=Path, help="YAML file; a run's config.yaml repeats it")
-    watch.add_argument("--runner", default="local", choices=("local", "cluster"))
+    watch.add_argument(
+        "--runner",
+        default="local",
+        choices=("local", "cluster"),
+        help="this process (default, one camera), or Ray actors",
+    )
     watch.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
     watch.add_argument("--address", metavar="HOST:PORT|auto", help="of the Ray cluster to join")
-    command = functools.partial(_watch, run=run, runners=runners)
+    command = functools.partial(_watch, run=run)
     watch.set_defaults(command=command, resume=False, priority=0, share=1.0)
 
 
@@ -74,9 +79,7 @@ def has_camera(uris: Iterable[str]) -> bool:
     return any(scheme(uri) in CAMERAS for uri in uris)
 
 
-def _watch(
-    options: argparse.Namespace, console: Console, *, run: Command, runners: tuple[str, ...]
-) -> int:
+def _watch(options: argparse.Namespace, console: Console, *, run: Command) -> int:
     sources = [word for word in options.words if not is_override(word)]
     allowed = " or ".join(f"{name}://" for name in CAMERAS)
     if not sources:
@@ -87,10 +90,6 @@ def _watch(
                 f"{mask(uri)} is no camera: watch takes addresses that begin with {allowed}; "
                 "files and folders are for `reel3d run`"
             )
-    if options.runner not in runners:
-        raise UsageError(
-            f"--runner {options.runner} is not in this version; allowed: {', '.join(runners)}"
-        )
     if len(sources) > 1 and options.runner == "local":
         raise UsageError(
             f"{len(sources)} cameras at once need --runner cluster; the local runner follows one"
