@@ -190,3 +190,20 @@ def test_wiring() -> None:
     assert wired.required == {"views": Views, "depth": DepthMaps}
     assert wired.makes == (Points,)
     assert tsdf.Model.isolated
+
+
+def test_a_mesh_is_the_same_whatever_order_its_parts_came_in() -> None:
+    rng = np.random.default_rng(3)
+    vertices = rng.normal(size=(40, 6)).astype(np.float32)
+    vertices[7, :3] = vertices[8, :3]
+    triangles = rng.permuted(np.tile(np.arange(40), (60, 1)), axis=1)[:, :3].astype(np.int32)
+    order, sorted_triangles = tsdf.in_order(vertices, triangles)
+    shuffle = rng.permutation(40)
+    back = np.argsort(shuffle)
+    others = np.roll(back[rng.permutation(triangles)], 1, axis=1).astype(np.int32)
+    other_order, other_triangles = tsdf.in_order(vertices[shuffle], others)
+    assert np.array_equal(vertices[order], vertices[shuffle][other_order])
+    assert np.array_equal(sorted_triangles, other_triangles)
+    # Each still has the same corners in the same sense.
+    before = {tuple(np.roll(row, -int(np.argmin(row)))) for row in np.argsort(order)[triangles]}
+    assert before == set(map(tuple, sorted_triangles.tolist()))

@@ -62,6 +62,7 @@ class Model(Stage[Config]):
     """Open3D's voxel block grid on the CPU."""
 
     isolated: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     @property
     def resources(self) -> Resources:
@@ -174,6 +175,9 @@ class Model(Stage[Config]):
         xyz = vertices[chosen]
         rgb = _bytes(mesh.vertex.colors)[chosen]
         normals = _unit(_array(mesh.vertex.normals, np.float32)[chosen])
+        # Open3D hands vertices and triangles out as its threads come by.
+        order, triangles = in_order(np.hstack([xyz, normals, rgb]), triangles)
+        xyz, rgb, normals = xyz[order], rgb[order], normals[order]
         return Points(
             xyz=xyz,
             rgb=rgb,
@@ -207,6 +211,28 @@ def keep_large_pieces(
     chosen = sizes[piece] >= max(least, 1)
     number = np.cumsum(chosen, dtype=np.int32) - 1
     return chosen, number[triangles[chosen[triangles[:, 0]]]]
+
+
+def in_order(
+    vertices: npt.NDArray[np.float32], triangles: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """Put the rows of a mesh into an order that depends on their values only.
+
+    Args:
+        vertices: [V, D], position first.
+        triangles: [F, 3] rows of `vertices`.
+
+    Returns:
+        The new order of the vertices [V], and the triangles renumbered and sorted; each begins
+        with its lowest number and goes round as it did.
+    """
+    order = np.lexsort(vertices.T[::-1])
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    renumbered = rank[triangles]
+    first = np.argmin(renumbered, axis=1)[:, None]
+    turned = np.take_along_axis(renumbered, (first + np.arange(3)) % 3, axis=1)
+    return order, turned[np.lexsort(turned.T[::-1])]
 
 
 def _unit(normals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
