@@ -85,6 +85,9 @@ def reason(job: Any) -> str:
         more = " (often for want of memory)" if number == 9 else ""
         return f"it was killed by signal {number}{more}; --resume of its run goes on"
     own = [line for line in lines if line.startswith(("reel3d:", "reel3d "))]
+    if own and own[-1].endswith("please report the above"):
+        # What is above ends with the exception.
+        own = lines[: lines.index(own[-1])][-1:]
     told = own[-1] if own else (lines[-1] if lines else "it gave no reason")
     return scrub(told.removeprefix("reel3d: "))
 

@@ -491,6 +491,12 @@ class _Failed:
     [
         (3, "logs:\nreel3d: no video\nsome echo", "no video", 3),
         (1, "x\npython: No module named pipeline.arrive", "it has no reel3d", 1),
+        (
+            1,
+            "Traceback\n  x\nKeyError: 3\n\nreel3d 1.0: this is a bug; please report the above",
+            "KeyError: 3",
+            1,
+        ),
         (127, "sh: exec: python: not found", "no `python`", 4),
         (-9, "gone", "signal 9 (often for want of memory)", 4),
         (137, "gone", "signal 9", 4),
