@@ -7,25 +7,21 @@ folder of a run needs (stream-scoped stages, exporters) runs where that folder i
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.chain import EXPORT, Link
 from pipeline.config import RunConfig
 from pipeline.errors import Reel3dError, SourceError
 from pipeline.flowing import Call, Flow, Node, Parcel
 from pipeline.host import Home, mark_home, meter_of
 from pipeline.journal import Dealt, Journal
-from pipeline.lanes import Lane, StageSpec, Worker
-from pipeline.local import HEAD_DEADLINE_S, Watch
-from pipeline.packing import slots
+from pipeline.lanes import Lane, Worker
+from pipeline.local import Watch
 from pipeline.plan import Job
 from pipeline.quota import Quota
 from pipeline.ray_cluster import Cluster, joined
@@ -34,7 +30,7 @@ from pipeline.scheduler import Limits, Scheduler
 from pipeline.scheduler import Result as Answer
 from pipeline.snapshots import Snapshots
 from pipeline.source import Probe, Source
-from pipeline.stage import Resources
+from pipeline.staffing import lanes_of
 from pipeline.standing import Standing
 from pipeline.telemetry import Event, Loss, Meter, peak_memory_bytes
 
@@ -45,8 +41,6 @@ __all__ = ["Outcome", "Together", "run_all"]
 
 STEP_S = 0.25
 STATUS_EVERY_S = 0.5
-WHOLE_CPUS = 4
-"""CPUs that a stage for whole streams counts for at most: beyond that threads gain little."""
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +226,10 @@ class _Stream:
     def begin(self, pools: dict[str, Lane], *, alone: bool) -> None:
         """Make the lanes, recall what stands, and give the stream to the scheduler."""
         self._recall()
-        lanes, sinks = self._lanes(pools, alone=alone)
+        begun = self.begun
+        lanes, sinks = lanes_of(
+            self.flow, begun.jobs, begun.chain.report, begun.config.run, pools, alone=alone
+        )
         self._scheduler.add(self.flow, self, lanes, sinks)
 
     def end_camera(self) -> None:
@@ -381,78 +378,3 @@ class _Stream:
         for job, meter in zip(self.begun.jobs[:2], meters, strict=True):
             job.meter = meter
         return True
-
-    def _lanes(self, pools: dict[str, Lane], *, alone: bool) -> tuple[dict[int, Lane], Lane]:
-        options = self.begun.config.run
-        jobs = self.begun.jobs
-        small = Resources(cpus=0.0)
-        head = Lane(
-            name=jobs[1].name,
-            kind="head",
-            specs=(_spec(jobs[0]), _spec(jobs[1])),
-            resources=small,
-            threads=options.threads if alone else 1,
-            flow=self.flow,
-            deadline_s=None if self.flow.live else HEAD_DEADLINE_S,
-        )
-        exports = [n.job for n in self.flow.nodes if n.kind == "fold" and n.job.link.step == EXPORT]
-        report = [Job(self.begun.chain.report, "")] if self.begun.chain.report else []
-        sinks = Lane(
-            name="export",
-            kind="sinks",
-            specs=tuple(_spec(job) for job in (*exports, *report) if job.action == "run"),
-            resources=small,
-            threads=options.threads,
-            flow=self.flow,
-            deadline_s=options.deadline_s,
-        )
-        lanes: dict[int, Lane] = {0: head}
-        for node in self.flow.nodes[1:]:
-            if node.kind == "fold" and node.job.link.step == EXPORT:
-                lanes[node.index] = sinks
-            elif node.kind == "fold":
-                lanes[node.index] = Lane(
-                    name=node.name,
-                    kind="fold",
-                    specs=(_spec(node.job),),
-                    resources=small,
-                    threads=1,
-                    flow=self.flow,
-                    deadline_s=options.deadline_s,
-                )
-            else:
-                lanes[node.index] = self._pool(pools, node)
-        return lanes, sinks
-
-    def _pool(self, pools: dict[str, Lane], node: Node) -> Lane:
-        options = self.begun.config.run
-        link: Link = node.job.link
-        spec = _spec(node.job)
-        key = json.dumps([link.name, spec.options], sort_keys=True)
-        if key not in pools:
-            stage = link.stage(link.choice.options)
-            resources, threads = stage.resources, max(1, round(stage.resources.cpus))
-            whole = node.kind == "whole"
-            if whole:
-                # A whole stream is worked on with all threads that the user allows.
-                threads = options.threads
-                cpus = max(resources.cpus, min(threads, WHOLE_CPUS))
-                resources = replace(resources, cpus=cpus)
-            pools[key] = Lane(
-                name=node.name,
-                kind="pool",
-                whole=whole,
-                specs=(spec,),
-                resources=resources,
-                threads=threads,
-                deadline_s=stage.deadline_s or options.deadline_s,
-                whole_deadline_s=stage.deadline_s,
-            )
-        return pools[key]
-
-
-def _spec(job: Job) -> StageSpec:
-    link = job.link
-    options = link.choice.options.model_dump(mode="json")
-    makes = slots(link.ports.makes)
-    return StageSpec(link.step, link.choice.model, options, link.name, job.key, makes)
