@@ -292,7 +292,9 @@ class Flow:
             if not parcel.done & node.bit:
                 parcel.queued &= ~node.bit
         if node.kind == "fold":
-            node.sent, node.finishing = 0, False
+            # What is through of a camera is forgotten.
+            node.sent = min(self.open, default=self.produced) if self.live else 0
+            node.finishing = False
             self._advance(node)
         else:
             for parcel in list(self.parcels.values()):
@@ -591,7 +593,7 @@ class Flow:
         if parcel.done == self._all and not parcel.again:
             self.open.discard(parcel.number)
             if self.live and parcel.number < FINISH:
-                del self.parcels[parcel.number]
+                self.parcels.pop(parcel.number, None)
 
     def _holders(self, parcel: Parcel) -> Iterator[Node]:
         for index in list(parcel.outputs):
