@@ -7,7 +7,6 @@ Exit codes: 0 done · 2 bad command, configuration or output folder · 3 unusabl
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import sys
@@ -29,6 +28,7 @@ from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.fetch import check_scheme
 from pipeline.jobs import add_jobs
+from pipeline.logs import LogSettings, add_log_options, configure
 from pipeline.render import add_render
 from pipeline.run import Result, run, version
 from pipeline.source import Source
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parse(words)
-        logging.basicConfig(format="%(name)s: %(message)s", level=options.log_level)
+        configure(LogSettings(form=options.log_format, level=options.log_level))
         return options.command(options, console)
     except Reel3dError as error:
         console.print(f"[bold red]reel3d:[/] {escape(str(error))}", soft_wrap=True)
@@ -95,7 +95,6 @@ def _parser() -> _Parser:
         description="Turns video into what happened in it and the place it happened in.",
     )
     parser.add_argument("--version", action="version", version=f"reel3d {version()}")
-    parser.set_defaults(log_level=logging.WARNING)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run_ = commands.add_parser(
@@ -159,6 +158,7 @@ def _parser() -> _Parser:
 
     doctor = commands.add_parser("doctor", help="what this machine can run, what to install")
     doctor.set_defaults(command=_doctor)
+    add_log_options(parser, (commands.choices[name] for name in ("run", "watch")))
     return parser
 
 
@@ -256,7 +256,7 @@ def _run_on_cluster(
     cameras = has_camera(source.uri for source, _, _ in wanted)
     end = GracefulEnd(together.end_cameras.set) if cameras else nullcontext()
     code = 0
-    with end, Board(console, quiet=options.quiet) as board:
+    with end, Board(console, quiet=options.quiet, streams=len(wanted)) as board:
         outcomes = together.run(wanted, board)
     for outcome in outcomes:
         if isinstance(outcome, Reel3dError):

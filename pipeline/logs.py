@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -107,21 +107,25 @@ def bound(**ids: str | None) -> Generator[None]:
         _context_ids.reset(token)
 
 
-def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command `--log-format` and `--log-level`."""
+def add_log_options(
+    parser: argparse.ArgumentParser, commands: Iterable[argparse.ArgumentParser] = ()
+) -> None:
+    """Give a parser, and those of its subcommands, `--log-format` and `--log-level`."""
     inherited = LogSettings.inherited()
-    parser.add_argument(
-        "--log-format",
-        choices=get_args(Form),
-        default=inherited.form,
-        help="text, or a line of JSON a record with the ids of job, stream, clip and stage",
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default=inherited.level,
-        help="the least weight that is told (default: %(default)s)",
-    )
+    parser.set_defaults(log_format=inherited.form, log_level=inherited.level)
+    for each in (parser, *commands):
+        each.add_argument(
+            "--log-format",
+            choices=get_args(Form),
+            default=argparse.SUPPRESS,
+            help="text (default), or a line of JSON a record, with the ids of stream and stage",
+        )
+        each.add_argument(
+            "--log-level",
+            choices=LEVELS,
+            default=argparse.SUPPRESS,
+            help="the least weight that is told (default: warning)",
+        )
 
 
 def configure(settings: LogSettings | None = None, stream: TextIO | None = None) -> None:
@@ -132,7 +136,7 @@ def configure(settings: LogSettings | None = None, stream: TextIO | None = None)
         stream: Where to; standard error by default.
     """
     settings = settings or LogSettings.inherited()
-    handler = _Handler(stream or sys.stderr)
+    handler = _Handler(stream)
     handler.setFormatter(_JsonLines() if settings.form == "json" else _Text())
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
@@ -152,6 +156,16 @@ def _checked(ids: Mapping[str, str | None]) -> dict[str, str | None]:
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours: configuring anew replaces it and nobody else's. Masks credentials, notes the ids."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(stream)
+        self._standard = stream is None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Whoever redirects standard error later means us too.
+        if self._standard:
+            self.stream = sys.stderr
+        super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         # A copy, since other handlers may log the record too.

@@ -18,7 +18,7 @@ reel3d_in_flight_bytes               gauge     stage           its inputs and ou
 reel3d_streams                       gauge     state           videos and cameras by state
 reel3d_object_store_used_bytes       gauge                     held or reserved by the run
 reel3d_object_store_budget_bytes     gauge                     what it may hold
-reel3d_time_left_seconds             gauge                     NaN while nobody can tell
+reel3d_time_left_seconds             gauge                     absent while nobody can tell
 ==================================== ========= =============== =================================
 
 A stage is `flow/dis`. A stream is the source's name, masked, never its address; from the 101st on
@@ -60,7 +60,7 @@ GAUGES = {
     "reel3d_streams": (("state",), "Videos and cameras by state."),
     "reel3d_object_store_used_bytes": ((), "Held or reserved in the object store by the run."),
     "reel3d_object_store_budget_bytes": ((), "What the run may hold in the object store."),
-    "reel3d_time_left_seconds": ((), "Estimated; NaN while nobody can tell."),
+    "reel3d_time_left_seconds": ((), "Estimated; absent while nobody can tell."),
 }
 HISTOGRAM = "reel3d_stage_seconds"
 
@@ -142,4 +142,5 @@ def _levels(status: RunStatus) -> Iterator[Sample]:
     yield "reel3d_object_store_used_bytes", (), status.bytes_used
     yield "reel3d_object_store_budget_bytes", (), status.bytes_budget
     left = status.eta_s
+    # Ray leaves a gauge that is NaN out.
     yield "reel3d_time_left_seconds", (), math.nan if left is None else left

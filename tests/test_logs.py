@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import _parse
 from pipeline.errors import UsageError
 from pipeline.logs import LogSettings, add_log_options, bind, bound, configure, masked
 
@@ -192,3 +193,9 @@ def test_unknown_settings_are_refused():
         LogSettings(form="xml")  # pyright: ignore
     with pytest.raises(UsageError, match="log level 'loud' is unknown; it is one of debug, info"):
         LogSettings(level="loud")
+
+
+def test_run_takes_the_options_before_and_after_its_name():
+    for words in (["--log-format", "json", "run", "x"], ["run", "x", "--log-format", "json"]):
+        options = _parse(words)
+        assert (options.log_format, options.log_level) == ("json", "warning")
