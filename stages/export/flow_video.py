@@ -38,6 +38,7 @@ class Model(Stage[Config]):
     """Encodes while clips arrive; every pair of frames appears once, at the first one's time."""
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"
+    version = 2
 
     def open(self, context: Context) -> None:
         """Begin with nothing written."""
