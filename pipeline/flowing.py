@@ -105,6 +105,11 @@ class Node:
         return self.job.action == "run"
 
     @property
+    def waits_for_clips(self) -> bool:
+        """Whether it will take clips as they come."""
+        return self.kind in ("clip", "fold") and self.runs and not self.over
+
+    @property
     def name(self) -> str:
         """`flow/dis`."""
         return self.job.name

@@ -214,6 +214,10 @@ class Scheduler:
         self.began = backend.now()
         self._orders = 0
         self._workers = 0
+        self._queue: list[_Stream] = []
+        """Streams that have not begun."""
+        self._active: list[_Stream] = []
+        """Streams that have begun and not ended."""
         self._round: deque[_Stream] = deque()
         """Streams whose head may be asked, in turn."""
         self._gate: deque[tuple[_Stream, Call]] = deque()
@@ -238,8 +242,33 @@ class Scheduler:
             lane.users += 1
             if lane not in self.lanes:
                 self.lanes.append(lane)
-        self._round.append(stream)
-        flow.begin()
+        self._queue.append(stream)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Begin as many streams as may run at one time; cameras do not wait."""
+        for stream in list(self._queue):
+            at_work = sum(not (s.ended or s.flow.live) for s in self._active)
+            if not stream.flow.live and at_work >= max(2, round(self.limits.cores)):
+                continue
+            self._queue.remove(stream)
+            self._active.append(stream)
+            self._round.append(stream)
+            stream.flow.begin()
+            if not stream.ended:
+                self._prepare(stream)
+
+    def _prepare(self, stream: _Stream) -> None:
+        """Start the first worker of each stage that a clip meets, all at one time.
+
+        A camera's decoder comes when they are up: nothing it shows need wait for them.
+        """
+        now = self.backend.now()
+        for node in stream.flow.nodes:
+            lane = stream.lanes[node.index]
+            clips = stream.flow.total is None and node.kind != "whole"
+            if clips and not lane.workers and not (lane.kind == "head" and stream.flow.live):
+                self._start(lane, now)
 
     def divide(self, cores: float, gpus: float) -> None:
         """Take that this run's part of the cluster is another one now."""
@@ -266,6 +295,7 @@ class Scheduler:
             self._take(happening)
         self._watch_deadlines()
         self._settle()
+        self._let_in()
 
     def end_head(self, flow: Flow) -> None:
         """End a camera: what it has given becomes the whole stream."""
@@ -357,6 +387,7 @@ class Scheduler:
                 or pending >= most
                 or (not stream.footprint and pending)
                 or not (room or not committed)
+                or not (stream.asked or self._is_up(stream))
             ):
                 refused += 1
                 continue
@@ -364,6 +395,13 @@ class Scheduler:
             stream.asked += 1
             committed += int(stream.footprint)
             self._call(stream, Call(flow, flow.head, "next", place=flow.produced + stream.asked))
+
+    def _is_up(self, stream: _Stream) -> bool:
+        """Whether a camera's clips would be taken at once; a file waits for nobody."""
+        lanes = [stream.lanes[n.index] for n in stream.flow.nodes if n.waits_for_clips]
+        return not stream.flow.live or all(
+            any(worker.state == "ready" for worker in lane.workers) for lane in lanes
+        )
 
     def _committed(self, stream: _Stream) -> int:
         return int((stream.flow.window + stream.asked) * stream.footprint)
@@ -828,6 +866,10 @@ class Scheduler:
         self._leave(stream)
 
     def _leave(self, stream: _Stream) -> None:
+        if stream in self._active:
+            self._active.remove(stream)
+        elif stream in self._queue:
+            self._queue.remove(stream)
         self._ending_most = max(self._ending_most, self._ending.pop(id(stream), 0))
         for parcel in stream.flow.parcels.values():
             for outputs in parcel.outputs.values():

@@ -47,7 +47,6 @@ class Standing:
             nodes=self._cluster.nodes,
             cpus=self._cluster.all_cores,
             gpus=self._cluster.all_gpus,
-            eta_s=self._left(streams),
         )
 
     def _stage(self, name: str, lanes: list[Lane], now: float, interval_s: float) -> StageStatus:
@@ -89,15 +88,3 @@ class Standing:
             dropped=share,
             dropped_frames=count,
         )
-
-    def _left(self, streams: tuple[StreamStatus, ...]) -> float | None:
-        """Return how long the clips still to come take at the speed so far; None if unknown.
-
-        What follows the last clip (poses, depth, splats) is not in it: nobody knows before.
-        """
-        reached_s = sum(stream.reached_s for stream in streams)
-        if not reached_s or any(stream.total_s is None for stream in streams):
-            return None
-        left_s = sum((s.total_s or 0.0) - s.reached_s for s in streams if s.state != "failed")
-        elapsed_s = time.monotonic() - self._scheduler.began
-        return max(0.0, left_s) * elapsed_s / reached_s
