@@ -14,11 +14,17 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Decide every skip in one place.
+LONGEST_FIRST = ("test_whole", "test_run", "test_splat_session", "test_splat_training", "test_pose")
+"""Files that begin first where several processes share the work: one that begins last is what
+all others wait for."""
 
-    REEL3D_REQUIRE_DATA=1 and REEL3D_REQUIRE_CUDA=1 turn it into a failure: the test runs.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Decide the order of the files and every skip in one place.
+
+    REEL3D_REQUIRE_DATA=1 and REEL3D_REQUIRE_CUDA=1 turn a skip into a failure: the test runs.
     """
+    items.sort(key=_turn)
     needs: dict[str, tuple[Callable[[], bool], str, str]] = {
         "data": (DATA.is_dir, "REEL3D_REQUIRE_DATA", f"the real clips are not at {DATA}"),
         "gpu": (_cuda, "REEL3D_REQUIRE_CUDA", "there is no CUDA device"),
@@ -28,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and os.environ.get(required) != "1" and not there():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.stem
+    return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
 def _cuda() -> bool:
