@@ -49,11 +49,11 @@ def _port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A Ray head of one core with its dashboard, for all tests of this file."""
+    """A Ray head of two cores with its dashboard, for all tests of this file."""
     token, dashboard = secrets.token_hex(16), _port()
     temporary = Path(tempfile.mkdtemp(prefix="rj", dir="/tmp"))
     program = Path(sys.executable).parent
-    command = f"{program}/ray start --head --block --disable-usage-stats --num-cpus 1"
+    command = f"{program}/ray start --head --block --disable-usage-stats --num-cpus 2"
     command += f" --node-ip-address 127.0.0.1 --port {_port()} --ray-client-server-port {_port()}"
     command += f" --dashboard-host 127.0.0.1 --dashboard-port {dashboard}"
     command += f" --object-store-memory 80000000 --temp-dir {temporary}"
@@ -117,9 +117,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: Say) -> Command:
-    """Run a command against the head, with its token; the jobs use the local runner."""
+    """Run a command against the head, with its token."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
-    monkeypatch.setattr(jobs, "CLUSTER", ())
 
     def call(*words: str | Path) -> tuple[int, str, str]:
         code = main([*map(str, words), "--address", head.address])
@@ -127,6 +126,12 @@ def command(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: Say) -> Command:
         return code, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def local_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs use one process of the head: quicker, where the runner is not what matters."""
+    monkeypatch.setattr(jobs, "CLUSTER", ())
 
 
 UNDERSTAND = ("--preset", "understand", "sample.model=fps", "sample.fps=2")
@@ -137,7 +142,8 @@ def test_a_job_from_submission_to_its_end(
 ) -> None:
     film = tmp_path / "it's $(touch here) `a` film.mp4"
     shutil.copy(short_film, film)
-    code, out, err = command("submit", film.name, "--wait", *UNDERSTAND, "run.seed=3")
+    words = ("--wait", "--priority", "2", "--share", "0.9", *UNDERSTAND, "run.seed=3")
+    code, out, err = command("submit", film.name, *words)
     assert code == 0, err
     job = out.strip()
     assert re.fullmatch(r"reel3d-\w{8}", job)
@@ -152,6 +158,7 @@ def test_a_job_from_submission_to_its_end(
     told = json.loads(out)
     assert (code, told["state"], told["exit_code"], told["reason"]) == (0, "done", 0, "")
     assert (told["sources"], told["out"]) == ([str(film)], str(folder))
+    assert (told["priority"], told["share"]) == ("2", "0.9")
     code, out, _ = command("status")
     assert re.search(rf"{job} +done +\d+ s ago", out)
     code, out, _ = command("logs", job)
@@ -166,6 +173,7 @@ def test_a_job_from_submission_to_its_end(
     assert server.info(job).runtime_env["working_dir"].startswith("gcs://_ray_pkg_")
 
 
+@pytest.mark.usefixtures("local_runner")
 def test_a_job_ends_as_its_run_does(command: Command, tmp_path: Path) -> None:
     words = ("--remote-paths", "--out", tmp_path / "out", *UNDERSTAND)
     code, out, err = command("submit", "/none/film.mp4", *words, "--wait")
@@ -177,6 +185,7 @@ def test_a_job_ends_as_its_run_does(command: Command, tmp_path: Path) -> None:
     assert told["reason"].startswith("cannot read /none/film.mp4")
 
 
+@pytest.mark.usefixtures("local_runner")
 def test_a_running_job_is_cancelled(command: Command, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         film = f"http://127.0.0.1:{silent.getsockname()[1]}/film.mp4"
