@@ -276,7 +276,7 @@ def test_resume_of_a_folder_that_is_no_run_is_refused(
     reel3d: Reel3d, short_film: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out" / "mine").mkdir(parents=True)
-    done = reel3d("run", short_film, "--out", "out", "--resume")
+    done = reel3d("run", short_film, "--out", "out", *QUICK, "--resume")
     assert done.returncode == 2
     assert "out holds no run to resume" in done.stderr
 

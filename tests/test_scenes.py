@@ -195,7 +195,7 @@ def test_a_cache_entry_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="out of paint"):
         cache.cached_array(("a", 1), (2, 2, 2), broken)
-    assert list(cache.FOLDER.iterdir()) == []
+    assert {path.suffix for path in cache.FOLDER.iterdir()} <= {".lock"}
     made = cache.cached_array(("a", 1), (1, 2, 2), lambda: [np.ones((2, 2), np.uint8)])
     kept = cache.cached_array(("a", 1), (1, 2, 2), broken)
     assert np.array_equal(made, kept)

@@ -1,9 +1,11 @@
 """Rendered pictures kept on disk between runs, under the system's folder for temporary files.
 
 An entry is named by a hash of the sources of this package and of what was asked for, so a change
-of either renders anew. Writers write aside and rename: any number of processes may share it.
+of either renders anew. Writers write aside and rename: any number of processes may share it, and
+whoever wants what another one is rendering waits for it.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -26,13 +28,16 @@ def cached_array(
     """Return the read-only ``uint8`` array of a key, mapped from disk, made row by row if new."""
     path = FOLDER / f"{_digest(key)}.npy"
     if not path.exists():
-        _write(path, shape, make_rows())
+        FOLDER.mkdir(mode=0o700, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _write(path, shape, make_rows())
     os.utime(path)
     return np.load(path, mmap_mode="r")
 
 
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[np.ndarray]) -> None:
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
     for old in FOLDER.iterdir():
         # Another process may have renamed or deleted it since.
         with suppress(FileNotFoundError):
