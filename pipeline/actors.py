@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.flowing import Call, Flow
 from pipeline.host import Home, Host, Order, Reply
 from pipeline.lanes import Lane, StageSpec, Worker
+from pipeline.logs import LogSettings, bind, bound, configure
 from pipeline.packing import Forward, Packed, kind_of
 from pipeline.packing import slots as slots_of
 from pipeline.scheduler import Failure, Happening, Result
@@ -53,7 +54,6 @@ class RayBackend:
         seed: int,
         claim: Callable[[Lane], dict[str, Any]],
         job: str,
-        log_level: int = logging.WARNING,
     ) -> None:
         """Prepare to start actors in the cluster that this process has joined.
 
@@ -61,12 +61,11 @@ class RayBackend:
             seed: Of the run.
             claim: Gives the options under which the actors of a lane are placed.
             job: Names this run in what workers tell of themselves.
-            log_level: Of the workers.
         """
         self._seed = seed
         self._claim = claim
         self._job = job
-        self._log_level = log_level
+        self._log = LogSettings.inherited()
         self._inbox: queue.SimpleQueue[tuple[Worker, Call | None, Future[Any], list[Any]]] = (
             queue.SimpleQueue()
         )
@@ -88,7 +87,7 @@ class RayBackend:
         options = self._claim(lane)
         live = lane.kind == "head" and lane.flow is not None and lane.flow.live
         kind = self._threaded if live else self._plain
-        actor = kind.options(**options).remote(name, self._log_level)
+        actor = kind.options(**options).remote(name, self._log)
         worker.handle = _Handle(actor, {})
         home = self._homes[id(lane.flow)] if lane.flow is not None else None
         context = Context(seed=self._seed, threads=lane.threads)
@@ -112,6 +111,7 @@ class RayBackend:
         order = Order(
             verb=verb,
             stage=node.name,
+            where=call.where,
             place=call.place,
             safe=call.flow.safe,
             home=self._homes[id(call.flow)],
@@ -244,8 +244,9 @@ def _obituary(text: str) -> str:
 class _Actor:
     """The actor: a host behind Ray's calls."""
 
-    def __init__(self, name: str, log_level: int) -> None:
-        logging.basicConfig(format="%(name)s: %(message)s", level=log_level)
+    def __init__(self, name: str, log: LogSettings) -> None:
+        configure(log)
+        bind(job=name.partition(":")[0])
         self._news = NEWS + name.encode()
         self._spoke = 0.0
         self._host = Host(self._tell)
@@ -263,12 +264,14 @@ class _Actor:
 
         if isinstance(reply.extra, dict):
             where = ray.get_runtime_context().get_node_id()
+            bind(node=where[:8])
             return replace(reply, extra={**reply.extra, "node": where, "pid": os.getpid()})
         return reply
 
     def call(self, slots: int, order: Order, *arrays: Any) -> Any:
         """Answer one call: the answer, then the arrays, then nothing up to the number of slots."""
-        reply, fresh = self._host.call(order, arrays)
+        with bound(stream=order.home.source.name, clip=order.where, stage=order.stage):
+            reply, fresh = self._host.call(order, arrays)
         if not slots:
             return reply
         return (reply, *fresh, *[None] * (slots - len(fresh)))

@@ -11,7 +11,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from pipeline.host import Home, mark_home, meter_of
 from pipeline.journal import Dealt, Journal
 from pipeline.lanes import Lane, Worker
 from pipeline.local import Watch
+from pipeline.logs import bind
+from pipeline.metrics import Metrics
 from pipeline.plan import Job
 from pipeline.quota import Quota
 from pipeline.ray_cluster import Cluster, joined
@@ -35,7 +37,8 @@ from pipeline.standing import Standing
 from pipeline.telemetry import Event, Loss, Meter, peak_memory_bytes
 
 if TYPE_CHECKING:
-    from pipeline.board import Board, RunStatus
+    from pipeline.board import Board
+    from pipeline.rows import RunStatus
 
 __all__ = ["Outcome", "Together", "run_all"]
 
@@ -104,7 +107,7 @@ class Together:
 
 def run_all(
     runs: list[Begun],
-    watches: list[Watch],
+    watches: Sequence[Watch],
     cluster: Cluster,
     *,
     priority: int = 0,
@@ -127,6 +130,7 @@ def run_all(
 
     options = runs[0].config.run
     backend = RayBackend(seed=options.seed, claim=cluster.claim, job=cluster.job)
+    bind(job=cluster.job)
     quota = Quota(cluster.job, priority=priority, share=share)
     cores, gpus = cluster.divided(quota.renew())
     limits = Limits(
@@ -138,7 +142,7 @@ def run_all(
     )
     scheduler = Scheduler(backend, limits)
     pools: dict[str, Lane] = {}
-    standing = Standing(scheduler, cluster)
+    standing, metrics = Standing(scheduler, cluster), Metrics()
     streams = [
         _Stream(run, watch, scheduler, priority, standing)
         for run, watch in zip(runs, watches, strict=True)
@@ -156,8 +160,10 @@ def run_all(
                 spoke = now
                 scheduler.divide(*cluster.divided(quota.renew()))
                 _tell_progress(backend.progress(_long(scheduler, now)), streams)
+                status = standing.look()
+                metrics.publish(status)
                 if on_status is not None:
-                    on_status(standing.look())
+                    on_status(status)
             if end_cameras is not None and end_cameras.is_set():
                 for stream in streams:
                     stream.end_camera()

@@ -70,6 +70,8 @@ class Order:
 
     verb: str
     stage: str
+    where: str = ""
+    """The clip or part that it is about, for logs."""
     place: int = 0
     safe: int = 0
     """Snapshots before this place are not needed any more."""

@@ -89,6 +89,8 @@ class Lane:
     """Calls done."""
     seconds: float = 0.0
     """Mean duration of a call, smoothed."""
+    recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=4096))
+    """Durations of the calls since somebody looked, s."""
     failures: int = 0
     starts_failed: int = 0
     """Workers in a row that did not come up."""
@@ -108,6 +110,7 @@ class Lane:
     def took(self, seconds: float) -> None:
         """Learn from a call that is done."""
         self.calls += 1
+        self.recent.append(seconds)
         share = max(SMOOTHING, 1 / self.calls)
         self.seconds += share * (seconds - self.seconds)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from pipeline.board import RunStatus, StageStatus, StreamStatus
 from pipeline.flowing import Flow
 from pipeline.lanes import Lane
 from pipeline.ray_cluster import Cluster
+from pipeline.rows import RunStatus, StageStatus, StreamStatus
 from pipeline.scheduler import Scheduler
 
 __all__ = ["Standing"]
@@ -25,8 +25,6 @@ class Standing:
         """Stage to its calls and busy seconds at the last look."""
         self.reached: dict[str, tuple[float, float | None]] = {}
         """Stream to the time of its source that clips have reached, and its duration, s."""
-        self.dropped: dict[str, tuple[float, int]] = {}
-        """Camera to the share and number of dropped frames."""
 
     def look(self) -> RunStatus:
         """Return how the run stands now."""
@@ -63,6 +61,9 @@ class Standing:
             for call in worker.calls
             for packed in call.arguments.values()
         )
+        seconds = tuple(second for lane in lanes for second in lane.recent)
+        for lane in lanes:
+            lane.recent.clear()
         whole = any(lane.kind == "pool" and lane.whole for lane in lanes)
         return StageStatus(
             name=name,
@@ -73,18 +74,20 @@ class Standing:
             rate_per_s=max(calls - calls_before, 0) / interval_s,
             bytes_in_flight=held,
             failures=sum(lane.failures for lane in lanes),
+            seconds=seconds,
             unit="streams" if whole else "clips",
         )
 
     def _stream(self, flow: Flow, state: str) -> StreamStatus:
         reached_s, total_s = self.reached.get(flow.source.name, (0.0, None))
-        share, count = self.dropped.get(flow.source.name, (0.0, 0))
+        figures = flow.decode.meter.metrics
         return StreamStatus(
             name=flow.source.name,
             reached_s=reached_s,
             total_s=total_s,
             state=state,
             live=flow.live,
-            dropped=share,
-            dropped_frames=count,
+            dropped=figures.get("dropped_share", 0.0),
+            dropped_frames=int(figures.get("dropped_frames", 0)),
+            clips={node.name: node.dealt for node in flow.nodes if node.kind in ("head", "clip")},
         )
