@@ -168,6 +168,10 @@ def run_all(
                 for stream in streams:
                     stream.end_camera()
         return [stream.outcome for stream in streams]
+    except BaseException:
+        # What the stages have put aside stays for `--resume`.
+        scheduler.close(at_once=True)
+        raise
     finally:
         scheduler.close()
         quota.leave()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -107,6 +108,7 @@ class Host:
         self._stages: dict[str, Stage[Any]] = {}
         self._specs: dict[str, StageSpec] = {}
         self._snapshots: dict[str, Snapshots] = {}
+        self._scratch: dict[str, Path] = {}
         self._meters: dict[str, Meter] = {}
         self._events: list[tuple[str, Event]] = []
         self._own = False
@@ -146,9 +148,12 @@ class Host:
                 folder = home.run_folder() if home else None
                 if home is not None and folder is not None:
                     own = replace(own, folder=folder.path, scratch=folder.scratch(name))
+                    self._scratch[name] = folder.scratch(name)
                     where = folder.scratch(name).parent.parent / "snapshots"
                     where = where / name.replace("/", ".") / spec.key[:16]
                     self._snapshots[name] = Snapshots(where)
+                    if not places.get(name):
+                        self._forget(name)
                 stage.fetch()
                 stage.open(own)
                 if home is not None and spec.step not in ("decode", "sample"):
@@ -288,8 +293,6 @@ class Host:
         """Bring a stage to a place of the row; return the place where it stands, or 0."""
         snapshots = self._snapshots.get(name)
         if snapshots is None or not place:
-            if snapshots is not None:
-                snapshots.clear()
             return 0
         try:
             state, told = snapshots.load(place)
@@ -298,7 +301,6 @@ class Host:
             if told["actions"]:
                 self._kept_actions(name).cut(told["actions"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            snapshots.clear()
             self._rebuild(name)
             why = f"its stream was begun anew, since its snapshot cannot be used: {error}"
             self._stages[name].warn(why)
@@ -310,10 +312,20 @@ class Host:
         stage, spec = self._stages[name], self._specs[name]
         context = stage.context
         stage.close()
+        self._forget(name)
         config = options_of(spec.step, spec.model).model_validate(spec.options)
         self._stages[name] = find(spec.step, spec.model)(config)
         self._meters[name] = Meter()
         self._stages[name].open(context)
+
+    def _forget(self, name: str) -> None:
+        """Remove what an earlier worker has left of a stage that begins its stream anew."""
+        if name in self._snapshots:
+            self._snapshots[name].clear()
+            self._kept.pop(name, None)
+        scratch = self._scratch.get(name)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _given(self, order: Order, arrays: tuple[Array, ...]) -> dict[str, Message]:
         given: dict[str, Message] = {}

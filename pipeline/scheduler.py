@@ -306,11 +306,11 @@ class Scheduler:
         """Let a call of the run itself (the report) wait for the stream's sinks."""
         self._call(self._by_flow[id(flow)], call)
 
-    def close(self) -> None:
-        """End every worker."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End every worker; `at_once` does not let the stages close, as a crash would."""
         for lane in self.lanes:
             for worker in lane.workers:
-                self.backend.stop(worker)
+                (self.backend.kill if at_once else self.backend.stop)(worker)
             lane.workers = []
 
     # Calls ------------------------------------------------------------------------------------
