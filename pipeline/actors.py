@@ -18,13 +18,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.backend import Failure, Happening, Result
 from pipeline.flowing import Call, Flow
 from pipeline.host import Home, Host, Order, Reply
 from pipeline.lanes import Lane, StageSpec, Worker
 from pipeline.logs import LogSettings, bind, bound, configure
 from pipeline.packing import Forward, Packed, kind_of
 from pipeline.packing import slots as slots_of
-from pipeline.scheduler import Failure, Happening, Result
 from pipeline.stage import Context
 from pipeline.telemetry import Progress
 

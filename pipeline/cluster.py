@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backend import Limits
+from pipeline.backend import Result as Answer
 from pipeline.config import RunConfig
 from pipeline.errors import Reel3dError, SourceError
 from pipeline.flowing import Call, Flow, Node, Parcel
@@ -28,8 +30,7 @@ from pipeline.plan import Job
 from pipeline.quota import Quota
 from pipeline.ray_cluster import Cluster, joined
 from pipeline.run import Begun, Result, begin, conclude, finish, leave
-from pipeline.scheduler import Limits, Scheduler
-from pipeline.scheduler import Result as Answer
+from pipeline.scheduler import Scheduler
 from pipeline.snapshots import Snapshots
 from pipeline.source import Probe, Source
 from pipeline.staffing import lanes_of
