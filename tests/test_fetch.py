@@ -20,6 +20,9 @@ from pipeline import fetch, remote
 from pipeline.addresses import mask, plain_path, scrub, secret_in, with_login
 from pipeline.cli import main, make_source
 from pipeline.errors import OutputError, SourceError, UsageError
+from pipeline.stage import Context
+from stages.decode import rtsp
+from tests.rtsp_server import Loopback
 
 FILM = np.random.default_rng(0).integers(0, 256, 3 << 20, dtype=np.uint8).tobytes()
 
@@ -373,6 +376,26 @@ def test_a_login_in_the_address_wins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("REEL3D_CREDENTIALS", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="cannot be read"):
         with_login("rtsp://cam/x")
+
+
+def test_a_camera_finds_its_login_in_the_credentials_file(
+    short_film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logins = tmp_path / "logins"
+    monkeypatch.setenv("REEL3D_CREDENTIALS", str(logins))
+    with Loopback(short_film, user="me", password="hu5h") as server:
+        source = make_source(server.url())
+        for password, reason in (("hu5h", None), ("wrong", "(401)"), ("a b", "netrc's form")):
+            logins.write_text(f"machine 127.0.0.1 login me password {password}\n")
+            camera = rtsp.Model(rtsp.Config(connect_s=5))
+            camera.open(Context())
+            if reason is None:
+                camera.process(source).close()
+                continue
+            with pytest.raises((SourceError, UsageError)) as caught:
+                camera.process(source)
+            assert reason in str(caught.value)
+            assert f" {password}" not in str(caught.value)
 
 
 def test_the_command_runs_on_an_address(
