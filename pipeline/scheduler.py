@@ -48,6 +48,10 @@ FIRST_GUESS = 6.0
 """Bytes that a clip holds with all that is made of it, over those of its frames: measured 5 with
 flow and confidence; corrected by the first clip that is through."""
 
+LOOK_S = 0.1
+"""How often all streams and lanes are looked over. Between two looks a step deals only with those
+to which something has happened: a thousand streams would cost 10 ms a step otherwise."""
+
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +70,10 @@ class _Stream:
     """Clip number to the bytes that were stored for it."""
     known: bool = False
     """Whether a clip is through, so that the footprint is measured."""
+    counted: int = 0
+    """Bytes that it is counted with among those committed."""
+    parked: bool = False
+    """It has as many clips under way as it can use: it is not in the round."""
     ended: bool = False
     end: str = ""
     """`made` or `failed`, once it has ended."""
@@ -90,6 +98,17 @@ class Scheduler:
         """Streams that have begun and not ended."""
         self._round: deque[_Stream] = deque()
         """Streams whose head may be asked, in turn."""
+        self._counted = 0
+        """Bytes that the clips of all streams will need."""
+        self._touched: dict[int, _Stream] = {}
+        """Streams to which something has happened in this step, by identity."""
+        self._awake: dict[Lane, int] = {}
+        """Lanes that have calls to hand out or workers to give back, and their places in turn."""
+        self._ranks: dict[Lane, int] = {}
+        self._lanes_seen = 0
+        self._work = 0.0
+        """Seconds of work that wait or run, in all lanes, at the last look."""
+        self._next_look = 0.0
         self._gate: deque[tuple[_Stream, Call]] = deque()
         """Ends of streams that wait for room."""
         self._ending: dict[int, int] = {}
@@ -112,6 +131,7 @@ class Scheduler:
             lane.users += 1
             if lane not in self.lanes:
                 self.lanes.append(lane)
+                self._ranks[lane] = self._lanes_seen = self._lanes_seen + 1
         self._queue.append(stream)
         self._let_in()
 
@@ -124,6 +144,7 @@ class Scheduler:
             self._queue.remove(stream)
             self._active.append(stream)
             self._round.append(stream)
+            self._touched[id(stream)] = stream
             stream.flow.begin()
             if not stream.ended:
                 self._prepare(stream)
@@ -160,10 +181,10 @@ class Scheduler:
 
     def step(self, timeout_s: float) -> None:
         """Hand out what can be, wait for what happens, and deal with it."""
+        self._look()
         self._dispatch()
         for happening in self.backend.wait(timeout_s):
             self._take(happening)
-        self._watch_deadlines()
         self._settle()
         self._let_in()
 
@@ -202,6 +223,7 @@ class Scheduler:
         else:
             lane = stream.lanes[call.node.index]
         lane.push(call)
+        self._wake(lane)
 
     def _let_go(self, packed: Packed) -> None:
         self.budget.let_go(packed)
@@ -233,38 +255,73 @@ class Scheduler:
         now = self.backend.now()
         self._open_gate()
         self._admit()
-        work = sum(lane.pending_s for lane in self.lanes)
-        for lane in reversed(self.lanes):
+        for lane in sorted(self._awake, key=self._awake.__getitem__, reverse=True):
             if lane.backlog or (lane.kind == "pool" and lane.workers):
-                self._serve(lane, now, work)
+                self._serve(lane, now, self._work)
+            else:
+                del self._awake[lane]
+
+    def _wake(self, lane: Lane) -> None:
+        if lane in self._ranks:
+            self._awake[lane] = self._ranks[lane]
+
+    def _touch(self, lane: Lane) -> None:
+        """Note that something has happened to all streams of a lane."""
+        for stream in [self._by_flow[id(lane.flow)]] if lane.flow is not None else self._active:
+            self._touched[id(stream)] = stream
+
+    def _look(self) -> None:
+        """Look all streams and lanes over, now and then."""
+        now = self.backend.now()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        self._watch_deadlines()
+        self._work = sum(lane.pending_s for lane in self.lanes)
+        for stream in self._active:
+            # What it can use depends on the workers that the others have, too.
+            self._recount(stream)
+
+    def _recount(self, stream: _Stream) -> None:
+        """Take what a stream's clips need now; it may be able to use more of them."""
+        committed = 0 if stream.ended else self._committed(stream)
+        self._counted += committed - stream.counted
+        stream.counted = committed
+        if stream.parked and not stream.ended:
+            stream.parked = False
+            self._round.append(stream)
 
     def _admit(self) -> None:
         """Ask the heads for clips, in turn, while there is room for what becomes of them."""
-        committed = sum(self._committed(stream) for stream in self.streams if not stream.ended)
-        committed += sum(self._ending.values())
+        ending = sum(self._ending.values())
         refused = 0
         while self._round and refused < len(self._round):
             stream = self._round.popleft()
             flow = stream.flow
             if stream.ended or flow.total is not None or flow.head.over:
                 continue
+            if self._has_enough(stream):
+                stream.parked = True
+                continue
             self._round.append(stream)
-            pending = flow.window + stream.asked
-            most = self._most_open(stream)
-            room = committed + stream.footprint <= self.limits.budget_bytes
-            if (
-                stream.asked >= DEPTH
-                or pending >= most
-                or (not stream.footprint and pending)
-                or not (room or not committed)
-                or not (stream.asked or self._is_up(stream))
-            ):
+            committed = self._counted + ending
+            if committed and committed + stream.footprint > self.limits.budget_bytes:
                 refused += 1
                 continue
             refused = 0
             stream.asked += 1
-            committed += int(stream.footprint)
+            self._recount(stream)
             self._call(stream, Call(flow, flow.head, "next", place=flow.produced + stream.asked))
+
+    def _has_enough(self, stream: _Stream) -> bool:
+        """Whether a stream has as many clips under way as it can use."""
+        pending = stream.flow.window + stream.asked
+        return (
+            stream.asked >= DEPTH
+            or (not stream.footprint and pending > 0)
+            or pending >= self._most_open(stream)
+            or not (stream.asked or self._is_up(stream))
+        )
 
     def _is_up(self, stream: _Stream) -> bool:
         """Whether a camera's clips would be taken at once; a file waits for nobody."""
@@ -354,6 +411,8 @@ class Scheduler:
         worker, call = happening.worker, happening.call
         if worker.state == "gone":
             return
+        if call is None:
+            self._touch(worker.lane)
         if happening.died:
             self._died(worker, happening.died, starved=happening.starved)
             return
@@ -365,6 +424,7 @@ class Scheduler:
         worker.busy_s += now - worker.since
         worker.since, worker.alone = now, False
         stream = self._by_flow[id(call.flow)]
+        self._touched[id(stream)] = stream
         if stream.ended:
             return
         if happening.missing:
@@ -585,6 +645,8 @@ class Scheduler:
         began = worker.state == "ready"
         alone = worker.alone
         self._part(worker)
+        self._touch(lane)
+        self._wake(lane)
         self.deaths += 1
         lane.failures += 1
         log.warning("a worker of %s is gone: %s", lane.name, why)
@@ -701,7 +763,9 @@ class Scheduler:
     # Ends -------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        for stream in self.streams:
+        touched, self._touched = list(self._touched.values()), {}
+        for stream in touched:
+            self._recount(stream)
             if stream.ended:
                 continue
             flow = stream.flow
@@ -755,3 +819,6 @@ class Scheduler:
                     self._part(worker)
                     self.backend.stop(worker)
                 self.lanes.remove(lane)
+                self._awake.pop(lane, None)
+                del self._ranks[lane]
+        self._recount(stream)
