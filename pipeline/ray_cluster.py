@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster_token import Token, find_token
 from pipeline.errors import UsageError
 from pipeline.host import Home
 from pipeline.lanes import Lane
@@ -29,6 +32,7 @@ SMALLEST_SHARE = 0.01
 OWN_STORE_SHARE = 0.3
 """Of the free memory, for the object store of an own cluster; Ray's own default."""
 MOST_STORE_BYTES = 8 << 30
+KNOCK_S = 10.0
 
 
 class Cluster:
@@ -105,37 +109,124 @@ def joined(
     # A driver started by `uv run` would have Ray upload the whole working folder.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    job = secrets.token_hex(4)
-    own: Path | None = None
-    if address is None:
-        own = Path(tempfile.mkdtemp(prefix="reel3d-ray-"))
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
-    import ray
+    job = os.environ.get("REEL3D_JOB") or secrets.token_hex(4)
+    with _own(cores, store_bytes) if address is None else _others(address):
+        yield Cluster(job, share)
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+@contextmanager
+def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
+    """Start a cluster of this process's own; with it goes all that it wrote."""
+    folder = Path(tempfile.mkdtemp(prefix="reel3d-ray-"))
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    import ray
+    from ray._private import ray_constants
+
+    # As on macOS and Windows, where Ray binds to the loopback interface; elsewhere it binds to
+    # all, and replaces a loopback address that it is given.
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         try:
-            if own is not None:
-                ray.init(
-                    address="local",
-                    num_cpus=cores or len(os.sched_getaffinity(0)),
-                    object_store_memory=store_bytes or _store_bytes(),
-                    include_dashboard=False,
-                    _temp_dir=str(own),
-                    _node_ip_address="127.0.0.1",
-                    _system_config={"free_objects_batch_size": 1},
-                    **quiet,
-                )
-            else:
-                ray.init(address=address, **quiet)
+            ray.init(
+                address="local",
+                num_cpus=cores or len(os.sched_getaffinity(0)),
+                object_store_memory=store_bytes or _store_bytes(),
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                _system_config={"free_objects_batch_size": 1},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except Exception as error:
-            raise UsageError(_refused(address, error)) from error
-        yield Cluster(job, share)
+            raise UsageError(f"Ray does not start on this machine: {_line(error)}") from error
+        yield
     finally:
         ray.shutdown()
-        if own is not None:
-            shutil.rmtree(own, ignore_errors=True)
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _others(address: str) -> Generator[None]:
+    """Join a cluster that others have started."""
+    token = find_token()
+    if token is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or _found_here()
+    _knock(address, token)
+    try:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            why = _line(error)
+            raise UsageError(f"the Ray cluster at {address} does not let us in: {why}") from error
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _found_here() -> str:
+    from ray._private import services
+
+    found = services.find_gcs_addresses()
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        several = ", ".join(sorted(found))
+        raise UsageError(f"several Ray clusters run here; name one with --address: {several}")
+    raise UsageError(
+        "there is no Ray cluster to join on this machine: start one with `ray start --head`, "
+        "name one with --address HOST:6379, or leave --address out to run on this machine alone"
+    )
+
+
+def _knock(address: str, token: Token | None) -> None:
+    """Find out at once what Ray itself says after a minute or not at all.
+
+    Raises:
+        UsageError: Nobody answers there, it is no Ray cluster, or the token is not its own.
+    """
+    if not re.fullmatch(r"[^/\s]+:\d+", address):
+        raise UsageError(
+            f"--address {address} is no address of a Ray cluster: allowed are HOST:PORT (the port "
+            "of `ray start --head`, 6379 by default) and auto; http://HOST:8265 is for `submit`"
+        )
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    api: Any = gcs_service_pb2_grpc
+    messages: Any = gcs_service_pb2
+    with grpc.insecure_channel(address) as channel:
+        ask = api.NodeInfoGcsServiceStub(channel).GetClusterId
+        says = [("authorization", f"Bearer {token.secret}")] if token else []
+        try:
+            ask(messages.GetClusterIdRequest(), timeout=KNOCK_S, metadata=says)
+        except grpc.RpcError as error:
+            code: Any = getattr(error, "code", lambda: None)()
+            if code == grpc.StatusCode.UNAUTHENTICATED:
+                got = f"the one of {token.origin} is not its own" if token else "there is none"
+                raise UsageError(
+                    f"the Ray cluster at {address} asks for a token, and {got}; set "
+                    "RAY_AUTH_TOKEN_PATH to the file that it was started with"
+                ) from None
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise UsageError(
+                    f"no Ray cluster answers at {address}; is it running there (`ray status`), and "
+                    "does nothing between block the port?"
+                ) from None
+            raise UsageError(f"what answers at {address} is no Ray cluster ({code})") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _store_bytes() -> int:
@@ -144,28 +235,6 @@ def _store_bytes() -> int:
     free = psutil.virtual_memory().available
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
     return int(min(OWN_STORE_SHARE * free, 0.9 * shared, MOST_STORE_BYTES))
-
-
-def _refused(address: str | None, error: Exception) -> str:
-    why = " ".join(str(error).split())[:300]
-    if address is None:
-        return f"Ray does not start on this machine: {why}"
-    if "AuthenticationError" in type(error).__name__ or "token" in why.lower():
-        return (
-            f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the one that it was started with"
-        )
-    if "version" in why.lower() and "mismatch" in why.lower():
-        return f"the Ray cluster at {address} has another version: {why}"
-    if address == "auto":
-        return (
-            "there is no Ray cluster to join on this machine: start one with `ray start --head`, "
-            "name one with --address HOST:6379, or leave --address out to run on this machine"
-        )
-    return (
-        f"the Ray cluster at {address} does not let us in ({why}); is it running there, and is "
-        "the token right (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
-    )
 
 
 def _on(node: str, *, soft: bool) -> Any:
