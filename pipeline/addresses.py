@@ -17,7 +17,16 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipeline.errors import SourceError, UsageError
 
-__all__ = ["CAMERAS", "mask", "plain_path", "scheme", "scrub", "secret_in", "with_login"]
+__all__ = [
+    "CAMERAS",
+    "mask",
+    "masked",
+    "plain_path",
+    "scheme",
+    "scrub",
+    "secret_in",
+    "with_login",
+]
 
 CREDENTIALS = "REEL3D_CREDENTIALS"
 
@@ -32,6 +41,11 @@ SECRET_KEY = re.compile(
 )
 """Names of a query that carry a login or a signature: those of S3, Google, Azure and CloudFront
 links, and what cameras and servers commonly call them."""
+
+USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
+ODD_USER = re.compile(r"(?<=://)[^\s/?#@:'\"<>\]]*:(?!\d{0,5}(?:[\s/?#'\"<>,;.)]|$))[^\s'\"<>]*@")
+"""A password with a slash in it, which ends the host for everyone else: what follows the colon is
+no port."""
 
 
 def scheme(uri: str) -> str:
@@ -73,6 +87,14 @@ def secret_in(uri: str) -> str | None:
     return None
 
 
+def masked(text: str) -> str:
+    """Return any text without the logins and secrets of the addresses in it."""
+    if "://" not in text:
+        return text
+    text = USER.sub("***@", ODD_USER.sub("***@", text))
+    return re.sub(r"(?<=[?&;])([\w.~%-]+)=([^&;#\s'\"<>]+)", _masked_pair, text)
+
+
 def scrub(text: str, uri: str = "", shown: str = "") -> str:
     """Return the text of somebody else's error in one short line, without what is secret.
 
@@ -84,8 +106,7 @@ def scrub(text: str, uri: str = "", shown: str = "") -> str:
     if uri:
         text = text.replace(uri, shown or mask(uri))
     line = " ".join(text.split())
-    line = re.sub(r"(?<=://)[^\s/'\"]*@", "***@", line)
-    line = re.sub(r"(?<=[?&;])([\w.~%-]+)=([^&;\s'\"]+)", _masked_pair, line)
+    line = masked(line)
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return line if len(line) <= 300 else line[:297] + "..."
 

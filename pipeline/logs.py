@@ -18,7 +18,6 @@ import datetime
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -26,9 +25,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast, get_args
 
+from pipeline.addresses import masked
 from pipeline.errors import UsageError
 
-__all__ = ["IDS", "LogSettings", "add_log_options", "bind", "bound", "configure", "masked"]
+__all__ = ["IDS", "LogSettings", "add_log_options", "bind", "bound", "configure"]
 
 IDS = ("job", "stream", "clip", "stage", "node")
 """What a record may be bound to, in the order in which it is written."""
@@ -36,15 +36,6 @@ IDS = ("job", "stream", "clip", "stage", "node")
 Form = Literal["text", "json"]
 LEVELS = ("debug", "info", "warning", "error")
 FORM_VARIABLE, LEVEL_VARIABLE = "REEL3D_LOG_FORMAT", "REEL3D_LOG_LEVEL"
-
-_USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
-_ODD_USER = re.compile(r"(?<=://)[^\s/?#@:'\"<>\]]*:(?!\d{0,5}(?:[\s/?#'\"<>,;.)]|$))[^\s'\"<>]*@")
-"""A password with a slash in it, which ends the host for everyone else: what follows the colon is
-no port."""
-_SECRET = re.compile(
-    r"(?i)([?&](?:[\w.-]*(?:passw(?:or)?d|pwd|token|secret|signature)|pass|key|apikey|api_key)=)"
-    r"[^&\s'\"<>#]+"
-)
 
 _process_ids: dict[str, str] = {}
 _context_ids: ContextVar[Mapping[str, str]] = ContextVar("reel3d_ids")
@@ -74,14 +65,6 @@ class LogSettings:
     def environment(self) -> dict[str, str]:
         """Return the variables that hand these settings to a process on any node."""
         return {FORM_VARIABLE: self.form, LEVEL_VARIABLE: self.level}
-
-
-def masked(text: str) -> str:
-    """Return text without the credentials of any address in it: `rtsp://***@host/…`."""
-    if "://" not in text:
-        return text
-    text = _ODD_USER.sub("***@", text)
-    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 
 def bind(**ids: str | None) -> None:

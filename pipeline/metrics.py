@@ -34,7 +34,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.logs import masked
+from pipeline.addresses import masked
 from pipeline.rows import RunStatus
 
 __all__ = ["Metrics"]

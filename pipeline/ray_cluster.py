@@ -33,6 +33,8 @@ OWN_STORE_SHARE = 0.3
 """Of the free memory, for the object store of an own cluster; Ray's own default."""
 MOST_STORE_BYTES = 8 << 30
 KNOCK_S = 10.0
+PREFIX = "reel3d-ray-"
+"""Of the folder of an own cluster; the number of its process follows."""
 
 
 class Cluster:
@@ -117,7 +119,8 @@ def joined(
 @contextmanager
 def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     """Start a cluster of this process's own; with it goes all that it wrote."""
-    folder = Path(tempfile.mkdtemp(prefix="reel3d-ray-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     import ray
@@ -149,6 +152,14 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
             if value is not None:
                 os.environ[name] = value
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove what clusters have left whose process was killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = left.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import NAMED, WorkerDied
+from pipeline.logs import configure
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.telemetry import Event, peak_memory_bytes
@@ -343,6 +344,7 @@ def serve_parent() -> None:
     # Ctrl-C goes to the whole process group; the parent decides what becomes of the child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
+    configure()
     _end_with_parent()
     connection = Connection(int(sys.argv[1]))
     stopping = _Stopping(socket.socket(fileno=int(sys.argv[2])))
