@@ -113,6 +113,7 @@ class RayBackend:
             stage=node.name,
             where=call.where,
             place=call.place,
+            turn=call.turn,
             safe=call.flow.safe,
             home=self._homes[id(call.flow)],
             parcels=tuple(

@@ -54,6 +54,8 @@ class Happening:
     """It was ended because the machine ran out of memory."""
     missing: bool = False
     """What the call was given is not there any more."""
+    untouched: bool = False
+    """The worker was gone before it began its first call, which is not to blame."""
 
 
 class Backend(Protocol):
@@ -108,7 +110,11 @@ class StreamHooks(Protocol):
         ...
 
     def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
-        """Write down that a stage without memory has dealt with a clip."""
+        """Write down that a stage without memory has dealt with a clip, or that it is given up."""
+        ...
+
+    def passed(self, node: Node, parcel: Parcel) -> None:
+        """Write down that a stage has no business with a clip."""
         ...
 
     def total(self, count: int) -> None:

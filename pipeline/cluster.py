@@ -29,6 +29,7 @@ from pipeline.metrics import Metrics
 from pipeline.plan import Job
 from pipeline.quota import Quota
 from pipeline.ray_cluster import Cluster, joined
+from pipeline.recalling import recall
 from pipeline.run import Begun, Result, begin, conclude, finish, leave
 from pipeline.scheduler import Scheduler
 from pipeline.snapshots import Snapshots
@@ -259,6 +260,10 @@ class _Stream:
     def opened(self, found: dict[str, Any]) -> None:
         """Take the probe."""
         if isinstance(found.get("probe"), Probe):
+            if self._probe is None:
+                # A run that goes on after the last clip opens the source no more.
+                folder = self.begun.folder
+                folder.write_facts({**folder.facts(), "probe": found["probe"].as_dict()})
             self._probe = found["probe"]
             self._begin_stage(self.begun.jobs[0])
 
@@ -277,6 +282,11 @@ class _Stream:
         if not self.flow.live:
             row = Dealt(node.name, node.job.key, parcel.number, seconds, loss)
             self._journal.dealt(row)
+
+    def passed(self, node: Node, parcel: Parcel) -> None:
+        """Write down that a stage has no business with a clip."""
+        if not self.flow.live:
+            self._journal.passed(node.job.key, parcel.number)
 
     def total(self, count: int) -> None:
         """Write down how many clips there are."""
@@ -306,7 +316,9 @@ class _Stream:
             job.meter.losses += node.lost if job is jobs[0] else []
             job.settle(self.begun.folder, node.kept)
             self.watch.ended(job.name, job.state, job.meter)
-        self._store(node).clear()
+        if node.kind != "head":
+            # What decoder and sampler told is asked for when the run goes on after their end.
+            self._store(node).clear()
 
     def ended(self, error: Reel3dError | None) -> None:
         """Conclude the run, or take why it cannot be."""
@@ -351,29 +363,8 @@ class _Stream:
         """Find the last clip up to which all work stands, and begin behind it."""
         flow = self.flow
         standing = self._journal.read()
-        clips = len(standing.clips) if flow.head.runs and not flow.live else 0
-        working = [node for node in flow.nodes[1:] if node.runs]
-        for node in working:
-            if node.kind == "clip":
-                dealt = standing.dealt.get(node.job.key, {})
-                clips = min(clips, next(n for n in range(clips + 1) if n not in dealt))
-        folds = [set(self._store(node).numbers) for node in working if node.kind == "fold"]
-        while clips and not all(clips in numbers for numbers in folds):
-            clips -= 1
+        clips = recall(flow, standing, lambda node: self._store(node).numbers)
         self._journal.begin(standing, clips)
-        for number in range(clips):
-            lost: set[str] = set()
-            for node in working:
-                if node.kind == "clip":
-                    dealt = standing.dealt[node.job.key][number]
-                    node.job.meter.items += 1
-                    node.job.meter.seconds += dealt.seconds
-                    if dealt.lost is not None:
-                        node.lost.append(dealt.lost)
-                        node.job.flawed = True
-                        lost.add(node.name)
-            remembered = standing.clips[number]
-            flow.recall(remembered["clip"], remembered, lost)
         if clips and standing.total == clips and self._recall_head(clips):
             flow.total = clips
         if clips:

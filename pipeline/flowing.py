@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.chain import HEAD, STREAM_LEVEL
-from pipeline.messages import Frames
+from pipeline.messages import Actions, Frames
 from pipeline.packing import Packed
 from pipeline.plan import Job
 from pipeline.source import Source
@@ -27,6 +27,8 @@ from pipeline.telemetry import Loss
 
 __all__ = ["FINISH", "Call", "Flow", "Node", "Parcel"]
 
+AHEAD = 2
+"""Parcels that are made again for a stage that was sent back, before it takes them."""
 FINISH = 1 << 40
 """Parcels of `finish` are numbered from here, by the place of their stage in the chain."""
 
@@ -78,7 +80,20 @@ class Node:
     sent: int = 0
     """Fold: place in the row of the next parcel to take."""
     saved: int = 0
-    """Fold: place of its newest snapshot, from which a new worker can go on; 0 for none."""
+    """Fold: place from which a new worker can go on."""
+    held: int = 0
+    """Fold: number of the snapshot that stands for its state there; 0 for the state at the
+    beginning. It is less than `saved` where the stage had no business with what lies between."""
+    passed: set[int] = field(default_factory=set[int])
+    """Fold: places from `saved` on with which it had no business."""
+    poison: set[int] = field(default_factory=set[int])
+    """Fold: places that are given up, since they end its worker."""
+    forgetful: bool = False
+    """Fold: it gives no snapshots."""
+    out: int = 0
+    """Fold: calls that wait or run."""
+    turns: int = 0
+    """Fold: calls that its worker gets in all."""
     finishing: bool = False
     """Fold: `finish` is being called."""
     finished: bool = False
@@ -90,9 +105,8 @@ class Node:
     """Files of the messages that were written down for `--resume`."""
     lost: list[Loss] = field(default_factory=list[Loss])
     """What the runner itself gave up of its work."""
-    stuck_at: int = -1
-    """Place at which its worker died last, and how often in a row."""
-    deaths: int = 0
+    stuck_at: Call | None = None
+    """The call at which its worker died last: it counts how often."""
 
     @property
     def bit(self) -> int:
@@ -126,6 +140,8 @@ class Call:
     arguments: dict[str, Packed] = field(default_factory=dict[str, Packed])
     place: int = 0
     """Fold: place of the parcel in the row."""
+    turn: int = 0
+    """Fold: how many calls its worker got before: one that failed to arrive leaves a gap."""
     kills: int = 0
     """How many workers died of it while it was alone with them."""
     starved: int = 0
@@ -150,6 +166,7 @@ class Flow:
         ready: Callable[[Call], None],
         let_go: Callable[[Packed], None],
         restart: Callable[[Node], None],
+        passed: Callable[[Flow, Node, Parcel], None] | None = None,
         *,
         live: bool = False,
         priority: int = 0,
@@ -162,6 +179,7 @@ class Flow:
             ready: Takes every call that may now be made.
             let_go: Takes every message that nobody in this stream needs any more.
             restart: Takes a stream-scoped stage whose end must be made again by a new worker.
+            passed: Takes every clip with which a stage has no business.
             priority: Calls of streams with a higher one go first.
             live: Clips cannot be decoded again, and are forgotten once dealt with.
         """
@@ -173,6 +191,8 @@ class Flow:
         self.parcels: dict[int, Parcel] = {}
         self.produced = 0
         """How many clips the head has made."""
+        self.recalled = 0
+        """How many of them an earlier process has led through every stage."""
         self.total: int | None = None
         """How many there are, once known."""
         self.told = False
@@ -180,6 +200,7 @@ class Flow:
         self._ready = ready
         self._let_go = let_go
         self._restart = restart
+        self._tell_passed = passed
         self.open: set[int] = set()
         """Clips that some stage has not dealt with."""
         self._all = (1 << len(self.nodes)) - 1
@@ -243,13 +264,16 @@ class Flow:
         self._offer_all(parcel)
         return parcel
 
-    def recall(self, name: str, remembered: Any, lost: set[str]) -> None:
+    def recall(
+        self, name: str, remembered: Any, lost: set[str], held: dict[str, int] | None = None
+    ) -> None:
         """Take a clip that an earlier process has led through every stage, before `begin`.
 
         Args:
             name: Of the clip.
             remembered: What the head needs to make it again.
             lost: Stages that made nothing of it.
+            held: Stream-scoped stages that go on from a snapshot, and its number.
         """
         parcel = Parcel(self.produced, name, done=self._all, remembered=remembered)
         parcel.outputs[0] = {Frames: None}
@@ -260,10 +284,12 @@ class Flow:
             node.dealt += 1
         self.parcels[parcel.number] = parcel
         self.produced += 1
+        self.recalled = self.produced
         for node in self.nodes:
             if node.kind == "fold":
                 node.saved = node.sent = self.produced
-                node.opened = True
+                node.held = (held or {}).get(node.name, 0)
+                node.opened = node.held > 0
 
     def end(self) -> None:
         """Take that the head has made the last clip."""
@@ -275,19 +301,28 @@ class Flow:
         """Take what a call made."""
         node, parcel = call.node, call.parcel
         if call.verb == "finish":
+            if node.over or not node.finishing:
+                self._drop(outputs)
+                return
             node.finished, node.finishing = True, False
             self._finish_parcel(node, outputs)
             return
         assert parcel is not None
         parcel.queued &= ~node.bit
-        if parcel.again & node.bit:
-            parcel.again &= ~node.bit
+        again = bool(parcel.again & node.bit)
+        parcel.again &= ~node.bit
+        if again and parcel.done & node.bit:
             held = parcel.outputs.setdefault(node.index, {})
-            held.update({kind: packed for kind, packed in outputs.items() if kind in held})
+            self._fill(held, outputs)
+            for kind in [kind for kind, packed in held.items() if packed is None]:
+                # It cannot be made again: to the others it is as if it had never been.
+                del held[kind]
             self._ask_again(parcel)
             self._offer_all(parcel)
             self._release(parcel)
             return
+        if node.kind == "fold":
+            node.out -= 1
         self._deal(node, parcel, outputs)
 
     def give_up(self, node: Node) -> None:
@@ -310,13 +345,16 @@ class Flow:
         assert call.parcel is not None
         parcel = call.parcel
         parcel.queued &= ~call.node.bit
-        parcel.losses += 1
         gone = set(map(id, call.arguments.values()))
+        news = False
         for outputs in parcel.outputs.values():
             for kind, packed in outputs.items():
                 if packed is not None and packed.refs and id(packed) in gone:
                     self._let_go(packed)
                     outputs[kind] = None
+                    news = True
+        # Calls that were given the same object find the same loss.
+        parcel.losses += news
         self.retry(call)
 
     def lost_kept(self, call: Call) -> None:
@@ -340,7 +378,8 @@ class Flow:
         if call.parcel.again & call.node.bit:
             self._make_again(call.node, call.parcel)
         elif call.node.kind == "fold":
-            self._advance(call.node)
+            # Calls behind it may have run already: it goes back, so that the order stays.
+            self._restart(call.node)
         else:
             self._offer(call.node, call.parcel)
 
@@ -350,6 +389,8 @@ class Flow:
             # What is through is forgotten: it goes on with the oldest clip there is.
             place = max(place, min(self.open, default=self.produced))
         node.saved = place
+        node.passed.clear()
+        node.out = node.turns = 0
         for position in range(place, node.sent):
             parcel = self._at(node, position)
             if parcel is not None:
@@ -357,11 +398,24 @@ class Flow:
                 if parcel.done & node.bit:
                     parcel.done &= ~node.bit
                     node.dealt -= 1
-                    self.open.add(parcel.number)
+                    if parcel.number < FINISH:
+                        self.open.add(parcel.number)
         node.sent = min(place, node.sent)
         node.finishing = False
         if not node.over:
             node.finished = False
+        if place < self.recalled:
+            # What others made of those clips in an earlier process is not known: once more.
+            for maker in self.nodes:
+                unknown = maker.kind == "fold" and maker.runs and node.feeders & maker.bit
+                if unknown and maker.saved:
+                    maker.saved = maker.held = 0
+                    self._restart(maker)
+
+    def stands(self, node: Node, place: int) -> None:
+        """Take that a snapshot of a stream-scoped stage stands, from after the parcel at `place`."""
+        node.saved = node.held = place + 1
+        self._pass_over(node)
 
     def advance(self, node: Node) -> None:
         """Hand out the next calls of a stream-scoped stage."""
@@ -378,12 +432,13 @@ class Flow:
 
     @property
     def safe(self) -> int:
-        """The place up to which every stream-scoped stage stands on the disk.
+        """The clip up to which all work stands on the disk.
 
         A later process can go on from there, so the snapshots taken there must stay.
         """
         folds = [n for n in self.nodes if n.kind == "fold" and n.runs and not n.over]
-        return min((n.saved for n in folds if not n.settled), default=self.produced)
+        saved = (n.saved for n in folds if not (n.settled or n.forgetful))
+        return min(self.produced, min(self.open, default=self.produced), *saved)
 
     def is_through(self, node: Node) -> bool:
         """Say whether a stage has dealt with everything and all it made is kept."""
@@ -414,20 +469,16 @@ class Flow:
 
     def _deal(self, node: Node, parcel: Parcel, outputs: Outputs) -> None:
         if parcel.done & node.bit:
-            for packed in outputs.values():
-                if packed is not None:
-                    self._let_go(packed)
+            self._drop(outputs)
             return
         parcel.done |= node.bit
         node.dealt += 1
         held = parcel.outputs.get(node.index)
         if held:
             # It went back and made the same again: what still lies there is as good.
-            for kind, packed in outputs.items():
-                if held.get(kind) is None:
-                    held[kind] = packed
-                elif packed is not None:
-                    self._let_go(packed)
+            for kind in outputs:
+                held.setdefault(kind, None)
+            self._fill(held, outputs)
         else:
             parcel.outputs[node.index] = outputs
         for consumer in node.consumers:
@@ -436,12 +487,35 @@ class Flow:
         if node.kind == "fold":
             self._advance(node)
 
+    def _drop(self, outputs: Outputs) -> None:
+        for packed in outputs.values():
+            if packed is not None:
+                self._let_go(packed)
+
+    def _fill(self, held: Outputs, outputs: Outputs) -> None:
+        """Put what was made again where it lacks; drop the rest."""
+        for kind, packed in outputs.items():
+            if packed is None:
+                continue
+            if kind in held and held[kind] is None:
+                held[kind] = packed
+            else:
+                self._let_go(packed)
+
     def _finish_parcel(self, origin: Node, outputs: Outputs) -> None:
         if origin not in self.origins:
+            self._drop(outputs)
             return
         parcel = self.parcels.get(FINISH + origin.index) or self._end_of(origin)
-        # `finish` may have been called again, since what it made was lost.
-        parcel.outputs.setdefault(origin.index, {}).update(outputs)
+        held = parcel.outputs.get(origin.index)
+        if held is None:
+            parcel.outputs[origin.index] = outputs
+        else:
+            # `finish` was called again, since what it made was lost.
+            self._fill(held, outputs)
+            for kind in [kind for kind, packed in held.items() if packed is None]:
+                if parcel.again & origin.bit:
+                    del held[kind]
         parcel.again &= ~origin.bit
         self._ask_again(parcel)
         self._offer_all(parcel)
@@ -463,6 +537,8 @@ class Flow:
             return
         taken = None if node.over else self._taken(node, parcel)
         if taken is None:
+            if not node.over:
+                self._told_passed(node, parcel)
             self._deal(node, parcel, {})
             return
         arguments = self._gather(taken, parcel)
@@ -496,17 +572,35 @@ class Flow:
                 return
             if node.feeders & ~parcel.done:
                 return
-            taken = None if node.over else self._taken(node, parcel)
             place = node.sent
+            given_up = node.over or place in node.poison
+            taken = None if given_up else self._taken(node, parcel)
             if taken is None:
                 node.sent += 1
+                node.passed.add(place)
+                self._pass_over(node)
+                if not given_up:
+                    self._told_passed(node, parcel)
                 self._deal(node, parcel, {})
                 continue
+            gone = any(parcel.outputs[index][kind] is None for index, kind in taken.values())
+            if gone and node.out >= AHEAD:
+                return  # it is made again when the stage can soon take it
             arguments = self._gather(taken, parcel)
             if arguments is None:
                 return
             node.sent += 1
             self._queue(node, parcel, arguments, place)
+
+    def _pass_over(self, node: Node) -> None:
+        """What a stage had no business with leaves its state as it was."""
+        while node.saved in node.passed:
+            node.passed.discard(node.saved)
+            node.saved += 1
+
+    def _told_passed(self, node: Node, parcel: Parcel) -> None:
+        if self._tell_passed is not None and parcel.number < FINISH:
+            self._tell_passed(self, node, parcel)
 
     def _finish(self, node: Node) -> None:
         if node.dealt < self._expected(node):
@@ -516,7 +610,8 @@ class Flow:
             self._finish_parcel(node, {})
             return
         node.finishing = True
-        self._ready(Call(self, node, "finish", place=node.sent))
+        self._ready(Call(self, node, "finish", place=node.sent, turn=node.turns))
+        node.turns += 1
 
     def _at(self, node: Node, place: int) -> Parcel | None:
         """Return the parcel at a place of the row that `node` takes."""
@@ -551,20 +646,34 @@ class Flow:
     def _make_again(self, node: Node, parcel: Parcel) -> None:
         if parcel.queued & node.bit:
             return
+        begun = bool(parcel.again & node.bit)
         parcel.again |= node.bit
         if node.kind == "head":
             self._queue(node, parcel, {}, parcel.number, "remake")
-        elif parcel.number >= FINISH and _kept_names(node):
+        elif parcel.number >= FINISH and self._is_kept(node, parcel):
             self._queue(node, parcel, {}, parcel.number, "load")
         elif node.kind == "fold":
-            # It goes back to its last snapshot and makes its end once more.
-            self._restart(node)
+            # It goes back to its last snapshot, or where that is too late to the beginning.
+            if parcel.number < FINISH:
+                node.saved = node.held = 0
+            if not begun:
+                self._restart(node)
         else:
             taken = self._taken(node, parcel)
-            assert taken is not None
+            if taken is None:
+                # What it was made of is lost for good, and so is this.
+                self.completed(Call(self, node, "process", parcel), {})
+                return
             arguments = self._gather(taken, parcel)
             if arguments is not None:
                 self._queue(node, parcel, arguments, parcel.number)
+
+    def _is_kept(self, node: Node, parcel: Parcel) -> bool:
+        """Whether what a stage made of the end of the stream can be read from the run folder."""
+        names = node.job.entry.kept if node.job.entry else node.kept
+        # Events are kept joined over the whole stream: that is not what `finish` made.
+        alike = not node.runs or Actions not in parcel.outputs.get(node.index, {})
+        return bool(names) and not node.keeping and alike
 
     def _ask_again(self, parcel: Parcel) -> None:
         """Something was made again: those that waited for it to make their part again, go on."""
@@ -581,8 +690,14 @@ class Flow:
         verb: Verb = "process",
     ) -> None:
         parcel.queued |= node.bit
-        node.opened = True
-        self._ready(Call(self, node, verb, parcel, arguments, place))
+        call = Call(self, node, verb, parcel, arguments, place)
+        if verb == "process":
+            node.opened = True
+            if node.kind == "fold":
+                call.turn = node.turns
+                node.turns += 1
+                node.out += 1
+        self._ready(call)
 
     def _release(self, parcel: Parcel) -> None:
         """Let go what no stage needs any more."""

@@ -74,6 +74,8 @@ class Order:
     where: str = ""
     """The clip or part that it is about, for logs."""
     place: int = 0
+    turn: int | None = None
+    """Stream-scoped stages: how many calls of it this worker got before; None: not checked."""
     safe: int = 0
     """Snapshots before this place are not needed any more."""
     home: Home
@@ -115,6 +117,8 @@ class Host:
         """Whether the stages belong to one stream and count by themselves."""
         self._head: _Head | None = None
         self._kept: dict[str, _KeptActions] = {}
+        self._turns: dict[str, int] = {}
+        """Stage name to the calls that it has got."""
         self._folders: dict[str, RunFolder | None] = {}
         """Run folders by their mark."""
 
@@ -131,7 +135,8 @@ class Host:
             specs: Decode and sample, one stage, or a stream's exporters.
             context: Seed and threads.
             home: Of the stream that the stages belong to; None for a pool.
-            places: Stage name to the place in the row that it should go on from.
+            places: Stage name to the snapshot that it should go on from, 0 for none; of the
+                sampler the clip, -1 where clips are only made again.
         """
         began = time.perf_counter()
         self._own = home is not None
@@ -199,7 +204,8 @@ class Host:
             return self._reply(began, failure=_describe(error)), []
         parcels: list[tuple[Parcel, tuple[Forward | int, ...], tuple[int, ...]]] = []
         fresh: list[Array] = []
-        for message in messages:
+        # As in a parcel of the local runner, the last of a kind counts.
+        for message in {type(message): message for message in messages}.values():
             parcel, found = pack(message, arrays)
             places: list[Forward | int] = []
             sizes: list[int] = []
@@ -230,6 +236,13 @@ class Host:
 
     def _work(self, order: Order, arrays: tuple[Array, ...]) -> tuple[list[Message], bool, Any]:
         stage, spec = self._stages[order.stage], self._specs[order.stage]
+        if self._own and order.verb != "report" and order.turn is not None:
+            # What one call was given may be lost with a machine. Those behind it have been sent
+            # and arrive; a state that lacks a clip must never come to be.
+            turn = self._turns.get(order.stage, 0)
+            if order.turn != turn:
+                raise ValueError(f"{order.stage} has got {turn} calls and this one is {order.turn}")
+            self._turns[order.stage] = turn + 1
         if not self._own:
             folder = self._seen(order.home)
             stage.context = replace(
@@ -300,7 +313,8 @@ class Host:
             self._meters[name] = meter_of(told["meter"])
             if told["actions"]:
                 self._kept_actions(name).cut(told["actions"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except Exception as error:
+            # What is damaged may say anything; the clips are there, and are gone through again.
             self._rebuild(name)
             why = f"its stream was begun anew, since its snapshot cannot be used: {error}"
             self._stages[name].warn(why)
@@ -394,6 +408,9 @@ class _Head:
         self._source = fetch.local(self._source)
         self._reader = self._decode.process(self._source)
         probe: Probe = self._reader.probe
+        if place < 0:
+            # All clips are known: it only makes some of them again.
+            return probe
         if place and probe.kind != "camera":
             self._go_to(place)
         elif snapshots is not None:

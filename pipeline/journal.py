@@ -1,8 +1,9 @@
 """What a driver writes down of a stream while it runs, so that another one can go on from there.
 
 A line of JSON in `.reel3d/journal.jsonl` for every clip made, every clip that a stage without
-memory has dealt with, and the number of clips once it is known. With the snapshots of the
-stream-scoped stages they tell the last clip up to which all work stands.
+memory has dealt with or that any stage has given up or passed over, and the number of clips once
+it is known. With the snapshots of the stream-scoped stages they tell the last clip up to which
+all work stands (`pipeline.recalling`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Dealt", "Journal", "Standing"]
 
 @dataclass(frozen=True)
 class Dealt:
-    """A stage without memory has dealt with a clip."""
+    """A stage without memory has dealt with a clip, or any stage has given it up."""
 
     stage: str
     key: str
@@ -37,6 +38,8 @@ class Standing:
     """What the head remembers of each clip."""
     dealt: dict[str, dict[int, Dealt]] = field(default_factory=dict[str, dict[int, Dealt]])
     """By key of the job."""
+    passed: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Clips with which a stage had no business, by key of the job."""
     total: int | None = None
 
 
@@ -78,6 +81,9 @@ class Journal:
                 for dealt in rows.values():
                     if dealt.clip < clips:
                         file.write(_line({"dealt": asdict(dealt)}))
+            for key, numbers in standing.passed.items():
+                for number in sorted(n for n in numbers if n < clips):
+                    file.write(_line({"passed": [key, number]}))
             if standing.total == clips and clips:
                 file.write(_line({"total": clips}))
         temporary.replace(self._path)
@@ -90,6 +96,10 @@ class Journal:
     def dealt(self, dealt: Dealt) -> None:
         """Write down that a stage has dealt with a clip."""
         self._write({"dealt": asdict(dealt)})
+
+    def passed(self, key: str, clip: int) -> None:
+        """Write down that a stage has no business with a clip."""
+        self._write({"passed": [key, clip]})
 
     def total(self, count: int) -> None:
         """Write down how many clips there are."""
@@ -122,6 +132,9 @@ class Journal:
             lost = tree.pop("lost")
             dealt = Dealt(lost=Loss(**lost) if lost else None, **tree)
             standing.dealt.setdefault(dealt.key, {})[dealt.clip] = dealt
+        elif "passed" in row:
+            key, clip = row["passed"]
+            standing.passed.setdefault(key, set()).add(int(clip))
         elif "total" in row:
             standing.total = int(row["total"])
 

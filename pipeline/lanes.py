@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +85,9 @@ class Lane:
     """A heap: higher priority first, then first come, first served."""
     suspects: deque[Call] = field(default_factory=deque[Call])
     """Calls that were with a worker when it died: each runs again alone."""
+    careful: int = -1
+    """Of one stream's stage: calls up to this place in the row run alone, since the worker died of
+    one of them."""
     workers: list[Worker] = field(default_factory=list[Worker])
     calls: int = 0
     """Calls done."""
@@ -136,9 +140,16 @@ class Lane:
 
     def forget(self, flow: Flow) -> None:
         """Drop what waits for a stream that has ended."""
-        self.waiting = [entry for entry in self.waiting if entry[2].flow is not flow]
+        self.take_back(lambda call: call.flow is flow)
+
+    def take_back(self, wanted: Callable[[Call], bool]) -> list[Call]:
+        """Drop the calls without a worker of which this is true, and return them."""
+        back = [call for _, _, call in self.waiting if wanted(call)]
+        back += [call for call in self.suspects if wanted(call)]
+        self.waiting = [entry for entry in self.waiting if not wanted(entry[2])]
         heapq.heapify(self.waiting)
-        self.suspects = deque(call for call in self.suspects if call.flow is not flow)
+        self.suspects = deque(call for call in self.suspects if not wanted(call))
+        return back
 
     def next_call(self) -> tuple[Worker, Call, bool] | None:
         """Return a worker, the call that it should take now, and whether alone.
@@ -152,9 +163,12 @@ class Lane:
             if not free[0].calls:
                 return free[0], self.suspects.popleft(), True
             del free[0]
-        if self.waiting and free and len(free[0].calls) < DEPTH:
-            return free[0], heapq.heappop(self.waiting)[2], False
-        return None
+        if not self.waiting or not free or len(free[0].calls) >= DEPTH:
+            return None
+        alone = self.waiting[0][2].place <= self.careful
+        if alone and free[0].calls:
+            return None
+        return free[0], heapq.heappop(self.waiting)[2], alone
 
     def wanted(self, cores: float, gpus: float, work: float) -> int:
         """Return how many workers a pool should have now.

@@ -26,7 +26,7 @@ from typing import Any
 
 from pipeline.backend import Backend, Failure, Happening, Limits, Result, StreamHooks
 from pipeline.errors import NAMED, OutputError, Reel3dError
-from pipeline.flowing import Call, Flow, Node, Outputs
+from pipeline.flowing import FINISH, Call, Flow, Node, Outputs, Parcel
 from pipeline.lanes import DEPTH, IDLE_S, Budget, Lane, Worker
 from pipeline.messages import Actions
 from pipeline.packing import Packed
@@ -79,6 +79,11 @@ class _Stream:
     """`made` or `failed`, once it has ended."""
 
 
+def _poisonous(call: Call, why: str) -> str:
+    times = max(call.kills, call.starved)
+    return f"it ended its worker {times} times, the last time so: {why}"
+
+
 class Scheduler:
     """Runs the streams to their ends."""
 
@@ -120,7 +125,13 @@ class Scheduler:
 
     def new_flow(self, **arguments: Any) -> Flow:
         """Return a flow whose calls come here."""
-        return Flow(ready=self._ready, let_go=self._let_go, restart=self._restart, **arguments)
+        return Flow(
+            ready=self._ready,
+            let_go=self._let_go,
+            restart=self._restart,
+            passed=self._passed,
+            **arguments,
+        )
 
     def add(self, flow: Flow, hooks: StreamHooks, lanes: dict[int, Lane], sinks: Lane) -> None:
         """Take a stream; `lanes` says where the calls of each of its stages go."""
@@ -227,6 +238,9 @@ class Scheduler:
 
     def _let_go(self, packed: Packed) -> None:
         self.budget.let_go(packed)
+
+    def _passed(self, flow: Flow, node: Node, parcel: Parcel) -> None:
+        self._by_flow[id(flow)].hooks.passed(node, parcel)
 
     def _may_not_end(self, stream: _Stream) -> bool:
         """Whether what the end of a stream makes must wait for room in the object store."""
@@ -382,8 +396,9 @@ class Scheduler:
         lane.workers.append(worker)
         places: dict[str, int] = {}
         if lane.flow is not None:
-            places = {node.name: node.saved for node in lane.flow.nodes if node.kind == "fold"}
-            places[lane.flow.head.name] = lane.flow.produced
+            flow = lane.flow
+            places = {node.name: node.held for node in flow.nodes if node.kind == "fold"}
+            places[flow.head.name] = flow.produced if flow.total is None else -1
         self.backend.start(worker, places)
 
     def _send(self, worker: Worker, call: Call, alone: bool, now: float) -> None:
@@ -414,7 +429,9 @@ class Scheduler:
         if call is None:
             self._touch(worker.lane)
         if happening.died:
-            self._died(worker, happening.died, starved=happening.starved)
+            self._died(
+                worker, happening.died, starved=happening.starved, untouched=happening.untouched
+            )
             return
         now = self.backend.now()
         if call is None:
@@ -463,9 +480,11 @@ class Scheduler:
         for node in stream.flow.nodes:
             if stream.lanes.get(node.index) is not lane or node.name not in places:
                 continue
-            if node.kind == "fold" and places[node.name] != node.saved:
+            if node.kind == "fold" and places[node.name] != node.held and not node.settled:
                 # The snapshot was damaged or never there: the stage begins anew.
-                stream.flow.rewind(node, places[node.name])
+                self._take_back(lane, [node])
+                node.held = places[node.name]
+                stream.flow.rewind(node, node.held)
                 stream.flow.advance(node)
         self._events(stream, result)
 
@@ -473,7 +492,7 @@ class Scheduler:
         flow, node = stream.flow, call.node
         outputs = dict(result.outputs)
         again = call.parcel is not None and bool(call.parcel.again & node.bit)
-        self._events(stream, result)
+        self._events(stream, result, again=again)
         stream.hooks.answered(result)
         for packed in outputs.values():
             if packed is not None:
@@ -493,7 +512,9 @@ class Scheduler:
         else:
             self._count(call, result, again=again)
             if result.saved:
-                node.saved = call.place + 1
+                flow.stands(node, call.place)
+            elif node.kind == "fold" and call.verb == "process":
+                node.forgetful = True
             if node.kind == "fold" and call.verb == "finish":
                 node.kept = result.extra or []
             if call.verb != "load":
@@ -516,7 +537,11 @@ class Scheduler:
                     return
                 stream.hooks.total(flow.produced)
                 flow.end()
-        elif flow.total is None:
+        elif flow.total is not None:
+            for packed in outputs.values():
+                if packed is not None:
+                    self.budget.let_go(packed)
+        else:
             (packed,) = outputs.values()
             assert packed is not None
             if not stream.known:
@@ -548,12 +573,15 @@ class Scheduler:
             job.meter.items += 1
             job.meter.seconds += result.seconds
 
-    def _events(self, stream: _Stream, result: Result) -> None:
-        for name, meter in (result.meters or {}).items():
-            for job in (stream.flow.decode, *(node.job for node in stream.flow.nodes)):
-                if job.name == name:
-                    job.meter = meter
-        for name, event in result.events:
+    def _events(self, stream: _Stream, result: Result, *, again: bool = False) -> None:
+        if result.meters:
+            jobs = {node.name: node.job for node in stream.flow.nodes if not node.settled}
+            if not stream.flow.head.settled:
+                jobs[stream.flow.decode.name] = stream.flow.decode
+            for name in jobs.keys() & result.meters.keys():
+                jobs[name].meter = result.meters[name]
+        # What is made again was told the first time.
+        for name, event in () if again else result.events:
             stream.hooks.tell(name, event)
 
     def _keep(self, stream: _Stream, call: Call, outputs: Outputs) -> None:
@@ -571,7 +599,7 @@ class Scheduler:
         parcel = call.parcel
         if parcel is not None and parcel.losses >= LOSSES:
             why = f"what it needs of {call.where} was lost {LOSSES} times"
-            self._fail(stream, call.node, call, Failure(kind="WorkerDied", text=why))
+            self._cost(stream, call, why)
         elif call.verb == "keep":
             call.node.keeping -= 1
             stream.flow.lost_kept(call)
@@ -584,9 +612,15 @@ class Scheduler:
         """Deal with an exception as the local runner does."""
         known = NAMED.get(failure.kind)
         job = node.job
-        stream.lanes[node.index].failures += 1
         if known is not None and issubclass(known, OutputError):
             self._end(stream, known(failure.text))
+            return
+        if call is not None and call.verb in ("remake", "load", "keep", "report"):
+            self._fail_apart(stream, call, failure)
+            return
+        stream.lanes[node.index].failures += 1
+        if call is not None and call.parcel is not None and call.parcel.again & node.bit:
+            self._lose(stream, call, f"it could not be made again: {failure.text}", failure.detail)
             return
         if node.kind == "head":
             self._head_failed(stream, failure)
@@ -602,15 +636,52 @@ class Scheduler:
             state = "not made" if failure.kind == "PartNotMade" else "failed"
             self._give_up(stream, node, state, failure.text)
 
+    def _fail_apart(self, stream: _Stream, call: Call, failure: Failure) -> None:
+        """Deal with what went wrong beside the work of the stages."""
+        node, flow = call.node, stream.flow
+        if call.verb == "report":
+            stream.hooks.reported(Result(failure=failure))
+        elif call.verb == "remake":
+            flow.decode.flawed = True
+            self._lose(stream, call, f"it could not be decoded again: {failure.text}")
+        elif call.verb == "load":
+            self._end(
+                stream,
+                OutputError(
+                    f"what {node.name} kept of {flow.source.shown} in an earlier run cannot be read "
+                    f"({failure.text}): remove .reel3d in the output folder and run again"
+                ),
+            )
+        else:
+            # The run has it; another one with --resume would have to make it again.
+            node.keeping -= 1
+            node.job.flawed = True
+            log.warning("%s: not kept for --resume: %s", node.name, failure.text)
+            if call.parcel is not None:
+                flow.kept(call.parcel)
+
+    def _cost(self, stream: _Stream, call: Call, why: str) -> None:
+        """Take that a call cannot be made: it costs its clip, or the stage its stream."""
+        again = call.parcel is not None and bool(call.parcel.again & call.node.bit)
+        whole = call.node.kind == "whole" and not again
+        if call.verb == "process" and not whole:
+            self._lose(stream, call, why)
+        else:
+            self._fail(stream, call.node, call, Failure(kind="WorkerDied", text=why))
+
     def _lose(self, stream: _Stream, call: Call, why: str, detail: str = "") -> None:
         """Give up one clip of one stage."""
         node, parcel = call.node, call.parcel
         assert parcel is not None
         loss = Loss(what=f"clip {parcel.name}", why=why, detail=detail)
-        node.job.flawed = True
-        node.lost.append(loss)
-        node.job.meter.items += node.kind == "clip"
-        if node.kind == "clip":
+        again = bool(parcel.again & node.bit)
+        if not node.over:
+            node.job.flawed = True
+            (node.job.meter.losses if node.settled else node.lost).append(loss)
+            node.job.meter.items += node.kind == "clip" and not again
+        if node.kind == "fold":
+            node.poison.add(call.place)
+        if node.kind in ("clip", "fold") and parcel.number < FINISH and not again:
             stream.hooks.dealt(node, parcel, 0.0, loss)
         stream.flow.completed(call, {})
 
@@ -620,6 +691,7 @@ class Scheduler:
         job = node.job
         job.state, job.flawed = state, state == "failed"
         node.lost.append(Loss(what=job.makes_shown, why=why, detail=detail))
+        self._take_back(stream.lanes[node.index], [node])
         stream.flow.give_up(node)
 
     def _head_failed(self, stream: _Stream, failure: Failure) -> None:
@@ -640,10 +712,12 @@ class Scheduler:
         stream.hooks.total(flow.produced)
         flow.end()
 
-    def _died(self, worker: Worker, why: str, *, starved: bool) -> None:
+    def _died(
+        self, worker: Worker, why: str, *, starved: bool = False, untouched: bool = False
+    ) -> None:
         lane, calls = worker.lane, list(worker.calls)
         began = worker.state == "ready"
-        alone = worker.alone
+        alone = worker.alone and not untouched
         self._part(worker)
         self._touch(lane)
         self._wake(lane)
@@ -659,7 +733,7 @@ class Scheduler:
                 self._cannot_start(lane, why)
             return
         if lane.flow is not None and lane.kind != "head":
-            self._fold_died(lane, calls, why)
+            self._fold_died(lane, calls, why, alone=alone, starved=starved)
             return
         for place, call in enumerate(calls):
             stream = self._by_flow[id(call.flow)]
@@ -667,71 +741,94 @@ class Scheduler:
                 continue
             if call.verb == "next":
                 stream.asked -= 1
-                if place == 0:
-                    self._next_died(stream, why)
+                if place == 0 and not untouched:
+                    self._next_died(stream, why, starved=starved)
                 continue
-            call.starved += starved
-            call.kills += alone and not starved
-            times = max(call.kills, call.starved - STARVED_MORE)
-            if times >= self.limits.attempts:
-                times = max(call.kills, call.starved)
-                text = f"it ended its worker {times} times, the last time so: {why}"
-                if call.node.kind == "clip" and call.verb == "process":
-                    self._lose(stream, call, text)
-                else:
-                    self._fail(stream, call.node, call, Failure(kind="WorkerDied", text=text))
+            if self._is_poison(call, alone=alone, starved=starved):
+                self._cost(stream, call, _poisonous(call, why))
+            elif call.node.over and call.verb == "process":
+                stream.flow.completed(call, {})
             else:
                 lane.suspects.append(call)
 
-    def _next_died(self, stream: _Stream, why: str) -> None:
+    def _is_poison(self, call: Call, *, alone: bool, starved: bool) -> bool:
+        """Count a death against a call; say whether these are too many."""
+        call.starved += starved
+        call.kills += alone and not starved
+        return max(call.kills, call.starved - STARVED_MORE) >= self.limits.attempts
+
+    def _next_died(self, stream: _Stream, why: str, *, starved: bool) -> None:
         """The decoder died on its way to the next clip."""
-        head = stream.flow.head
-        if head.stuck_at != stream.flow.produced:
-            head.stuck_at, head.deaths = stream.flow.produced, 0
-        head.deaths += 1
-        if head.deaths >= self.limits.attempts:
+        head, place = stream.flow.head, stream.flow.produced
+        if head.stuck_at is None or head.stuck_at.place != place:
+            head.stuck_at = Call(stream.flow, head, "next", place=place)
+        if self._is_poison(head.stuck_at, alone=True, starved=starved):
             self._head_failed(stream, Failure(kind="WorkerDied", text=why))
 
-    def _fold_died(self, lane: Lane, calls: list[Call], why: str) -> None:
+    def _fold_died(
+        self, lane: Lane, calls: list[Call], why: str, *, alone: bool, starved: bool
+    ) -> None:
         """Send the stages of a lost worker back to their snapshots."""
         flow = lane.flow
         assert flow is not None
         stream = self._by_flow[id(flow)]
         if stream.ended:
             return
+        lane.careful = max([lane.careful, *(call.place for call in calls)])
         ran = calls[0] if calls else None
-        lane.forget(flow)
-        for node in flow.nodes:
-            if stream.lanes.get(node.index) is lane and node.runs and not node.settled:
-                flow.rewind(node, node.saved)
+        nodes = self._send_back(stream, lane, calls[1:])
+        if ran is not None and ran.verb in ("keep", "load", "report"):
+            if self._is_poison(ran, alone=alone, starved=starved):
+                self._cost(stream, ran, _poisonous(ran, why))
+            else:
+                self._call(stream, ran)
+        elif ran is not None:
+            node = ran.node
+            if node.stuck_at is None or node.stuck_at.place != ran.place:
+                node.stuck_at = ran
+            if self._is_poison(node.stuck_at, alone=alone, starved=starved):
+                self._cost(stream, ran, _poisonous(node.stuck_at, why))
+        for node in nodes:
+            flow.advance(node)
+
+    def _send_back(
+        self, stream: _Stream, lane: Lane, calls: list[Call], also: Node | None = None
+    ) -> list[Node]:
+        """Send the stages of a stream's lane back; what else its worker had to do waits again."""
+        flow = stream.flow
+        mine = [n for n in flow.nodes if stream.lanes[n.index] is lane and n.runs]
+        nodes = [n for n in mine if not n.settled or n is also]
+        self._take_back(lane, nodes)
         for call in calls:
             if call.verb in ("keep", "load", "report"):
                 self._call(stream, call)
-        if ran is not None and ran.verb in ("process", "finish"):
-            node = ran.node
-            if node.stuck_at != ran.place:
-                node.stuck_at, node.deaths = ran.place, 0
-            node.deaths += 1
-            if node.deaths >= self.limits.attempts and ran.parcel is not None:
-                text = f"it ended its worker {node.deaths} times, the last time so: {why}"
-                self._lose(stream, ran, text)
-            elif node.deaths >= self.limits.attempts:
-                self._give_up(stream, node, "failed", why)
-        for node in flow.nodes:
-            if stream.lanes.get(node.index) is lane and node.runs:
-                flow.advance(node)
+        for node in nodes:
+            flow.rewind(node, node.saved)
+        return nodes
+
+    def _take_back(self, lane: Lane, nodes: list[Node]) -> None:
+        """Drop the calls of stages that wait for a worker, or for room."""
+
+        def theirs(call: Call) -> bool:
+            return call.node in nodes and call.verb in ("process", "finish")
+
+        lane.take_back(theirs)
+        self._gate = deque(entry for entry in self._gate if not theirs(entry[1]))
 
     def _restart(self, node: Node) -> None:
-        """End a stream-scoped stage's worker, so that a new one makes its end again."""
+        """Replace a stream-scoped stage's worker by one that goes on from the last snapshot."""
         stream = next(s for s in self.streams if node in s.flow.nodes)
         lane = stream.lanes[node.index]
+        if node.settled:
+            # Its snapshots were removed when it was through.
+            node.saved = node.held = 0
+        calls: list[Call] = []
         for worker in list(lane.workers):
-            calls = list(worker.calls)
+            calls += worker.calls
             self._part(worker)
             self.backend.kill(worker)
-            self._fold_died(lane, [c for c in calls if c.verb in ("keep", "load")], "restarted")
-        stream.flow.rewind(node, node.saved)
-        stream.flow.advance(node)
+        for sent_back in self._send_back(stream, lane, calls, also=node):
+            stream.flow.advance(sent_back)
 
     def _cannot_start(self, lane: Lane, why: str) -> None:
         for stream in self.streams:
@@ -739,6 +836,11 @@ class Scheduler:
                 if not stream.ended and stream.lanes.get(node.index) is lane and node.runs:
                     text = f"no worker of it comes up: {why}"
                     self._fail(stream, node, None, Failure(kind="WorkerDied", text=text))
+        lane.starts_failed = 0
+        for call in lane.take_back(lambda call: call.verb != "next"):
+            stream = self._by_flow[id(call.flow)]
+            if not stream.ended:
+                self._cost(stream, call, f"no worker of it comes up: {why}")
 
     def _watch_deadlines(self) -> None:
         now = self.backend.now()
@@ -753,6 +855,15 @@ class Scheduler:
                     self.backend.kill(worker)
                     why = f"{lane.name} gave no sign of life for {limit:g} s"
                     self._died(worker, f"{why} and was ended", starved=False)
+
+    def _dismiss(self, worker: Worker) -> None:
+        """End a worker; one that is busy would first end its call."""
+        ready = worker.state == "ready" and not worker.calls
+        self._part(worker)
+        if ready:
+            self.backend.stop(worker)
+        else:
+            self.backend.kill(worker)
 
     def _part(self, worker: Worker) -> None:
         worker.state = "gone"
@@ -774,6 +885,8 @@ class Scheduler:
                     node.settled = True
                     stream.hooks.settle(node)
                     self._send_home(stream, stream.lanes[node.index])
+                    sinks = stream.sinks
+                    sinks.specs = tuple(spec for spec in sinks.specs if spec.name != node.name)
             if flow.over and not flow.told:
                 flow.told = True
                 stream.hooks.ended(None)
@@ -816,8 +929,7 @@ class Scheduler:
             lane.forget(stream.flow)
             if lane.users == 0:
                 for worker in list(lane.workers):
-                    self._part(worker)
-                    self.backend.stop(worker)
+                    self._dismiss(worker)
                 self.lanes.remove(lane)
                 self._awake.pop(lane, None)
                 del self._ranks[lane]

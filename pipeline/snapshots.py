@@ -72,7 +72,7 @@ class Snapshots:
             temporary.write_text(json.dumps(tree), encoding="utf-8")
             temporary.replace(path)
         self._written, self._files[number] = held, files
-        stays = max((n for n in self._files if n <= needed_from), default=number)
+        stays = max((n for n in self._files if n <= needed_from), default=0)
         for old in [n for n in self._files if n < stays]:
             (self.folder / f"{old}.json").unlink(missing_ok=True)
             gone = self._files.pop(old)
