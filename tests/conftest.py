@@ -1,13 +1,18 @@
 """What several test files share: the real clips, small films, the command."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from pipeline import stage
+from pipeline.cli import main
+from pipeline.logs import LogSettings
 from tests.scenes import alone, encode
 
 ROOT = Path(__file__).parent.parent
@@ -82,3 +87,34 @@ def reel3d(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Run the command in this process: for what a process of its own adds nothing but a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    for name, value in LogSettings().environment().items():
+        monkeypatch.setenv(name, value)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def call(*words: str | Path, models: Path | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            if models:
+                patch.syspath_prepend(models)
+                for folder in (models / "stages").iterdir():
+                    package = import_module(f"stages.{folder.name}")
+                    patch.setattr(package, "__path__", [*package.__path__, str(folder)])
+            stage.models.cache_clear()
+            capfd.readouterr()
+            code = main([*map(str, words)])
+        stage.models.cache_clear()
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
+
+    yield call
+    root.handlers[:] = handlers
+    root.setLevel(level)
