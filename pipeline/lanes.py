@@ -24,6 +24,9 @@ DEPTH = 2
 (measured: FACTS, Ray 2.60)."""
 IDLE_S = 10.0
 """A pool's worker without work for this long is given back."""
+START_S = 1.0
+"""What it takes to start one more worker: so much work must wait, or have been done since the last
+one came, before it is worth that. Stages of a millisecond would get workers by turns else."""
 SMOOTHING = 0.2
 """Weight of the newest call in the mean duration of a lane."""
 
@@ -93,6 +96,8 @@ class Lane:
     """Calls done."""
     seconds: float = 0.0
     """Mean duration of a call, smoothed."""
+    done_s: float = 0.0
+    """Seconds of calls done since its last worker was started."""
     recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=4096))
     """Durations of the calls since somebody looked, s."""
     failures: int = 0
@@ -115,6 +120,7 @@ class Lane:
         """Learn from a call that is done."""
         self.calls += 1
         self.recent.append(seconds)
+        self.done_s += seconds
         share = max(SMOOTHING, 1 / self.calls)
         self.seconds += share * (seconds - self.seconds)
 
@@ -174,7 +180,8 @@ class Lane:
         """Return how many workers a pool should have now.
 
         The cores go where the work waits: a pool gets the share of them that its calls have of
-        all the work that waits or runs, and never more workers than it has calls for.
+        all the work that waits or runs, and never more workers than it has calls for, or than
+        are worth their start.
 
         Args:
             cores: CPUs that this run may use.
@@ -191,6 +198,8 @@ class Lane:
             most = min(most, max(1.0, round(cores * share / self.resources.cpus)))
         elif not self.seconds:
             most = 1.0
+        if self.pending_s < START_S and self.done_s < START_S:
+            most = min(most, max(1, len(self.workers)))
         return int(max(1, min(most, -(-self.load // DEPTH))))
 
     def bound(self, cores: float, gpus: float) -> int:

@@ -27,7 +27,7 @@ class Workforce:
         self._orders = 0
         self._workers = 0
         self._awake: dict[Lane, int] = {}
-        """Lanes that have calls to hand out or workers to give back, and their places in turn."""
+        """Lanes that may have calls to hand out, and their places in turn."""
         self._ranks: dict[Lane, int] = {}
         self._lanes_seen = 0
         self._touched: dict[int, Stream] = {}
@@ -97,14 +97,18 @@ class Workforce:
         now = self.backend.now()
         # Late stages first: what they end makes room.
         for lane in sorted(self._awake, key=self._awake.__getitem__, reverse=True):
-            if lane.backlog or (lane.kind == "pool" and lane.workers):
+            if lane.backlog:
                 self._serve(lane, now)
             else:
                 del self._awake[lane]
 
     def look(self) -> None:
-        """Measure how much work there is."""
+        """Measure how much work there is, and give back workers that have none."""
         self.work = sum(lane.pending_s for lane in self.lanes)
+        now = self.backend.now()
+        for lane in self.lanes:
+            if lane.kind == "pool":
+                self._shrink(lane, now)
 
     def _serve(self, lane: Lane, now: float) -> None:
         while (given := lane.next_call()) is not None:
@@ -113,8 +117,6 @@ class Workforce:
         if lane.backlog and now >= lane.rest_until:
             for _ in range(wanted - len(lane.workers)):
                 self.start(lane)
-        if lane.kind == "pool":
-            self._shrink(lane, now)
 
     def _send(self, worker: Worker, call: Call, alone: bool, now: float) -> None:
         if not worker.calls:
@@ -143,6 +145,7 @@ class Workforce:
         self._workers += 1
         worker = Worker(self._workers, lane, since=now, started=now)
         lane.workers.append(worker)
+        lane.done_s = 0.0
         places: dict[str, int] = {}
         if lane.flow is not None:
             flow = lane.flow
