@@ -21,7 +21,7 @@ from pipeline.workforce import Workforce
 __all__ = ["Failures", "take_back"]
 
 LOSSES = 8
-"""How often what one clip holds may be lost before the run stops trying."""
+"""How often in a row what a stage needs of a clip may be lost before the run stops trying."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,10 @@ class Failures:
     def missing(self, stream: Stream, call: Call) -> None:
         """Something was lost from the object store."""
         parcel = call.parcel
-        if parcel is not None and parcel.losses >= LOSSES:
+        assert parcel is not None
+        key = call.node.index, call.verb
+        parcel.losses[key] = parcel.losses.get(key, 0) + 1
+        if parcel.losses[key] >= LOSSES:
             why = f"what it needs of {call.where} was lost {LOSSES} times"
             self.cost(stream, call, why)
         elif call.verb == "keep":

@@ -182,6 +182,7 @@ class Flow:
             self._finish_parcel(node, outputs)
             return
         assert parcel is not None
+        parcel.losses.pop((node.index, call.verb), None)
         parcel.queued &= ~node.bit
         again = bool(parcel.again & node.bit)
         parcel.again &= ~node.bit
@@ -220,15 +221,11 @@ class Flow:
         parcel = call.parcel
         parcel.queued &= ~call.node.bit
         gone = set(map(id, call.arguments.values()))
-        news = False
         for outputs in parcel.outputs.values():
             for kind, packed in outputs.items():
                 if packed is not None and packed.refs and id(packed) in gone:
                     self._let_go(packed)
                     outputs[kind] = None
-                    news = True
-        # Calls that were given the same object find the same loss.
-        parcel.losses += news
         self.retry(call)
 
     def lost_kept(self, call: Call) -> None:

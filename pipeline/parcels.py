@@ -41,8 +41,8 @@ class Parcel:
     outputs: dict[int, Outputs] = field(default_factory=dict[int, Outputs])
     remembered: Any = None
     """What the head needs to make the clip's frames again."""
-    losses: int = 0
-    """How often something that it holds was lost."""
+    losses: dict[tuple[int, Verb], int] = field(default_factory=dict[tuple[int, Verb], int])
+    """Place of a stage and what it does: how often in a row what it needs for that was lost."""
 
 
 @dataclass(eq=False)

@@ -74,6 +74,8 @@ class FaultyBackend:
         self.homes: dict[int, Home] = {}
         self.objects: dict[Ref, Any] = {}
         self.lost: set[Ref] = set()
+        self.bereft: set[Any] = set()
+        """Parcels that have lost something."""
         self.processes: dict[int, Process] = {}
         self.graveyard: list[Host] = []
         """Dead processes flush nothing: they must not be collected."""
@@ -118,7 +120,7 @@ class FaultyBackend:
                 held = ref in self.scheduler.budget._held
                 # With one object all that a call was given counts as lost; others that wait with
                 # it are sent none the less.
-                lost = ref in self.lost or (call.parcel is not None and call.parcel.losses)
+                lost = ref in self.lost or call.parcel in self.bereft
                 assert held or lost, f"{call.node.name} {call.verb} uses what was let go"
         if not process.alive:
             told = Happening(worker=worker, died="it was dead already", untouched=True)
@@ -161,6 +163,12 @@ class FaultyBackend:
         self.injected += 1
         return True
 
+    def _key(self, process: Process, call: Call) -> Any:
+        """Name what a call is about: a decoder's next clip is the one after those it has made."""
+        head = process.host._head
+        place = head._made if call.verb == "next" and head is not None else call.place
+        return id(call.flow), call.node.name, call.verb, call.where, place
+
     def _end(self, process: Process) -> None:
         process.alive = False
         self.graveyard.append(process.host)
@@ -174,7 +182,7 @@ class FaultyBackend:
             return
         call, name = process.calls[0], process.calls[0].node.name
         seconds = self.faults.slow.get(name, self.random.uniform(0.01, 0.2))
-        key = (name, call.verb, call.where, call.place)
+        key = self._key(process, call)
         mortal = self.deaths[key] < 2
         limited = process.worker.lane.deadline_of(call) is not None
         if mortal and limited and self._chance(self.faults.hangs):
@@ -209,6 +217,7 @@ class FaultyBackend:
         assert process.calls.pop(0) is call
         given = [ref for packed in call.arguments.values() for ref in packed.refs]
         if any(ref in self.lost for ref in given):
+            self.bereft.add(call.parcel)
             happening = Happening(worker=process.worker, call=call, missing=True)
         else:
             result = self._carry_out(process, call)
@@ -233,7 +242,7 @@ class FaultyBackend:
         for other in list(self.processes.values()):
             if other is not process and other.alive and self.random.random() < 0.5:
                 for call in other.calls[:1]:
-                    key = (call.node.name, call.verb, call.where, call.place)
+                    key = self._key(other, call)
                     if self.deaths[key] >= 2:
                         break
                     self.deaths[key] += 1
