@@ -231,15 +231,16 @@ def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
 
 
 def _obituary(text: str) -> str:
-    """Say in a few words how a worker ended, out of the page that Ray writes about it."""
-    if "SIGKILL" in text or "OOM" in text or "out of memory" in text.lower():
-        return "its process was killed, perhaps for lack of memory"
-    if "node" in text and ("died" in text or "dead" in text) and "node_id" not in text:
+    """Say in a few words how a worker ended, out of the page that Ray writes about it.
+
+    Of a crash Ray knows only that the connection broke; its page then lists what may be the cause.
+    """
+    if "its node has died" in text:
         return "the machine that it ran on is gone"
     code = re.search(r"exit code[ :=]+(-?\d+)", text)
     if code:
         return f"its process ended with code {code[1]}"
-    return "its process ended unexpectedly (a crash, or someone ended it)"
+    return "its process ended unexpectedly (a crash, lack of memory, or someone ended it)"
 
 
 class _Actor:

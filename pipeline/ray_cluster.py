@@ -131,16 +131,17 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         try:
-            ray.init(
-                address="local",
-                num_cpus=cores or len(os.sched_getaffinity(0)),
-                object_store_memory=store_bytes or _store_bytes(),
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                _system_config={"free_objects_batch_size": 1},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _silent_daemons():
+                ray.init(
+                    address="local",
+                    num_cpus=cores or len(os.sched_getaffinity(0)),
+                    object_store_memory=store_bytes or _store_bytes(),
+                    include_dashboard=False,
+                    _temp_dir=str(folder),
+                    _system_config={"free_objects_batch_size": 1},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except Exception as error:
             raise UsageError(f"Ray does not start on this machine: {_line(error)}") from error
         yield
@@ -175,13 +176,34 @@ def _others(address: str) -> Generator[None]:
     _knock(address, token)
     try:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _silent_daemons():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             why = _line(error)
             raise UsageError(f"the Ray cluster at {address} does not let us in: {why}") from error
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_daemons() -> Generator[None]:
+    """Keep Ray from printing a page for every dead worker: standard output is the command's own.
+
+    The scheduler says in a line of the log what has happened. `log_to_driver` does not cover this.
+    """
+    from ray._private import worker
+
+    listen: Any = worker.listen_error_messages
+    worker.listen_error_messages = _listen_to_nothing
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen
+
+
+def _listen_to_nothing(worker: Any, threads_stopped: Any) -> None:
+    del worker, threads_stopped
 
 
 def _found_here() -> str:
