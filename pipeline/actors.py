@@ -7,15 +7,17 @@ small answer, which comes to the driver, and the large arrays, which do not.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
+import pickle
 import queue
 import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.backend import Failure, Happening, Result
@@ -35,6 +37,19 @@ PROGRESS_EVERY_S = 0.5
 NEWS = b"reel3d:progress:"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Letter:
+    """A call on its way."""
+
+    call: Call
+    order: Order
+    slots: int
+    """Objects that may come back."""
+    given: list[Any]
+    made: list[Any] = field(default_factory=list[Any])
+    """The objects that will come back."""
 
 
 @dataclass(eq=False)
@@ -66,9 +81,11 @@ class RayBackend:
         self._claim = claim
         self._job = job
         self._log = LogSettings.inherited()
-        self._inbox: queue.SimpleQueue[tuple[Worker, Call | None, Future[Any], list[Any]]] = (
+        self._inbox: queue.SimpleQueue[tuple[Worker, list[_Letter], Future[Any]]] = (
             queue.SimpleQueue()
         )
+        self._light: dict[Worker, list[_Letter]] = {}
+        """Calls that leave together, with what else their worker gets in this step."""
         self._homes: dict[int, Home] = {}
         self._plain, self._threaded = _actor_class()
 
@@ -92,11 +109,10 @@ class RayBackend:
         home = self._homes[id(lane.flow)] if lane.flow is not None else None
         context = Context(seed=self._seed, threads=lane.threads)
         answer = actor.open.remote(lane.specs, context, home, places)
-        self._expect(worker, None, answer, [])
+        self._expect(worker, [], answer)
 
     def send(self, worker: Worker, call: Call) -> None:
         """Send a call; its messages go as references."""
-        handle: _Handle = worker.handle
         verb, node = call.verb, call.node
         message = call.message
         if verb == "keep":
@@ -123,13 +139,11 @@ class RayBackend:
             message=message,
         )
         given = [ref for packed in call.arguments.values() for ref in packed.refs]
-        way = handle.ways.get(slots)
-        if way is None:
-            way = handle.actor.call.options(num_returns=1 + slots).remote
-            handle.ways[slots] = way
-        refs = way(slots, order, *given)
-        refs = refs if isinstance(refs, list) else [refs]
-        self._expect(worker, call, refs[0], refs[1:], given)
+        letter = _Letter(call, order, slots, given)
+        if worker.lane.light:
+            self._light.setdefault(worker, []).append(letter)
+        else:
+            self._post(worker, [letter])
 
     def stop(self, worker: Worker) -> None:
         """Ask the stages to close, and end the actor once they have."""
@@ -152,11 +166,15 @@ class RayBackend:
 
     def wait(self, timeout_s: float) -> list[Happening]:
         """Return what has come back, waiting for the first of it."""
+        for worker, letters in self._light.items():
+            if worker.handle is not None:
+                self._post(worker, letters)
+        self._light.clear()
         happenings: list[Happening] = []
         try:
-            happenings.append(self._understood(*self._inbox.get(timeout=timeout_s)))
+            happenings += self._understood(*self._inbox.get(timeout=timeout_s))
             while True:
-                happenings.append(self._understood(*self._inbox.get_nowait()))
+                happenings += self._understood(*self._inbox.get_nowait())
         except queue.Empty:
             return happenings
 
@@ -172,42 +190,55 @@ class RayBackend:
                 told.append((worker, row.pop("stage"), Progress(**row)))
         return told
 
-    def _expect(
-        self,
-        worker: Worker,
-        call: Call | None,
-        answer: Any,
-        objects: list[Any],
-        given: list[Any] | None = None,
-    ) -> None:
-        box = [objects, given or []]
-        answer.future().add_done_callback(
-            lambda future: self._inbox.put((worker, call, future, box))
-        )
+    def _post(self, worker: Worker, letters: list[_Letter]) -> None:
+        """Send calls to a worker as one of Ray's."""
+        handle: _Handle = worker.handle
+        slots = sum(letter.slots for letter in letters)
+        way = handle.ways.get(slots)
+        if way is None:
+            way = handle.actor.call.options(num_returns=1 + slots).remote
+            handle.ways[slots] = way
+        # Pickled here: bytes go through Ray as they are.
+        rows = [(letter.order, letter.slots, len(letter.given)) for letter in letters]
+        refs = way(pickle.dumps(rows, protocol=5), *(ref for one in letters for ref in one.given))
+        refs = refs if isinstance(refs, list) else [refs]
+        at = 1
+        for letter in letters:
+            letter.made = refs[at : at + letter.slots]
+            at += letter.slots
+        self._expect(worker, letters, refs[0])
+
+    def _expect(self, worker: Worker, letters: list[_Letter], answer: Any) -> None:
+        answer.future().add_done_callback(lambda future: self._inbox.put((worker, letters, future)))
 
     def _understood(
-        self, worker: Worker, call: Call | None, future: Future[Any], box: list[Any]
-    ) -> Happening:
+        self, worker: Worker, letters: list[_Letter], future: Future[Any]
+    ) -> list[Happening]:
         from ray import exceptions
 
         error = future.exception()
         if error is None:
-            objects, given = box
-            reply: Reply = future.result()
-            return Happening(worker=worker, call=call, result=_result(reply, objects, given))
+            if not letters:
+                return [Happening(worker=worker, result=_result(future.result(), [], []))]
+            replies: list[Reply] = pickle.loads(future.result())
+            return [
+                Happening(worker=worker, call=one.call, result=_result(reply, one.made, one.given))
+                for one, reply in zip(letters, replies, strict=True)
+            ]
         cause = getattr(error, "cause", None)
         lost = (exceptions.ObjectLostError, exceptions.ReferenceCountingAssertionError)
-        if call is not None and (isinstance(error, lost) or isinstance(cause, lost)):
-            return Happening(worker=worker, call=call, missing=True)
+        if letters and (isinstance(error, lost) or isinstance(cause, lost)):
+            return [Happening(worker=worker, call=one.call, missing=True) for one in letters]
         if isinstance(error, exceptions.OutOfMemoryError):
-            return Happening(worker=worker, died="the machine ran out of memory", starved=True)
+            return [Happening(worker=worker, died="the machine ran out of memory", starved=True)]
         if isinstance(error, exceptions.RayActorError):
-            return Happening(worker=worker, died=_obituary(str(error)))
+            return [Happening(worker=worker, died=_obituary(str(error)))]
         if isinstance(error, exceptions.ActorUnschedulableError):
-            return Happening(worker=worker, died=f"no machine has room for it: {error}")
-        text = str(cause or error)
-        failure = Failure(kind=type(cause or error).__name__, text=text, detail=str(error))
-        return Happening(worker=worker, call=call, result=Result(failure=failure))
+            return [Happening(worker=worker, died=f"no machine has room for it: {error}")]
+        kind = type(cause or error).__name__
+        result = Result(failure=Failure(kind=kind, text=str(cause or error), detail=str(error)))
+        calls = [letter.call for letter in letters] or [None]
+        return [Happening(worker=worker, call=call, result=result) for call in calls]
 
 
 def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
@@ -262,6 +293,8 @@ class _Actor:
     ) -> Reply:
         """Build the stages."""
         reply = self._host.open(specs, replace(context), home, places)
+        # What has been imported stays: the collector need not look through it again and again.
+        gc.freeze()
         import ray
 
         if isinstance(reply.extra, dict):
@@ -270,13 +303,28 @@ class _Actor:
             return replace(reply, extra={**reply.extra, "node": where, "pid": os.getpid()})
         return reply
 
-    def call(self, slots: int, order: Order, *arrays: Any) -> Any:
-        """Answer one call: the answer, then the arrays, then nothing up to the number of slots."""
-        with bound(stream=order.home.source.name, clip=order.where, stage=order.stage):
-            reply, fresh = self._host.call(order, arrays)
-        if not slots:
-            return reply
-        return (reply, *fresh, *[None] * (slots - len(fresh)))
+    def call(self, pickled: bytes, *arrays: Any) -> Any:
+        """Answer calls in their order.
+
+        Args:
+            pickled: An order, how many objects may come back and how many were given; of each.
+            arrays: What was given, one call's after the other's.
+
+        Returns:
+            The pickled answers, then each call's arrays and nothing up to its number of objects.
+        """
+        rows: list[tuple[Order, int, int]] = pickle.loads(pickled)
+        replies: list[Reply] = []
+        made: list[Any] = []
+        at = 0
+        for order, slots, given in rows:
+            with bound(stream=order.home.source.name, clip=order.where, stage=order.stage):
+                reply, fresh = self._host.call(order, arrays[at : at + given])
+            at += given
+            replies.append(reply)
+            made += (*fresh, *[None] * (slots - len(fresh)))
+        answer = pickle.dumps(replies, protocol=5)
+        return (answer, *made) if made else answer
 
     def leave(self) -> None:
         """Close the stages and end."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pipeline.flowing import Call
-from pipeline.lanes import DEPTH, Budget
+from pipeline.lanes import Budget
 from pipeline.messages import Actions
 from pipeline.streams import Stream
 from pipeline.workforce import Workforce
@@ -108,7 +108,7 @@ class Admission:
         """Whether a stream has as many clips under way as it can use."""
         pending = _pending(stream)
         return (
-            stream.asked >= DEPTH
+            stream.asked >= stream.lanes[0].depth
             or (not stream.footprint and pending > 0)
             or pending >= self._most_open(stream)
             or not (stream.asked or _is_up(stream))
