@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ DEFAULT = "http://127.0.0.1:8265"
 OLDEST_RAY = (2, 52)
 """The first with tokens; pyproject.toml asks for it too."""
 CONNECT_S, ANSWER_S = 5, 60
+AGENT_TRIES, AGENT_PAUSE_S = 15, 2.0
 JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -52,7 +54,15 @@ class JobServer:
     def submit(self, **order: Any) -> str:
         """Submit a job with the keywords of `JobSubmissionClient.submit_job`; return its id."""
         with self._plainly("the job was not taken"):
-            return self._client.submit_job(**order)
+            for left in range(AGENT_TRIES, 0, -1):
+                try:
+                    return self._client.submit_job(**order)
+                except RuntimeError as error:
+                    # A head that has just come up takes no jobs for its first seconds.
+                    if left == 1 or "No available agent" not in str(error):
+                        raise
+                    time.sleep(AGENT_PAUSE_S)
+        raise AssertionError
 
     def list(self) -> list[Any]:
         """Return reel3d's jobs (`JobDetails`), the newest first."""
