@@ -243,9 +243,11 @@ class RayBackend:
 
 def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
     outputs: dict[type, Packed | None] = {}
+    stored = 0
     for (kind, head, names), places, sizes in reply.made:
         refs = tuple(given[p.place] if isinstance(p, Forward) else objects[p] for p in places)
         outputs[kind_of(kind)] = Packed(kind_of(kind), head, names, refs, sizes)
+        stored += sum(z for p, z in zip(places, sizes, strict=True) if not isinstance(p, Forward))
     failure = reply.failure and Failure(
         kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2]
     )
@@ -253,6 +255,7 @@ def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
         outputs=outputs,
         events=reply.events,
         seconds=reply.seconds,
+        stored_bytes=stored,
         failure=failure or None,
         meters=reply.meters,
         saved=reply.saved,

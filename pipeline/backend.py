@@ -23,6 +23,10 @@ class Failure:
     detail: str = ""
 
 
+STORE_BYTES_S = 2e9
+"""At about this rate a worker writes into the object store."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What a call gave back."""
@@ -31,6 +35,9 @@ class Result:
     events: tuple[tuple[str, Event], ...] = ()
     """Stage name and event."""
     seconds: float = 0.0
+    """Of the stage's own work."""
+    stored_bytes: int = 0
+    """What the worker then had to write into the object store."""
     failure: Failure | None = None
     meters: dict[str, Meter] | None = None
     """Stage name to all that it has told, for stages that count by themselves."""
@@ -38,6 +45,11 @@ class Result:
     """Whether a snapshot of the state after this call stands on the disk."""
     extra: Any = None
     peak_memory_bytes: int = 0
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the call took of its worker, about."""
+        return self.seconds + self.stored_bytes / STORE_BYTES_S
 
 
 @dataclass(frozen=True, kw_only=True)

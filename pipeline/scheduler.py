@@ -214,7 +214,7 @@ class Scheduler:
             self._failures.missing(stream, call)
             return
         assert happening.result is not None
-        worker.lane.took(happening.result.seconds)
+        worker.lane.took(happening.result.busy_s)
         self._finished(stream, call, happening.result)
 
     def _started(self, worker: Worker, result: Result | None, now: float) -> None:
@@ -257,6 +257,7 @@ class Scheduler:
         elif call.verb == "report":
             stream.hooks.reported(result)
         elif result.failure is not None:
+            self._count(call, result, again=again)
             self._failures.fail(stream, node, call, result.failure)
         elif call.verb == "keep":
             node.keeping -= 1
@@ -305,7 +306,8 @@ class Scheduler:
 
     def _count(self, call: Call, result: Result, *, again: bool) -> None:
         job = call.node.job
-        if result.meters is None and call.verb == "process" and not again:
+        mine = result.meters is None and not call.node.over
+        if mine and call.verb == "process" and not again:
             job.meter.items += 1
             job.meter.seconds += result.seconds
 
