@@ -69,14 +69,16 @@ class Admission:
             flow = stream.flow
             if stream.ended or flow.total is not None or flow.head.over:
                 continue
+            committed = self._counted + ending
+            if committed and committed + stream.footprint > limit:
+                # The quicker question first: where room is short it is asked of all at every step.
+                self._round.append(stream)
+                refused += 1
+                continue
             if self._has_enough(stream):
                 stream.parked = True
                 continue
             self._round.append(stream)
-            committed = self._counted + ending
-            if committed and committed + stream.footprint > limit:
-                refused += 1
-                continue
             refused = 0
             stream.asked += 1
             self.recount(stream)
