@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim.adam import adam
 
 __all__ = ["Corrections"]
 
@@ -42,9 +43,7 @@ class Corrections:
             self.values["shift"] = Parameter(torch.zeros(count, 3, device=device))
         if exposure:
             self.values["exposure"] = Parameter(torch.zeros(count, 3, 4, device=device))
-        self._optimizers = {
-            name: torch.optim.Adam([value], lr=RATES[name]) for name, value in self.values.items()
-        }
+        self._optimizers = {name: _Adam(value) for name, value in self.values.items()}
 
     def step_of(self, number: int) -> Tensor | None:
         """Return how a camera is moved, [4, 4] in its own frame, or None if poses stay."""
@@ -77,9 +76,7 @@ class Corrections:
     def step(self, p: float) -> None:
         """Move by the gradients; `p` is the share of the budget that is used."""
         for name, optimizer in self._optimizers.items():
-            optimizer.param_groups[0]["lr"] = RATES[name] * 0.1**p
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizer.step(RATES[name] * 0.1**p)
 
     def forget(self) -> None:
         """Drop the gradients of a step that failed."""
@@ -87,10 +84,10 @@ class Corrections:
             value.grad = None
 
     def state(self) -> dict[str, Any]:
-        """Return everything, to go on from later."""
+        """Return a copy of everything, to go on from later."""
         return {
-            "values": {name: value.detach() for name, value in self.values.items()},
-            "optimizers": {name: o.state_dict() for name, o in self._optimizers.items()},
+            "values": {name: value.detach().clone() for name, value in self.values.items()},
+            "optimizers": {name: o.state() for name, o in self._optimizers.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -99,4 +96,37 @@ class Corrections:
             for name, value in self.values.items():
                 value.copy_(state["values"][name])
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.restore(state["optimizers"][name])
+
+
+class _Adam:
+    """The state of torch's Adam over one parameter.
+
+    The class `torch.optim.Adam` would import torch's compiler, 3 s of CPU time; its function does
+    not.
+    """
+
+    def __init__(self, value: Parameter) -> None:
+        self._value = value
+        self._steps = torch.tensor(0.0)
+        self._mean, self._square = torch.zeros_like(value), torch.zeros_like(value)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move by the gradient, if there is one, and drop it."""
+        gradient, self._value.grad = self._value.grad, None
+        if gradient is not None:
+            adam(
+                [self._value], [gradient], [self._mean], [self._square], [], [self._steps],
+                foreach=False, amsgrad=False, maximize=False, weight_decay=0.0,
+                lr=lr, beta1=0.9, beta2=0.999, eps=1e-8,
+            )  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {"steps": self._steps, "mean": self._mean, "square": self._square}
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._steps.copy_(state["steps"])
+        self._mean.copy_(state["mean"])
+        self._square.copy_(state["square"])
