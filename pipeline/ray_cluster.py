@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,8 @@ OWN_STORE_SHARE = 0.3
 """Of the free memory, for the object store of an own cluster; Ray's own default."""
 MOST_STORE_BYTES = 8 << 30
 KNOCK_S = 10.0
+START_S = 180.0
+"""Ray itself gives its daemons 30 s to come up, which a busy machine exceeds."""
 PREFIX = "reel3d-ray-"
 """Of the folder of an own cluster; the number of its process follows."""
 
@@ -111,6 +115,8 @@ def joined(
     # A driver started by `uv run` would have Ray upload the whole working folder.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A failed call has one answer and several objects; Ray would log a page for each of those.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     job = os.environ.get("REEL3D_JOB") or secrets.token_hex(4)
     with _own(cores, store_bytes) if address is None else _others(address):
         yield Cluster(job, share)
@@ -126,12 +132,13 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     import ray
     from ray._private import ray_constants
 
+    _read_token()
     # As on macOS and Windows, where Ray binds to the loopback interface; elsewhere it binds to
     # all, and replaces a loopback address that it is given.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         try:
-            with _silent_daemons():
+            with _silent_daemons(), _patient_start():
                 ray.init(
                     address="local",
                     num_cpus=cores or len(os.sched_getaffinity(0)),
@@ -152,7 +159,42 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+        _read_token()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_token() -> None:
+    """Have Ray look at the environment again: it does so when it is imported, and never after."""
+    from ray import _raylet
+
+    internals: Any = _raylet
+    mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+    internals.Config.initialize(json.dumps({"AUTH_MODE": mode}))
+    internals.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _patient_start() -> Generator[None]:
+    """Wait longer for the first word of Ray's daemons than Ray does."""
+    from ray._private import services
+
+    ask: Any = services.get_node
+
+    def asked(*arguments: Any) -> Any:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = asked
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _sweep() -> None:
