@@ -156,8 +156,9 @@ class Lane:
 
     @property
     def pending_s(self) -> float:
-        """Seconds of work that wait or run."""
-        return self.seconds * self.load
+        """Seconds of work that wait or run; a camera's decoder waits for pictures, not cores."""
+        live = self.kind == "head" and self.flow is not None and self.flow.live
+        return 0.0 if live else self.seconds * self.load
 
     def forget(self, flow: Flow) -> None:
         """Drop what waits for a stream that has ended."""
