@@ -1,4 +1,4 @@
-"""The command: `reel3d run`, `watch`, `view`, `render`, `options` and `doctor`.
+"""The command: `reel3d run`, `watch`, `view`, `render`, `plan`, `options` and `doctor`.
 
 Exit codes: 0 done · 2 bad command, configuration or output folder · 3 unusable source ·
 4 finished, but a part could not be made (each is named) · 130 interrupted · 1 a bug.
@@ -29,6 +29,7 @@ from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.fetch import check_scheme
 from pipeline.jobs import add_jobs
 from pipeline.logs import LogSettings, add_log_options, configure
+from pipeline.plan_command import add_plan
 from pipeline.render import add_render
 from pipeline.run import Result, run, version
 from pipeline.source import Source
@@ -151,6 +152,7 @@ def _parser() -> _Parser:
     add_watch(commands, _run)
     add_render(commands)
     add_jobs(commands)
+    add_plan(commands)
 
     options = commands.add_parser("options", help="list the models and options of the stages")
     options.add_argument("steps", nargs="*", metavar="STEP", help="such as depth, or export.points")

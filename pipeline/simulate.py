@@ -1,0 +1,595 @@
+"""The scheduler itself in virtual time: what a run would do on machines that one does not have.
+
+`pipeline.scheduler.Scheduler` runs as it is; only its backend is another one. Workers are rows of
+calls on machines that share their cores in time (`pipeline.machines`), objects are sizes, and
+every call takes what `pipeline.costs` says. The driver's own time passes too, call by call, so a
+run with too many streams for one driver is slow here as it would be there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.backend import Happening, Limits, Result
+from pipeline.chain import Chain
+from pipeline.config import RunOptions
+from pipeline.costs import Costs, Law, Made, StageCosts
+from pipeline.errors import Reel3dError, UsageError
+from pipeline.flowing import FINISH, Call, Flow, Node, Outputs, Parcel
+from pipeline.lanes import Lane, Worker
+from pipeline.machines import Machine, Stored
+from pipeline.messages import Frames
+from pipeline.packing import INLINE_BYTES, Packed
+from pipeline.plan import Job
+from pipeline.ray_cluster import SIDE_BY_SIDE, SMALLEST_SHARE, STAGES, STORE_SHARE
+from pipeline.scheduler import Scheduler
+from pipeline.source import Source
+from pipeline.staffing import lanes_of
+from pipeline.telemetry import Event, Loss
+from pipeline.workload import Load, Passed, Site
+
+__all__ = ["Simulation"]
+
+STEP_S = 0.25
+JOINING_SHARE = 0.25
+"""What one more call in the same letter costs, of what carrying a call alone costs."""
+CAMERA_BUFFER_S = 0.5
+"""Pictures that a camera's reader keeps for a decoder that is late; older ones are dropped."""
+
+
+@dataclass(eq=False)
+class _Desk:
+    """A worker's calls on its machine."""
+
+    worker: Worker
+    machine: Machine
+    cpus: float
+    gpus: float
+    calls: deque[tuple[Call, float, float]] = field(
+        default_factory=deque[tuple[Call, float, float]]
+    )
+    """With the time at which all that a call reads has arrived, and its share of what carrying
+    one costs."""
+    began: float = 0.0
+    filmed: float | None = None
+    """When the last picture was taken of the clip that a camera's decoder works on."""
+    own: float = 1.0
+    """Share of the call's time that is the stage's own."""
+    stored_bytes: int = 0
+    waited_s: float = 0.0
+    """How long the call waited for a camera."""
+    gone: bool = False
+
+
+class Simulation:
+    """A run of one driver; it is the scheduler's backend."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        options: RunOptions,
+        load: Load,
+        site: Site,
+        costs: Costs,
+        *,
+        alone: bool | None = None,
+    ) -> None:
+        """Set up the machines and streams; nothing has begun.
+
+        Args:
+            chain: The stages of every stream.
+            options: Of the run.
+            load: The streams.
+            site: The machines.
+            costs: What a call takes.
+            alone: There is one stream only: its decoder may have all threads.
+
+        Raises:
+            UsageError: The costs lack those of a stage, or it fits on no machine.
+        """
+        self.load, self.site, self.costs = load, site, costs
+        self._now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._ready: deque[Happening] = deque()
+        self._ready_s = 0.0
+        """The driver's time for what is ready."""
+        self._posted: set[int] = set()
+        """Workers that got a call since the driver waited last."""
+        self._desks: dict[int, _Desk] = {}
+        self._there: Counter[str] = Counter()
+        self._waiting: deque[Worker] = deque()
+        self._random = random.Random(0)
+        runtime = costs.runtime
+        self._machines = [
+            Machine(
+                n,
+                site.shape,
+                free=site.free,
+                crowding=runtime.crowding,
+                network_bytes_s=site.network_bytes_s,
+            )
+            for n in range(site.shape.count)
+        ]
+        self._scale = min(1.0, site.cpus / (SIDE_BY_SIDE * STAGES))
+        film = costs.film
+        self._clip_s = min(film.clip_s, load.seconds or math.inf)
+        self._frames = film.clip_frames * self._clip_s / film.clip_s
+        self._delivered = load.delivered_megapixels(film.max_side)
+        self.clips = None if load.seconds is None else math.ceil(load.seconds / self._clip_s - 1e-9)
+        """How many clips a file has; None of a camera."""
+        self._made: Counter[int] = Counter()
+        self._filmed: dict[int, float] = {}
+        self._stopped: set[int] = set()
+        self._alone = load.streams == 1 if alone is None else alone
+        self.passed = Passed()
+        self.through: list[tuple[float, float]] = []
+        """Every clip that is through all stages: when, and how long after its last picture."""
+        self.made_at: list[float] = []
+        """When each clip came from its decoder."""
+        self.seen: set[int] = set()
+        """Streams that have shown a clip, by identity of their flow."""
+        self.lane_stages: dict[str, tuple[str, ...]] = {}
+        """Which stages work in the workers of a lane."""
+        self._born: dict[int, dict[int, float]] = {}
+        self._awaited: list[Call] = []
+        self.limits = Limits(
+            cores=max(1.0, site.cpus),
+            gpus=site.gpus,
+            budget_bytes=options.budget_mb * 10**6
+            if options.budget_mb
+            else int(STORE_SHARE * site.store_bytes * site.shape.count),
+            attempts=options.attempts,
+            backlog=options.prefetch,
+        )
+        self.scheduler = Scheduler(self, self.limits)
+        links = (*chain.head, *chain.body)
+        self._stages = {link.name: costs.of(link.name) for link in links[1:]}
+        if chain.report is not None:
+            self._stages[chain.report.name] = costs.of(chain.report.name)
+        pools: dict[str, Lane] = {}
+        self.pools: set[str] = set()
+        """Lanes that all streams share."""
+        for number in range(load.streams):
+            jobs = [Job(link, link.name) for link in links]
+            name = f"stream{number:04d}"
+            source = Source(uri=name, shown=name, name=name)
+            flow = self.scheduler.new_flow(jobs=jobs, source=source, live=load.seconds is None)
+            self._born[id(flow)] = {}
+            hooks = _Hooks(self, flow, chain)
+            lanes, sinks = lanes_of(flow, jobs, chain.report, options, pools, alone=self._alone)
+            for lane in (*lanes.values(), sinks):
+                self._check(lane)
+            self.scheduler.add(flow, hooks, lanes, sinks)
+
+    def _check(self, lane: Lane) -> None:
+        """Note a lane, and that its workers find room somewhere."""
+        if lane.name in self.lane_stages:
+            return
+        self.lane_stages[lane.name] = tuple(
+            spec.name for spec in lane.specs if spec.name in self._stages
+        )
+        if lane.kind == "pool":
+            self.pools.add(lane.name)
+        cpus, gpus = self._claim(lane)
+        shape = self.site.shape
+        if cpus > shape.cpus + 1e-9 or gpus > shape.gpus:
+            raise UsageError(
+                f"a worker of {lane.name} asks for {cpus:g} CPUs and {gpus:g} GPUs of one machine, "
+                f"and these have {shape.cpus:g} and {shape.gpus:g}: no worker would ever start; "
+                "plan with larger machines (--cpus, --gpus or --nodes)"
+            )
+
+    @property
+    def under_way(self) -> int:
+        """Clips that have been made and are not through."""
+        return sum(stream.flow.window for stream in self.scheduler.streams)
+
+    def run(self, until_s: float = math.inf) -> None:
+        """Let virtual time pass until then, or until all streams are through."""
+        while self.scheduler.busy and self._now < until_s:
+            self.scheduler.step(STEP_S)
+
+    def look(self) -> Passed:
+        """Return a copy of what has happened so far."""
+        self._account()
+        self.passed.cores_s = sum(machine.busy_s for machine in self._machines)
+        self.passed.into_bytes = [machine.into_bytes for machine in self._machines]
+        self.passed.out_bytes = [machine.out_bytes for machine in self._machines]
+        return self.passed.copy()
+
+    def spend(self, seconds: float) -> None:
+        """Let the driver work."""
+        self._now += seconds
+        self.passed.driver_s += seconds
+
+    # The scheduler's backend ------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the virtual time, s."""
+        return self._now
+
+    def start(self, worker: Worker, places: dict[str, int]) -> None:
+        """Place a worker; without room it waits, as Ray's actors do."""
+        del places
+        self.spend(self.costs.runtime.driver_call_s)
+        self._waiting.append(worker)
+        self._place()
+
+    def send(self, worker: Worker, call: Call) -> None:
+        """Take a call into the worker's row; what it reads is fetched at once."""
+        # Light calls that leave in the same moment travel together.
+        joins = worker.lane.light and worker.number in self._posted
+        self._posted.add(worker.number)
+        share = JOINING_SHARE if joins else 1.0
+        self.spend(share * self.costs.runtime.driver_call_s / 2)
+        desk = self._desks[worker.number]
+        arrives = self._now
+        for packed in call.arguments.values():
+            for ref in packed.refs:
+                if desk.machine.number not in ref.places:
+                    source = self._machines[min(ref.places)]
+                    arrives = max(arrives, desk.machine.fetch(self._now, ref, source))
+        desk.calls.append((call, arrives, share))
+        if len(desk.calls) == 1:
+            self._at(arrives, lambda: self._begin(desk))
+
+    def stop(self, worker: Worker) -> None:
+        """End a worker."""
+        self._forget(worker)
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker at once."""
+        self._forget(worker)
+
+    def end(self, worker: Worker) -> None:
+        """End a camera."""
+        self._stopped.add(id(worker.lane.flow))
+
+    def wait(self, timeout_s: float) -> list[Happening]:
+        """Let time pass until something happens."""
+        self._note_through()
+        self._posted.clear()
+        until = self._now + timeout_s
+        while self._events and (self._events[0][0] <= self._now or not self._ready):
+            if self._events[0][0] > until:
+                break
+            at, _, what = heapq.heappop(self._events)
+            # What happened while the driver was at work lies before its own time.
+            self._virtual = at
+            what()
+            if self._ready:
+                self._now = max(self._now, at)
+        if not self._ready:
+            self._now = until
+        happenings = list(self._ready)
+        self._ready.clear()
+        self.spend(self._ready_s)
+        self._ready_s = 0.0
+        self._awaited = [one.call for one in happenings if one.call is not None]
+        return happenings
+
+    # Workers ----------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Start the workers for which there is room, in turn."""
+        for _ in range(len(self._waiting)):
+            worker = self._waiting.popleft()
+            if worker.state == "gone":
+                continue
+            lane = worker.lane
+            cpus, gpus = self._claim(lane)
+            machine = self._room(lane, cpus, gpus)
+            if machine is None:
+                self._waiting.appendleft(worker)
+                return
+            machine.free_cpus -= cpus
+            machine.free_gpus -= gpus
+            desk = _Desk(worker, machine, cpus, gpus)
+            self._desks[worker.number] = desk
+            self._account()
+            self._there[lane.name] += 1
+            self._at(self._now + self.costs.runtime.start_wait_s, lambda d=desk: self._boot(d))
+
+    def _claim(self, lane: Lane) -> tuple[float, float]:
+        """Return the CPUs and GPUs that a worker claims, as `pipeline.ray_cluster` has it."""
+        if lane.kind != "pool":
+            return 0.0, 0.0
+        cpus = max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2))
+        return cpus, lane.resources.gpus
+
+    def _room(self, lane: Lane, cpus: float, gpus: float) -> Machine | None:
+        if lane.kind != "pool":
+            # Ray places actors that claim no CPU at random.
+            shared = self.site.shared_folder and len(self._machines) > 1
+            return self._random.choice(self._machines) if shared else self._machines[0]
+        fit = [m for m in self._machines if m.free_cpus >= cpus - 1e-9 and m.free_gpus >= gpus]
+        return max(fit, key=lambda m: (m.free_cpus, -m.number), default=None)
+
+    def _boot(self, desk: _Desk) -> None:
+        if desk.gone:
+            return
+        lane = desk.worker.lane
+        seconds = self.costs.runtime.start_s
+        seconds += sum(
+            self._stages[spec.name].start_s for spec in lane.specs if spec.name in self._stages
+        )
+        self._run(desk, seconds, 1.0, lambda: self._up(desk))
+
+    def _up(self, desk: _Desk) -> None:
+        extra = {"node": str(desk.machine.number)}
+        self._ready.append(Happening(worker=desk.worker, result=Result(extra=extra)))
+
+    def _forget(self, worker: Worker) -> None:
+        desk = self._desks.pop(worker.number, None)
+        if desk is None:
+            return
+        desk.gone = True
+        desk.machine.remove(self._now, desk)
+        self._watch(desk.machine)
+        self._account()
+        self._there[worker.lane.name] -= 1
+        desk.machine.free_cpus += desk.cpus
+        desk.machine.free_gpus += desk.gpus
+        if self._waiting:
+            self._place()
+
+    # Calls ------------------------------------------------------------------------------------
+
+    def _begin(self, desk: _Desk) -> None:
+        """Let the first call of a worker's row run."""
+        if desk.gone:
+            return
+        call, _, _ = desk.calls[0]
+        desk.began = self._virtual
+        if call.verb == "next":
+            self._film(desk, call)
+            return
+        stage = self._stages[call.node.name]
+        outputs = self._outputs(desk, call, stage)
+        law, gpu, frames = self._law(call, stage)
+        seconds, gpu_s = (part.seconds(frames, self._delivered) for part in (law, gpu))
+        width = stage.width if desk.worker.lane.threads > 1 else min(stage.width, 1.0)
+        self._work(desk, call, seconds, width, Result(outputs=outputs, extra=_extra(call)), gpu_s)
+
+    def _law(self, call: Call, stage: StageCosts) -> tuple[Law, Law, float]:
+        clip = call.parcel is not None and call.parcel.number < FINISH
+        if call.verb == "process" and clip:
+            return stage.clip, stage.gpu, self._frames * self._part(call.flow, call.parcel)
+        whole = call.node.kind == "whole" and call.verb == "process"
+        if whole or call.verb in ("finish", "report"):
+            frames = self._frames * max(1, call.flow.produced)
+            return stage.end, stage.end_gpu, frames
+        # Writing down and exporting what the end made: counted with the exporter's `finish`.
+        return Law(), Law(), 0.0
+
+    def _part(self, flow: Flow, parcel: Parcel | None) -> float:
+        """Return how full a clip is: the last one of a file may be shorter."""
+        if self.clips is None or parcel is None or parcel.number < self.clips - 1:
+            return 1.0
+        assert self.load.seconds is not None
+        del flow
+        return self.load.seconds / self._clip_s - (self.clips - 1)
+
+    def _film(self, desk: _Desk, call: Call) -> None:
+        """Decode the next clip; a camera's comes in its own time."""
+        flow = call.flow
+        key = id(flow)
+        if (self.clips is not None and self._made[key] >= self.clips) or key in self._stopped:
+            self._work(desk, call, 0.0, 1.0, Result())
+            return
+        stage = self._stages[call.node.name]
+        number = self._made[key]
+        self._made[key] += 1
+        parcel = Parcel(number, "")
+        share = self._part(flow, parcel)
+        frames = self.load.fps * self._clip_s * share
+        seconds = stage.clip.seconds(frames, self.load.megapixels)
+        made = stage.makes.get("Frames", Made())
+        nbytes = made.nbytes(self._frames * share, self._delivered)
+        outputs: Outputs = {Frames: self._packed(Frames, nbytes, desk.machine)}
+        result = Result(outputs=outputs, extra=(f"{flow.source.name}/{number}", {}))
+        if self.clips is not None:
+            width = stage.width if desk.worker.lane.threads > 1 else 1.0
+            self._work(desk, call, seconds, width, result)
+            return
+        # A camera does not wait: what came while nobody asked is gone, but for a few pictures.
+        began = self._filmed.get(key)
+        if began is None:
+            began = self._virtual + self._random.random() * self._clip_s
+        dropped = max(0.0, self._virtual - CAMERA_BUFFER_S - began)
+        self.passed.dropped_s += dropped
+        ends = began + dropped + self._clip_s
+        self._filmed[key] = desk.filmed = ends
+        self.passed.filmed_s += dropped + self._clip_s
+        # The pictures are decoded as they come, so the last of the work falls on the last one.
+        late = max(self._virtual, ends - seconds)
+
+        def decode() -> None:
+            if not desk.gone:
+                desk.waited_s = self._virtual - desk.began
+                self._work(desk, call, seconds, 1.0, result)
+
+        self._at(late, decode)
+
+    def _work(
+        self,
+        desk: _Desk,
+        call: Call,
+        seconds: float,
+        width: float,
+        result: Result,
+        gpu_s: float = 0.0,
+    ) -> None:
+        runtime = self.costs.runtime
+        stored = sum(packed.nbytes for packed in result.outputs.values() if packed is not None)
+        carried_s = desk.calls[0][2] * runtime.worker_call_s + stored * runtime.per_byte_s
+        desk.own = seconds / max(seconds + carried_s, 1e-9)
+        desk.stored_bytes = stored
+        seconds += carried_s
+        name = call.node.name
+        self.passed.cpu_s[name] += seconds
+        if gpu_s:
+            self.passed.gpu_s[name] += gpu_s
+            share = max(desk.gpus, 1e-3)
+
+            def then() -> None:
+                at = self._virtual + gpu_s / min(1.0, share)
+                self._at(at, lambda: None if desk.gone else self._done(desk, result))
+        else:
+
+            def then() -> None:
+                self._done(desk, result)
+
+        self._run(desk, seconds, width, then)
+
+    def _done(self, desk: _Desk, result: Result) -> None:
+        call, _, share = desk.calls.popleft()
+        seconds = self._virtual - desk.began
+        lane = desk.worker.lane
+        self.passed.busy_s[lane.name] += seconds - desk.waited_s
+        self.passed.calls[lane.name] += 1
+        # A stage's own time is told apart from that which carrying its call takes.
+        own_s = desk.waited_s + desk.own * (seconds - desk.waited_s)
+        result = replace(result, seconds=own_s, stored_bytes=desk.stored_bytes)
+        if call.verb == "next" and result.outputs:
+            self.made_at.append(self._virtual)
+            number = int(result.extra[0].rpartition("/")[2])
+            born = self._virtual if desk.filmed is None else desk.filmed
+            self._born[id(call.flow)][number] = born
+            self.seen.add(id(call.flow))
+        desk.waited_s = 0.0
+        self._ready.append(Happening(worker=desk.worker, call=call, result=result))
+        self._ready_s += share * self.costs.runtime.driver_call_s / 2
+        if desk.calls:
+            at = max(self._virtual, desk.calls[0][1])
+            self._at(at, lambda: self._begin(desk))
+
+    def _outputs(self, desk: _Desk, call: Call, stage: StageCosts) -> Outputs:
+        """Return what a call makes: every so-many-th of them, where it does not always."""
+        if call.verb not in ("process", "finish"):
+            return {}
+        end = call.verb == "finish" or call.node.kind == "whole"
+        made = stage.ends if end else stage.makes
+        outputs: Outputs = {}
+        for kind in call.node.job.link.ports.makes:
+            told = made.get(kind.__name__)
+            number = call.parcel.number if call.parcel is not None else 0
+            if told is None or (not end and not _due(told.share, number)):
+                continue
+            frames = self._frames * (max(1, call.flow.produced) if end else 1)
+            nbytes = told.nbytes(frames, self._delivered)
+            outputs[kind] = self._packed(kind, nbytes, desk.machine)
+        return outputs
+
+    def _packed(self, kind: type[Any], nbytes: int, machine: Machine) -> Packed:
+        if nbytes < INLINE_BYTES:
+            return Packed(kind, b"", (), (), ())
+        return Packed(kind, b"", ("array",), (Stored(nbytes, {machine.number}),), (nbytes,))
+
+    # Time -------------------------------------------------------------------------------------
+
+    _virtual = 0.0
+    """The time of the event that is being dealt with; the driver may be ahead of it."""
+
+    def _at(self, when: float, what: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (when, self._order, what))
+
+    def _run(self, desk: _Desk, seconds: float, width: float, then: Callable[[], None]) -> None:
+        desk.machine.begin(self._virtual, seconds, width, (desk, then))
+        self._watch(desk.machine)
+
+    def _watch(self, machine: Machine) -> None:
+        """Reckon when the machine's next call ends; whatever happens before makes it void."""
+        due, version = machine.next_s(), machine.version
+
+        def ends() -> None:
+            if machine.version == version:
+                _, then = machine.take(self._virtual)
+                then()
+                self._watch(machine)
+
+        if due is not None:
+            self._at(due, ends)
+
+    def _account(self) -> None:
+        """Add up the time that workers have been there."""
+        passed = self.passed
+        for name, count in self._there.items():
+            if count:
+                passed.worker_s[name] += count * (self._now - passed.at_s)
+        passed.at_s = self._now
+
+    def _note_through(self) -> None:
+        for call in self._awaited:
+            born = self._born[id(call.flow)]
+            number = call.parcel.number if call.parcel is not None else -1
+            if number in born and number not in call.flow.open:
+                self.through.append((self._now, self._now - born.pop(number)))
+        self._awaited.clear()
+
+
+class _Hooks:
+    """A stream's run without a folder: after its end comes the report."""
+
+    def __init__(self, simulation: Simulation, flow: Flow, chain: Chain) -> None:
+        self._simulation = simulation
+        self._flow = flow
+        self._report = chain.report
+
+    def opened(self, found: dict[str, Any]) -> None:
+        """Nothing is looked for."""
+
+    def clip(self, parcel: Parcel, result: Result) -> None:
+        """No journal is written."""
+
+    def sent(self, node: Node) -> None:
+        """Nobody watches."""
+
+    def answered(self, result: Result) -> None:
+        """Nothing is told."""
+
+    def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
+        """No journal is written."""
+
+    def passed(self, node: Node, parcel: Parcel) -> None:
+        """No journal is written."""
+
+    def total(self, count: int) -> None:
+        """No journal is written."""
+
+    def tell(self, stage: str, event: Event) -> None:
+        """Nothing is told."""
+
+    def settle(self, node: Node) -> None:
+        """There is no ledger."""
+
+    def ended(self, error: Reel3dError | None) -> None:
+        """Ask for the report."""
+        assert error is None, "no call fails here"
+        self._simulation.spend(self._simulation.costs.runtime.driver_stream_s)
+        if self._report is None:
+            self._simulation.scheduler.finish_stream(self._flow)
+            return
+        node = Node(-1, Job(self._report, ""), "fold")
+        self._simulation.scheduler.call(self._flow, Call(self._flow, node, "report"))
+
+    def reported(self, result: Result) -> None:
+        """Be through."""
+        self._simulation.scheduler.finish_stream(self._flow)
+
+
+def _due(share: float, number: int) -> bool:
+    """Spread a share of all calls evenly: 0.5 is every second one."""
+    return math.floor((number + 1) * share + 1e-9) > math.floor(number * share + 1e-9)
+
+
+def _extra(call: Call) -> Any:
+    return [] if call.verb in ("keep", "finish") else None
