@@ -18,6 +18,10 @@ from tests.scenes import alone, encode
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
+# Threads of OpenMP that wait for each other burn the cores that other tests want: of torch's small
+# sums 60 ms instead of 1. It is read when torch is imported, here and in what the tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 LONGEST_FIRST = ("test_whole", "test_run", "test_splat_session", "test_splat_training", "test_pose")
 """Files that begin first where several processes share the work: one that begins last is what
