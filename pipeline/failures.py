@@ -111,6 +111,8 @@ class Failures:
         """Take that a call cannot be made: it costs its clip, or the stage its stream."""
         again = call.parcel is not None and bool(call.parcel.again & call.node.bit)
         whole = call.node.kind == "whole" and not again
+        if call.node.kind in ("clip", "whole") and call.verb == "process" and not again:
+            call.node.job.meter.items += not call.node.over
         if call.verb == "process" and not whole:
             self._lose(stream, call, why)
         else:
@@ -125,7 +127,6 @@ class Failures:
         if not node.over:
             node.job.flawed = True
             (node.job.meter.losses if node.settled else node.lost).append(loss)
-            node.job.meter.items += node.kind == "clip" and not again
         if node.kind == "fold":
             node.poison.add(call.place)
         if node.kind in ("clip", "fold") and parcel.number < FINISH and not again:

@@ -159,6 +159,7 @@ class Flow:
         self.parcels[parcel.number] = parcel
         self.produced += 1
         self.recalled = self.produced
+        self.head.opened = True
         for node in self.nodes:
             if node.kind == "fold":
                 node.saved = node.sent = self.produced

@@ -78,6 +78,7 @@ def _recall_clip(
             nothing.add(node.name)  # passed over
         if dealt is None:
             continue
+        node.opened = True
         if node.kind == "clip":
             node.job.meter.items += 1
             node.job.meter.seconds += dealt.seconds

@@ -313,7 +313,9 @@ class Scheduler:
 
     def _events(self, stream: Stream, result: Result, *, again: bool = False) -> None:
         if result.meters:
-            jobs = {node.name: node.job for node in stream.flow.nodes if not node.settled}
+            # Calls that were on their way when a stage was given up count for nothing.
+            nodes = [n for n in stream.flow.nodes if not (n.settled or n.over)]
+            jobs = {node.name: node.job for node in nodes}
             if not stream.flow.head.settled:
                 jobs[stream.flow.decode.name] = stream.flow.decode
             for name in jobs.keys() & result.meters.keys():
