@@ -140,8 +140,10 @@ class Execution:
                     yield {Frames: message}
                     total = self.probe.duration_s if self.probe else None
                     self.watch.reached(float(message.pts_ns[-1]) / 1e9, total)
-        except (WorkerDied, StageBug) as error:
+        except (WorkerDied, StageBug, SourceError) as error:
             shown = self.source.shown
+            if not clips and isinstance(error, SourceError):
+                raise
             if not clips:
                 raise SourceError(f"{shown} cannot be decoded: {error}") from error
             why = f"the decoder failed there: {error}"
