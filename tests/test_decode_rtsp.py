@@ -272,9 +272,9 @@ def test_stopping_while_it_reconnects_is_quick(film: Path) -> None:
         threading.Timer(0.3, reader.stop).start()
         began = time.monotonic()
         assert list(reader.scan()) == []
-        assert 0.2 < time.monotonic() - began < 1.5
+        assert 0.2 < time.monotonic() - began < 10, "it would wait 60 s"
         reader.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
 
 
 def test_it_can_give_up(film: Path) -> None:
@@ -337,7 +337,7 @@ def test_why_the_first_connection_fails(film: Path) -> None:
     with Loopback(film, silent=True) as server:
         began = time.monotonic()
         assert "does not answer within 1 s" in message(server.url("u:hunter2"), connect_s=0.8)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
 
 
 def test_who_does_not_speak_rtsp_is_told_so() -> None:

@@ -77,7 +77,7 @@ def head() -> Iterator[Head]:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
     try:
-        _await(lambda: _listens(dashboard), 90, (temporary / "log").read_text)
+        _await(lambda: _listens(dashboard), 180, (temporary / "log").read_text)
         yield Head(f"http://127.0.0.1:{dashboard}", token)
     finally:
         family = [psutil.Process(ray.pid), *psutil.Process(ray.pid).children(recursive=True)]
@@ -88,6 +88,8 @@ def head() -> Iterator[Head]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         ray.wait()
+        # Who still writes would make the folder again while it is removed.
+        psutil.wait_procs(family, 20)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -192,7 +194,7 @@ def test_a_running_job_is_cancelled(command: Command, tmp_path: Path) -> None:
         code, out, err = command("submit", film, *UNDERSTAND)
         assert code == 0, err
         job = out.strip()
-        _await(lambda: "reel3d 0" in command("logs", job)[1], 60)
+        _await(lambda: "reel3d 0" in command("logs", job)[1], 150)
         assert command("status", job, "--json")[1].count('"state": "running"') == 1
         began = time.monotonic()
         code, _, err = command("cancel", job)
