@@ -23,7 +23,7 @@ class Failure:
     detail: str = ""
 
 
-STORE_BYTES_S = 2e9
+STORE_BYTES_S = 8e9
 """At about this rate a worker writes into the object store."""
 
 

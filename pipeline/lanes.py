@@ -66,6 +66,9 @@ class Worker:
     """Its only call is a suspect: nothing else may come beside it."""
     leaving: bool = False
     """It gets no more calls."""
+    sealed: bool = False
+    """Its calls are light and have left: what comes now waits for their answer, and then travels
+    together."""
     handle: Any = None
     """The backend's own."""
     node: str = ""
@@ -180,6 +183,8 @@ class Lane:
         nothing joins it; so while there is one, the least busy worker takes nothing new.
         """
         free = [w for w in self.workers if w.state == "ready" and not (w.alone or w.leaving)]
+        if self.light:
+            free = [w for w in free if not (w.sealed and w.calls)]
         free.sort(key=lambda worker: len(worker.calls))
         if self.suspects and free:
             if not free[0].calls:

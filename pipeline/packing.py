@@ -93,10 +93,22 @@ def pack(message: Message, given: Sequence[Array]) -> tuple[Parcel, list[Array |
 
 
 def unpack(parcel: Parcel, arrays: Sequence[Array]) -> Message:
-    """Put a message together again; its large arrays are the ones given, not copies."""
+    """Put a message together again; its large arrays are the ones given, not copies.
+
+    It was checked when it was made, and is not checked again.
+    """
     kind, head, names = parcel
-    plain = pickle.loads(head)
-    return kind_of(kind)(**plain, **dict(zip(names, arrays, strict=True)))
+    message = object.__new__(kind_of(kind))
+    for name, value in pickle.loads(head).items():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        object.__setattr__(message, name, value)
+    for name, array in zip(names, arrays, strict=True):
+        if array.flags.writeable:
+            array = array.view()
+            array.flags.writeable = False
+        object.__setattr__(message, name, array)
+    return message
 
 
 def kind_of(name: str) -> type[Message]:

@@ -113,6 +113,8 @@ class Workforce:
     def _serve(self, lane: Lane, now: float) -> None:
         while (given := lane.next_call()) is not None:
             self._send(*given, now)
+        for worker in lane.workers:
+            worker.sealed = lane.light and bool(worker.calls)
         wanted = lane.wanted(self.limits.cores, self.limits.gpus, self.work)
         if lane.backlog and now >= lane.rest_until:
             for _ in range(wanted - len(lane.workers)):
