@@ -120,8 +120,9 @@ class Machine:
         self._demand = sum(task.width for task in self._tasks)
         self.version += 1
 
-    def fetch(self, now: float, stored: Stored, source: Machine) -> float:
-        """Return when an object of another machine has arrived here."""
+    def fetch(self, now: float, stored: Stored, holders: list[Machine]) -> float:
+        """Return when an object of one of other machines, the least busy, has arrived here."""
+        source = min(holders, key=lambda machine: machine._out_free)
         seconds = stored.nbytes / self._bytes_s
         # Many transfers share a card: none keeps the other end of the wire from serving others.
         self._in_free = max(now, self._in_free) + seconds

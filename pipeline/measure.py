@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,28 @@ def measure(
         lead_through(config, small, Path(folder) / "warm", alone=alone)
         less = lead_through(config, small, Path(folder) / "small", alone=alone)
         more = lead_through(config, film, Path(folder) / "full", alone=alone)
-    return costs_of(less, more, config, runtime or RuntimeCosts())
+    decode = config.choices[0].name
+    return costs_of(
+        less, more, config, runtime or RuntimeCosts(), lambda name: _start_s(name, decode)
+    )
 
 
-def costs_of(less: Trial, more: Trial, config: RunConfig, runtime: RuntimeCosts) -> Costs:
-    """Turn what was spent on two films into laws."""
+def costs_of(
+    less: Trial,
+    more: Trial,
+    config: RunConfig,
+    runtime: RuntimeCosts,
+    starts: Callable[[str], float],
+) -> Costs:
+    """Turn what was spent on two films into laws.
+
+    Args:
+        less: What the smaller film took.
+        more: What the larger one took.
+        config: Their chain.
+        runtime: What Ray and the driver add.
+        starts: Gives the CPU seconds of the start of a stage's worker.
+    """
     probe = more.probe
     assert more.clips
     assert probe.duration_s
@@ -122,7 +140,7 @@ def costs_of(less: Trial, more: Trial, config: RunConfig, runtime: RuntimeCosts)
         stages[name] = StageCosts(
             clip=_law((other.clip_s, spent.clip_s), frames, at),
             end=_law((other.end_s, spent.end_s), frames, at),
-            start_s=_start_s(name, config),
+            start_s=starts(name),
             width=min(max(1.0, spent.clip_s / max(spent.wall_s, 1e-9)), 1024.0),
             makes={
                 kind: Made(share=min(1.0, count / more.clips), per_pixel_bytes=size / delivered)
@@ -132,14 +150,14 @@ def costs_of(less: Trial, more: Trial, config: RunConfig, runtime: RuntimeCosts)
                 kind: Made(per_pixel_bytes=size / delivered) for kind, size in spent.ended.items()
             },
         )
-    sides = [getattr(config.choices[0].options, "max_side", 960)]
+    side = getattr(config.choices[0].options, "max_side", max(probe.width, probe.height))
     film = FilmCosts(
         width=probe.source_width,
         height=probe.source_height,
         fps=probe.fps,
         clip_s=probe.duration_s / more.clips,
         clip_frames=more.frames / more.clips,
-        max_side=int(sides[0]),
+        max_side=side,
     )
     return Costs(made_on=_machine(), film=film, runtime=runtime, stages=stages)
 
@@ -155,11 +173,9 @@ def _law(
     return Law(per_frame_s=max(0.0, more - slope * megapixels[1]), per_megapixel_s=slope)
 
 
-def _start_s(name: str, config: RunConfig) -> float:
+def _start_s(name: str, decode: str) -> float:
     """Return the CPU seconds of a worker's start beyond those of Ray's own."""
-    words = [name]
-    if name.startswith("sample/"):
-        words.insert(0, config.choices[0].name)
+    words = [decode, name] if name.startswith("sample/") else [name]
     bare = _child_s([])
     return max(0.0, _child_s(words) - bare)
 

@@ -23,7 +23,7 @@ HOPELESS = 0.1
 """With such a share lost nothing will settle."""
 LEAST_CLIPS = 12
 """Clips of a file that is simulated in short."""
-ENOUGH_CLIPS = 6000
+ENOUGH_CLIPS = 3000
 """Clips that are simulated of many or long files; the rest is like them."""
 ROUNDS = 3
 """So many times as many files as run at one time are simulated."""
@@ -81,8 +81,13 @@ class Outcome:
     gpus_a_stream: float
     driver_a_stream: float
 
-    def times(self, jobs: int) -> Outcome:
-        """Return the same for several equal runs beside one another."""
+    def times(self, jobs: int, parts: float) -> Outcome:
+        """Return the same for equal runs beside one another.
+
+        Args:
+            jobs: How many.
+            parts: How many machines of one run there are for one real one.
+        """
         if jobs == 1:
             return self
         rows = tuple(
@@ -101,6 +106,7 @@ class Outcome:
             clips_s=self.clips_s * jobs,
             video_s=self.video_s * jobs,
             store_bytes=self.store_bytes * jobs,
+            network_bytes_s=self.network_bytes_s * parts,
             budget_bytes=self.budget_bytes * jobs,
         )
 
@@ -138,7 +144,7 @@ def follow(chain: Chain, options: RunOptions, load: Load, site: Site, costs: Cos
     simulation.run(simulation.now() + SETTLE_S)
     length = max(WINDOW_S, WINDOW_CLIPS * costs.film.clip_s)
     outcome = None
-    for _ in range(WINDOWS):
+    for window in range(WINDOWS):
         before, waiting = simulation.look(), simulation.under_way
         simulation.run(before.at_s + length)
         passed = simulation.look().since(before)
@@ -163,7 +169,7 @@ def follow(chain: Chain, options: RunOptions, load: Load, site: Site, costs: Cos
             dropped=dropped,
         )
         # What was late at the start may still be on its way: the next window shows.
-        if (keeps_up and second > 0.8 * first) or (dropped > HOPELESS and grown >= 0):
+        if (keeps_up and second > 0.8 * first) or (dropped > HOPELESS and window):
             break
     assert outcome is not None
     return outcome

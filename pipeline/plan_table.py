@@ -146,20 +146,16 @@ def _machines(tried: Tried) -> str:
     shape = tried.site.shape
     each = f"{shape.cpus:g} CPUs" + (f" and {shape.gpus:g} GPUs" if shape.gpus else "")
     if shape.count == 1:
-        return f"1 of {each}"
-    return f"{shape.count} of {each} = {tried.site.cpus:g} CPUs"
+        return f"1 machine of {each}"
+    return f"{shape.count} machines of {each}, {tried.site.cpus:g} CPUs in all"
 
 
 def _store(answer: Answer) -> str:
-    shown = answer.shown
-    there = shown.site.store_bytes
-    lay = _bytes(shown.outcome.store_bytes / shown.site.shape.count)
-    enough = f"{_bytes(answer.store_bytes)} on each machine" + (
-        " would do" if there < KNOWN else ""
-    )
+    there = answer.shown.site.store_bytes
     if answer.store_bytes >= there:
-        enough = f"all of the {_bytes(there)} on each machine"
-    return f"{enough}; {lay} of clips lay there at most"
+        return f"all of the {_bytes(there)} on each machine"
+    told = f"{_bytes(answer.store_bytes)} on each machine"
+    return f"{told} of the {_bytes(there)} would do" if there < KNOWN else told
 
 
 def _network(answer: Answer) -> str:
@@ -168,6 +164,8 @@ def _network(answer: Answer) -> str:
         return "none between machines; what sources bring is not counted"
     there, outcome = shown.site.network_bytes_s, shown.outcome
     enough = f"{_bits(answer.network_bytes_s)} cards"
+    if answer.network_bytes_s >= KNOWN:
+        enough = "more than any card that is sold"
     if there < KNOWN:
         enough += f" of the {_bits(there)} would do" if answer.network_bytes_s < there else ""
     return (

@@ -234,8 +234,8 @@ class Simulation:
         for packed in call.arguments.values():
             for ref in packed.refs:
                 if desk.machine.number not in ref.places:
-                    source = self._machines[min(ref.places)]
-                    arrives = max(arrives, desk.machine.fetch(self._now, ref, source))
+                    holders = [self._machines[place] for place in sorted(ref.places)]
+                    arrives = max(arrives, desk.machine.fetch(self._now, ref, holders))
         desk.calls.append((call, arrives, share))
         if len(desk.calls) == 1:
             self._at(arrives, lambda: self._begin(desk))

@@ -26,14 +26,15 @@ __all__ = ["Answer", "Question", "Sizing", "Tried"]
 DRIVER_BUSY = 0.7
 """Share of its time that a driver may be at work: beyond that what happens waits for it."""
 CPU_BUSY = 0.9
-"""With which share of the cores at work the search begins."""
+"""Share of the cores that may be at work where cameras are to be kept up with."""
 LEAST_CORES = 4.0
 """Cores that one run's part of a machine has at least."""
 CARDS = (1, 2.5, 10, 25, 40, 100, 200, 400, 800)
 """Network cards, Gbit/s."""
+LEAST_STORE_BYTES = 2e8
 MOST_MACHINES = 100_000
 MOST_TRIES = 8
-MOST_BISECTIONS = 4
+MOST_BISECTIONS = 3
 PILOT_STREAMS = 4
 PILOT_CORES = 64
 PILOT_GPUS = 8
@@ -106,19 +107,21 @@ class Sizing:
             needed = self.enough(site)
         shown = needed or tried
         assert shown is not None
+        store = self.least_store(shown)
+        network = self.least_network(replace(shown, site=replace(shown.site, store_bytes=store)))
         return Answer(
             given=tried,
             most_streams=most,
             needed=needed,
-            store_bytes=self.least_store(shown),
-            network_bytes_s=self.least_network(shown),
+            store_bytes=store,
+            network_bytes_s=network,
         )
 
-    def on(self, site: Site, streams: int | None = None) -> Tried:
+    def on(self, site: Site, streams: int | None = None, jobs: int | None = None) -> Tried:
         """Simulate so many streams on these machines, as several runs if one driver is too slow."""
         load = self._question.load
         load = replace(load, streams=streams or load.streams)
-        jobs = self._jobs(load.streams)
+        jobs = jobs or self._jobs(load.streams)
         while True:
             part = replace(load, streams=math.ceil(load.streams / jobs))
             shape = site.shape
@@ -126,9 +129,11 @@ class Sizing:
                 f"{load.streams} streams on {shape.count} machine(s) of {shape.cpus:g} CPUs"
                 + (f", as {jobs} runs" if jobs > 1 else "")
             )
-            outcome = self._simulate(part, _part_of(site, jobs))
+            smaller = _part_of(site, jobs)
+            parts = jobs * smaller.shape.count / shape.count
+            outcome = self._simulate(part, smaller)
             if outcome.keeps_up or outcome.driver < CPU_BUSY or part.streams == 1:
-                return Tried(site=site, jobs=jobs, outcome=outcome.times(jobs))
+                return Tried(site=site, jobs=jobs, outcome=outcome.times(jobs, parts))
             jobs = math.ceil(jobs * outcome.driver / DRIVER_BUSY)
 
     def enough(self, kind: Site) -> Tried:
@@ -144,23 +149,21 @@ class Sizing:
         found = self.on(_with(kind, count))
         best = found
         tries = 0
-        while not found.outcome.keeps_up and tries < MOST_TRIES:
+        while not _will_do(found) and tries < MOST_TRIES:
             low, count = count, max(count + 1, math.ceil(1.3 * count))
             found = self.on(_with(kind, count))
             better = found.outcome.behind < 0.97 * best.outcome.behind
             best = found if better else best
             # Where more machines do not help, a few more tell as much as many.
             tries += 1 if better else 3
-        if not found.outcome.keeps_up:
+        if not _will_do(found):
             return best
         for _ in range(MOST_BISECTIONS):
             if count - low <= max(1, count // 32):
                 break
             middle = (low + count) // 2
             tried = self.on(_with(kind, middle))
-            low, count, found = (
-                (low, middle, tried) if tried.outcome.keeps_up else (middle, count, found)
-            )
+            low, count, found = (low, middle, tried) if _will_do(tried) else (middle, count, found)
         return self._fewest_cores(found) if count == 1 else found
 
     def most_streams(self, site: Site, tried: Tried) -> int:
@@ -180,14 +183,20 @@ class Sizing:
 
     def least_store(self, tried: Tried) -> float:
         """Return the bytes of object store of a machine that are enough, within a factor of two."""
-        lay = tried.outcome.store_bytes / tried.site.shape.count
-        enough = min(tried.site.store_bytes, 2 * lay / STORE_SHARE)
-        for _ in range(MOST_BISECTIONS if tried.outcome.keeps_up else 0):
-            smaller = replace(tried.site, store_bytes=enough / 2)
-            if not self._as_good(smaller, tried):
-                break
-            enough /= 2
-        return enough
+        there = tried.site.store_bytes
+        if not tried.outcome.keeps_up:
+            return there
+        store = tried.outcome.store_bytes / tried.site.shape.count / STORE_SHARE
+        good = store < there and self._as_good(replace(tried.site, store_bytes=store), tried)
+        factor = 0.5 if good else 2.0
+        while LEAST_STORE_BYTES < store * factor < there:
+            again = self._as_good(replace(tried.site, store_bytes=store * factor), tried)
+            if good and not again:
+                return store
+            store *= factor
+            if again and not good:
+                return store
+        return store if good else there
 
     def least_network(self, tried: Tried) -> float:
         """Return the network card of a machine that is enough, of those that are sold."""
@@ -206,7 +215,7 @@ class Sizing:
     # ------------------------------------------------------------------------------------------
 
     def _as_good(self, site: Site, tried: Tried) -> bool:
-        again = self.on(site).outcome
+        again = self.on(site, jobs=tried.jobs).outcome
         return again.keeps_up and not again.slower_than(tried.outcome)
 
     def _simulate(self, load: Load, site: Site) -> Outcome:
@@ -257,10 +266,14 @@ class Sizing:
                 store_bytes=store * middle,
             )
             tried = self.on(smaller)
-            low, high, found = (
-                (low, middle, tried) if tried.outcome.keeps_up else (middle, high, found)
-            )
+            low, high, found = (low, middle, tried) if _will_do(tried) else (middle, high, found)
         return found
+
+
+def _will_do(tried: Tried) -> bool:
+    """Say whether machines are enough to be recommended: cameras may show more some day."""
+    outcome = tried.outcome
+    return outcome.keeps_up and (outcome.seconds is not None or outcome.cpu <= CPU_BUSY)
 
 
 def _with(kind: Site, count: int) -> Site:
