@@ -139,7 +139,12 @@ class Flow:
         return parcel
 
     def recall(
-        self, name: str, remembered: Any, lost: set[str], held: dict[str, int] | None = None
+        self,
+        name: str,
+        remembered: Any,
+        lost: set[str],
+        held: dict[str, int] | None = None,
+        anew: set[str] | None = None,
     ) -> None:
         """Take a clip that an earlier process has led through every stage, before `begin`.
 
@@ -148,20 +153,25 @@ class Flow:
             remembered: What the head needs to make it again.
             lost: Stages that made nothing of it.
             held: Stream-scoped stages that go on from a snapshot, and its number.
+            anew: Stream-scoped stages that begin their stream once more.
         """
-        parcel = Parcel(self.produced, name, done=self._all, remembered=remembered)
+        back = [node for node in self.nodes if node.name in (anew or ())]
+        done = self._all & ~sum(node.bit for node in back)
+        parcel = Parcel(self.produced, name, done=done, remembered=remembered)
         parcel.outputs[0] = {Frames: None}
         for node in self.nodes:
             if node.kind == "clip":
                 made = () if node.name in lost else node.job.link.ports.makes
                 parcel.outputs[node.index] = {kind: None for kind in made}
-            node.dealt += 1
+            node.dealt += node not in back
         self.parcels[parcel.number] = parcel
+        if back:
+            self.open.add(parcel.number)
         self.produced += 1
         self.recalled = self.produced
         self.head.opened = True
         for node in self.nodes:
-            if node.kind == "fold":
+            if node.kind == "fold" and node not in back:
                 node.saved = node.sent = self.produced
                 node.held = (held or {}).get(node.name, 0)
                 node.opened = node.held > 0

@@ -32,7 +32,8 @@ def recall(flow: Flow, standing: Standing, numbers: Callable[[Node], list[int]])
         if node.kind == "clip":
             known = _known(standing, node)
             clips = min(clips, next(n for n in range(clips + 1) if n not in known))
-    folds = [node for node in working if node.kind == "fold"]
+    anew = _begin_anew(flow)
+    folds = [node for node in working if node.kind == "fold" and node.name not in anew]
     there = {node.name: set(numbers(node)) for node in folds}
     held: dict[str, int] = {}
     while clips:
@@ -42,8 +43,23 @@ def recall(flow: Flow, standing: Standing, numbers: Callable[[Node], list[int]])
             break
         clips -= 1
     for number in range(clips):
-        _recall_clip(flow, standing, working, number, held)
+        _recall_clip(flow, standing, working, number, held, anew)
     return clips
+
+
+def _begin_anew(flow: Flow) -> set[str]:
+    """Return the stream-scoped stages that must begin their stream once more.
+
+    What a stage that is through has made clip by clip comes once more, all at the end: those that
+    have taken it from the clips would have it twice.
+    """
+    folds = [node for node in flow.nodes if node.kind == "fold"]
+    replayed = sum(node.bit for node in folds if node.job.action == "replay")
+    back = [node for node in folds if node.runs and node.feeders & replayed]
+    for node in back:
+        # What others gave it of those clips is not known: they begin anew with it.
+        back += [m for m in folds if m.runs and node.feeders & m.bit and m not in back]
+    return {node.name for node in back}
 
 
 def _known(standing: Standing, node: Node) -> set[int]:
@@ -68,7 +84,12 @@ def _snapshot(there: set[int], idle: set[int], clips: int) -> int | None:
 
 
 def _recall_clip(
-    flow: Flow, standing: Standing, working: list[Node], number: int, held: dict[str, int]
+    flow: Flow,
+    standing: Standing,
+    working: list[Node],
+    number: int,
+    held: dict[str, int],
+    anew: set[str],
 ) -> None:
     nothing: set[str] = set()
     for node in working:
@@ -89,4 +110,4 @@ def _recall_clip(
             if node.kind == "fold":
                 node.poison.add(number)
     remembered: dict[str, Any] = standing.clips[number]
-    flow.recall(remembered["clip"], remembered, nothing, held)
+    flow.recall(remembered["clip"], remembered, nothing, held, anew)

@@ -8,6 +8,7 @@ damaged. Objects lie in a dict, so the use of one that was let go is an error.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import random
@@ -32,7 +33,7 @@ NOTICE_S = 0.05
 class Faults:
     """How often what goes wrong, a call (0..1); after `most` in all nothing does any more."""
 
-    seed: int = 0
+    seed: float = 0
     dies: float = 0.0
     idles: float = 0.0
     starves: float = 0.0
@@ -308,7 +309,8 @@ class FaultyBackend:
             failure=Failure(kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2])
             if reply.failure
             else None,
-            meters=reply.meters,
+            # As across a process's border: the worker counts on.
+            meters=copy.deepcopy(reply.meters),
             saved=reply.saved,
             extra=reply.extra,
         )
