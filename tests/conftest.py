@@ -23,7 +23,14 @@ DATA = ROOT.parent / "shared" / "data"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-LONGEST_FIRST = ("test_whole", "test_run", "test_splat_session", "test_splat_training", "test_pose")
+LONGEST_FIRST = (
+    "test_whole",
+    "test_cluster",
+    "test_run",
+    "test_jobs",
+    "test_pose_real",
+    "test_watch",
+)
 """Files that begin first where several processes share the work: one that begins last is what
 all others wait for."""
 
