@@ -236,8 +236,8 @@ def test_events_that_were_taken_from_the_clips_are_not_taken_again(
 ) -> None:
     """A run ends between the end of `action` and that of the exporter that reads it."""
     source = film(tmp_path)
-    slow = Faults(slow={"pose/scripted": 50.0})
-    Job([source], tmp_path / "out", slow).go(20.0)
+    slow = Faults(slow={"export/clips": 3.0})
+    Job([source], tmp_path / "out", slow).go(15.0)
     job = Job([source], tmp_path / "out", resume=True)
     actions = {job.name: job.action for job in job.begun[0].jobs}
     assert actions["action/scripted"] == "replay"
