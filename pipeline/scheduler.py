@@ -46,6 +46,8 @@ class Scheduler:
         self._queue: list[Stream] = []
         """Streams that have not begun."""
         self._next_look = 0.0
+        self._gone: list[Call] = []
+        """Clips of cameras that were lost: what has been shown does not come again."""
 
     # Streams ----------------------------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class Scheduler:
     def step(self, timeout_s: float) -> None:
         """Hand out what can be, wait for what happens, and deal with it."""
         self._look()
+        self._give_up_gone()
         self._admission.open_gate()
         self._admission.admit()
         self._workforce.hand_out()
@@ -149,6 +152,13 @@ class Scheduler:
         for stream in self._workforce.at_work:
             # What it can use depends on the workers that the others have, too.
             self._admission.recount(stream)
+
+    def _give_up_gone(self) -> None:
+        gone, self._gone = self._gone, []
+        for call in gone:
+            stream = self._workforce.stream_of(call.flow)
+            if not stream.ended:
+                self._failures.cost(stream, call, "a camera does not show it again")
 
     def _let_in(self) -> None:
         """Begin as many streams as may run at one time; cameras do not wait."""
@@ -178,6 +188,9 @@ class Scheduler:
     # What the flows tell ----------------------------------------------------------------------
 
     def _ready(self, call: Call) -> None:
+        if call.verb == "remake" and call.flow.live:
+            self._gone.append(call)
+            return
         self._admission.pass_gate(self._workforce.stream_of(call.flow), call)
 
     def _let_go(self, packed: Packed) -> None:

@@ -44,7 +44,7 @@ class Faults:
     node_goes: float = 0.0
     most: int = 40
     poison: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    """(stage, clip): ends the worker whenever it is tried."""
+    """(stage, clip): ends the worker whenever it is tried; `clip 3` for the decoder's fourth."""
     slow: dict[str, float] = field(default_factory=dict[str, float])
     """Seconds that a stage's calls take."""
 
@@ -189,7 +189,8 @@ class FaultyBackend:
         if mortal and limited and self._chance(self.faults.hangs):
             self.deaths[key] += 1
             return
-        if (name, call.where) in self.faults.poison and call.verb in ("process", "finish"):
+        where = f"clip {key[-1]}" if call.verb == "next" else call.where
+        if (name, where) in self.faults.poison and call.verb in ("next", "process", "finish"):
             self._later(seconds, lambda: self._dies(process, "a segfault"))
             return
         if mortal and self._chance(self.faults.dies):

@@ -94,6 +94,7 @@ class Job:
         faults: Faults | None = None,
         *words: str,
         resume: bool = False,
+        live: bool = False,
         cores: float = 4,
         budget_bytes: int = 1 << 20,
     ) -> None:
@@ -102,6 +103,8 @@ class Job:
         self.scheduler = Scheduler(self.backend, limits)
         self.backend.scheduler = self.scheduler
         self.begun: list[Begun] = []
+        self.shown: dict[str, list[str]] = {}
+        """Names of the clips that the heads have made, by source."""
         self.streams: list[_Stream] = []
         standing: Any = SimpleNamespace(reached={}, dropped={})
         pools: dict[str, Lane] = {}
@@ -114,9 +117,20 @@ class Job:
                 continue
             stream = _Stream(begun, Silent(), self.scheduler, 0, standing)
             self.streams.append(stream)
+            stream.flow.live = live
+            self._note_clips(stream, self.shown.setdefault(source.name, []))
             self.backend.at_home(stream.flow, stream.home)
             stream.begin(pools, alone=len(sources) == 1)
         self.steps = 0
+
+    def _note_clips(self, stream: _Stream, names: list[str]) -> None:
+        take = stream.clip
+
+        def clip(parcel: Any, result: Any) -> None:
+            names.append(parcel.name)
+            take(parcel, result)
+
+        stream.clip = clip
 
     def go(self, until_s: float = float("inf")) -> list[Any]:
         """Run to the end, or abandon everything at a time, as a killed driver does."""
@@ -244,6 +258,59 @@ def test_events_that_were_taken_from_the_clips_are_not_taken_again(
     job.go()
     made = outcome(tmp_path / "out" / "film")
     assert made["artefacts"] == local(source)["artefacts"]
+
+
+POISON = {
+    "clip": ("flow/scripted", "film/4-6", "clip film/4-6"),
+    "fold": ("action/scripted", "film/4-6", "clip film/4-6"),
+    "whole": ("pose/scripted", "film: keyframe/scripted", "camera poses"),
+    "finish": ("keyframe/scripted", "film", "keyframes"),
+    "head": ("sample/scripted", "clip 4", "the rest of the video"),
+}
+
+
+@pytest.mark.parametrize("kind", POISON)
+def test_poison_costs_itself_only(kind: str, tmp_path: Path, local: Any) -> None:
+    source = film(tmp_path)
+    stage_name, where, what = POISON[kind]
+    job = Job([source], tmp_path / "out", Faults(poison={(stage_name, where)}))
+    job.go()
+    made = outcome(tmp_path / "out" / "film")
+    assert made["exit"] == 4
+    told_by = "decode/scripted" if kind == "head" else stage_name
+    ((found, why),) = made["stages"][told_by][3]
+    assert found == what
+    assert "segfault" in why
+    rows = (tmp_path / "out" / "film" / "errors.jsonl").read_text().splitlines()
+    assert [json.loads(row)["stage"] for row in rows] == [told_by]
+    # Nothing else is worse for it.
+    if kind == "clip":
+        expected = local(source, ("flow.fault=bug", "flow.at=4"))
+        assert made["artefacts"] == expected["artefacts"]
+    elif kind == "head":
+        assert made["artefacts"] == local(film(tmp_path, "film", 9))["artefacts"]
+    else:
+        assert made["artefacts"]["clips.txt"] == local(source)["artefacts"]["clips.txt"]
+    if kind == "fold":
+        assert made["stages"][stage_name][4] == {"clips_count": 7.0}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS * 2))
+def test_a_camera_loses_no_clip_but_what_was_lost_in_the_store(seed: int, tmp_path: Path) -> None:
+    """What a camera has shown does not come again; what is there is dealt with, in order."""
+    draw = random.Random(seed)
+    chances = {"dies": 0.1, "idles": 0.1} | ({"loses": 0.1} if seed % 2 else {})
+    source = film(tmp_path, frames=draw.choice((5, 17, 33)), camera=True)
+    job = Job([source], tmp_path / "out", Faults(seed=seed, **chances), live=True)
+    job.go()
+    made = outcome(tmp_path / "out" / "film")
+    names = [line.split()[0] for line in (tmp_path / "out/film/clips.txt").read_text().splitlines()]
+    lost = {what.removeprefix("clip ") for row in made["stages"].values() for what, _ in row[3]}
+    shown = job.shown["film"]
+    assert names == [name for name in shown if name in names], "in order, once"
+    assert set(shown) - set(names) <= lost
+    if "loses" not in chances:
+        assert names == shown
 
 
 def chance_of(draw: random.Random) -> dict[str, float]:

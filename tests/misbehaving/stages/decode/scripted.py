@@ -42,7 +42,7 @@ class _Reader:
         self.frames, self.breaks_at = tree["frames"], tree.get("breaks_at")
         self.size = tuple(tree.get("size", (24, 16)))
         self.probe = Probe(
-            kind="video",
+            kind="camera" if tree.get("camera") else "video",
             width=self.size[0],
             height=self.size[1],
             source_width=self.size[0],
