@@ -166,7 +166,9 @@ def _pending(stream: Stream) -> int:
 
 
 def _is_up(stream: Stream) -> bool:
-    """Whether a camera's clips would be taken at once; a file waits for nobody."""
+    """Whether a camera's first clips would be taken at once; a file waits for nobody."""
+    if stream.flow.produced:
+        return True
     lanes = [stream.lanes[n.index] for n in stream.flow.nodes if n.waits_for_clips]
     return not stream.flow.live or all(
         any(worker.state == "ready" for worker in lane.workers) for lane in lanes

@@ -158,7 +158,7 @@ class Failures:
         why = f"the decoder failed there: {text}"
         flow.head.lost.append(Loss(what="the rest of the video", why=why))
         flow.head.job.flawed = flow.decode.flawed = True
-        stream.hooks.total(flow.produced)
+        # How many clips there are is not written down: a resumed run tries the decoder again.
         flow.end()
 
 

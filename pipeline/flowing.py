@@ -437,6 +437,9 @@ class Flow:
         while not node.finished and not node.finishing:
             parcel = self._at(node, node.sent)
             if parcel is None:
+                if self.live and node.sent < self.produced:
+                    node.sent += 1  # it was through, and is forgotten
+                    continue
                 if self.total is None or node.sent < self.total:
                     return
                 if node.sent < self.total + len(self.nodes):

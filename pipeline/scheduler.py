@@ -152,6 +152,9 @@ class Scheduler:
         for stream in self._workforce.at_work:
             # What it can use depends on the workers that the others have, too.
             self._admission.recount(stream)
+            if stream.flow.live and not stream.flow.produced:
+                # A worker that died before it had a call is missed by nobody else.
+                self._prepare(stream)
 
     def _give_up_gone(self) -> None:
         gone, self._gone = self._gone, []
