@@ -111,15 +111,28 @@ def synthetic() -> Source:
 
 
 def run_streams(
-    sources: list[Source], stages: tuple[Choice, ...], found: Any, *, budget_mb: int | None = None
+    sources: list[Source],
+    stages: tuple[Choice, ...],
+    found: Any,
+    *,
+    budget_mb: int | None = None,
+    timed: str = "",
 ) -> Times:
-    """Run streams through the chain on a cluster; say when each clip had passed its last stage."""
+    """Run streams through the chain on a cluster; say when each clip had passed a stage.
+
+    Args:
+        sources: One a stream.
+        stages: Of the chain, in order.
+        found: The cluster.
+        budget_mb: As `run.budget_mb`.
+        timed: Stage that keeps no memory; the last one by default.
+    """
     from pipeline import cluster as runner
     from pipeline.journal import Dealt, Journal
     from pipeline.run import begin
 
     done: list[float] = []
-    last = stages[-1].name
+    last = timed or stages[-1].name
 
     class Timed(Journal):
         """The journal, and the time of every line that says that a clip is through."""

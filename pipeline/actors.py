@@ -27,14 +27,17 @@ from pipeline.lanes import Lane, StageSpec, Worker
 from pipeline.logs import LogSettings, bind, bound, configure
 from pipeline.packing import Forward, Packed, kind_of
 from pipeline.packing import slots as slots_of
+from pipeline.spares import Spares
 from pipeline.stage import Context
-from pipeline.telemetry import Progress
+from pipeline.telemetry import Progress, peak_memory_bytes
 
 __all__ = ["RayBackend"]
 
 PROGRESS_EVERY_S = 0.5
 """How often a worker may tell how far a long call has come."""
 NEWS = b"reel3d:progress:"
+MOST_RESTING_BYTES = 600 << 20
+"""An actor that has held more is ended with its stages: not all memory comes back."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ class RayBackend:
         """Calls that leave together, with what else their worker gets in this step."""
         self._homes: dict[int, Home] = {}
         self._plain, self._threaded = _actor_class()
+        self._spares = Spares()
 
     def now(self) -> float:
         """Return the time, s."""
@@ -100,15 +104,15 @@ class RayBackend:
     def start(self, worker: Worker, places: dict[str, int]) -> None:
         """Start an actor and open the lane's stages."""
         lane = worker.lane
-        name = f"{self._job}:{worker.number}"
-        options = self._claim(lane)
-        live = lane.kind == "head" and lane.flow is not None and lane.flow.live
-        kind = self._threaded if live else self._plain
-        actor = kind.options(**options).remote(name, self._log)
+        actor = self._spares.take(lane.threads) if _may_rest(lane) else None
+        if actor is None:
+            kind = self._threaded if _is_camera(lane) else self._plain
+            actor = kind.options(**self._claim(lane)).remote(self._log)
         worker.handle = _Handle(actor, {})
         home = self._homes[id(lane.flow)] if lane.flow is not None else None
         context = Context(seed=self._seed, threads=lane.threads)
-        answer = actor.open.remote(lane.specs, context, home, places)
+        name = f"{self._job}:{worker.number}"
+        answer = actor.open.remote(name, lane.specs, context, home, places)
         self._expect(worker, [], answer)
 
     def send(self, worker: Worker, call: Call) -> None:
@@ -146,10 +150,17 @@ class RayBackend:
             self._post(worker, [letter])
 
     def stop(self, worker: Worker) -> None:
-        """Ask the stages to close, and end the actor once they have."""
+        """Ask the stages to close; then the actor takes others, or ends."""
         if worker.handle is not None:
-            worker.handle.actor.leave.remote()
+            if _may_rest(worker.lane):
+                self._spares.put(worker.handle.actor, worker.lane.threads)
+            else:
+                worker.handle.actor.leave.remote()
             worker.handle = None
+
+    def close(self) -> None:
+        """Let actors that are stopped from now on end, and those that wait for other stages."""
+        self._spares.close()
 
     def end(self, worker: Worker) -> None:
         """Ask a camera to end; its last clips still come."""
@@ -170,6 +181,7 @@ class RayBackend:
             if worker.handle is not None:
                 self._post(worker, letters)
         self._light.clear()
+        self._spares.sweep()
         happenings: list[Happening] = []
         try:
             happenings += self._understood(*self._inbox.get(timeout=timeout_s))
@@ -232,13 +244,22 @@ class RayBackend:
         if isinstance(error, exceptions.OutOfMemoryError):
             return [Happening(worker=worker, died="the machine ran out of memory", starved=True)]
         if isinstance(error, exceptions.RayActorError):
-            return [Happening(worker=worker, died=_obituary(str(error)))]
+            return [Happening(worker=worker, died=obituary(str(error)))]
         if isinstance(error, exceptions.ActorUnschedulableError):
             return [Happening(worker=worker, died=f"no machine has room for it: {error}")]
         kind = type(cause or error).__name__
         result = Result(failure=Failure(kind=kind, text=str(cause or error), detail=str(error)))
         calls = [letter.call for letter in letters] or [None]
         return [Happening(worker=worker, call=call, result=result) for call in calls]
+
+
+def _is_camera(lane: Lane) -> bool:
+    return lane.kind == "head" and lane.flow is not None and lane.flow.live
+
+
+def _may_rest(lane: Lane) -> bool:
+    """Whether an actor of a lane holds no part of the cluster, so that it may wait for stages."""
+    return lane.kind != "pool" and not _is_camera(lane)
 
 
 def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
@@ -264,7 +285,7 @@ def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
     )
 
 
-def _obituary(text: str) -> str:
+def obituary(text: str) -> str:
     """Say in a few words how a worker ended, out of the page that Ray writes about it.
 
     Of a crash Ray knows only that the connection broke; its page then lists what may be the cause.
@@ -280,21 +301,23 @@ def _obituary(text: str) -> str:
 class _Actor:
     """The actor: a host behind Ray's calls."""
 
-    def __init__(self, name: str, log: LogSettings) -> None:
+    def __init__(self, log: LogSettings) -> None:
         configure(log)
-        bind(job=name.partition(":")[0])
-        self._news = NEWS + name.encode()
+        self._news = NEWS
         self._spoke = 0.0
         self._host = Host(self._tell)
 
     def open(
         self,
+        name: str,
         specs: tuple[StageSpec, ...],
         context: Context,
         home: Home | None,
         places: dict[str, int],
     ) -> Reply:
-        """Build the stages."""
+        """Build the stages; `name` is that of the job, a colon and the worker's number."""
+        bind(job=name.partition(":")[0])
+        self._news = NEWS + name.encode()
         reply = self._host.open(specs, replace(context), home, places)
         # What has been imported stays: the collector need not look through it again and again.
         gc.freeze()
@@ -328,6 +351,14 @@ class _Actor:
             made += (*fresh, *[None] * (slots - len(fresh)))
         answer = pickle.dumps(replies, protocol=5)
         return (answer, *made) if made else answer
+
+    def rest(self) -> bool:
+        """Close the stages; say whether other ones may move in."""
+        self._host.close()
+        self._host = Host(self._tell)
+        gc.unfreeze()
+        gc.collect()
+        return peak_memory_bytes() < MOST_RESTING_BYTES
 
     def leave(self) -> None:
         """Close the stages and end."""

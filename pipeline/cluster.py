@@ -175,6 +175,7 @@ def run_all(
         scheduler.close(at_once=True)
         raise
     finally:
+        backend.close()
         scheduler.close()
         quota.leave()
         for stream in streams:

@@ -1,0 +1,101 @@
+"""Throughput of decode, flow and action on Ray, against what the machine could do at best.
+
+    python -m benchmarks.efficiency [--repeats 7] [--seconds 20]
+
+A film of 1280x720 goes through decode/pyav, sample/dense (8 frames a clip), flow/dis and
+action/motion by the runner of `reel3d run --runner cluster`. The bound is the time a clip that no
+runner can beat with an actor a stage: max(slowest stage on one actor, CPU time of all stages /
+cores), from a pass of the same stages in this process, one thread, in the same round. Efficiency
+is bound / time a clip in steady state (after the first quarter). What happened in the film must be
+the same in both. Bar: 0.90.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from benchmarks import on_ray
+from benchmarks.decode import make_video
+from benchmarks.rounds import Spread, alternate
+from pipeline.source import Source
+from pipeline.stage import Context, find, iterate
+
+BAR = 0.90
+CHAIN = (
+    on_ray.choose("decode", "pyav"),
+    on_ray.choose("sample", "dense", frames=8),
+    on_ray.choose("flow", "dis"),
+    on_ray.choose("action", "motion"),
+    on_ray.choose("export", "events"),
+)
+TIMED = "flow/dis"
+
+
+def alone(source: Source) -> dict[str, float]:
+    """Return the CPU seconds a clip of each stage, called one after the other in this process."""
+    cv2.setNumThreads(1)
+    stages = {}
+    for choice in CHAIN[:4]:
+        stage: Any = find(choice.step, choice.model)(choice.options)
+        stage.open(Context(threads=1))
+        stages[choice.step] = stage
+    spent = dict.fromkeys(stages, 0.0)
+    clips = 0
+
+    def timed(step: str, call: Any) -> Any:
+        began = time.process_time()
+        made = call()
+        spent[step] += time.process_time() - began
+        return made
+
+    reader = timed("decode", lambda: stages["decode"].process(source))
+    frames = iterate(stages["sample"].process(reader))
+    while (clip := timed("decode", lambda: next(frames, None))) is not None:
+        (motion,) = timed("flow", lambda c=clip: list(iterate(stages["flow"].process(c))))
+        timed("action", lambda c=clip, m=motion: list(iterate(stages["action"].process(c, m))))
+        clips += 1
+    timed("action", lambda: list(iterate(stages["action"].finish())))
+    for stage in reversed(stages.values()):
+        stage.close()
+    return {**{step: s / clips for step, s in spent.items() if s}, "clips": clips}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder, on_ray.cluster() as found:
+        film = Path(folder) / "film.mp4"
+        make_video(film, options.seconds, 30)
+        source = Source(uri=str(film), shown=film.name, name="film")
+        runs: dict[str, Any] = {
+            "alone": lambda: alone(source),
+            "ours": lambda: on_ray.run_streams([source], CHAIN, found, timed=TIMED),
+        }
+        rounds: dict[str, list[Any]] = alternate(runs, options.repeats)
+    efficiency: list[float] = []
+    for stages, times in zip(rounds["alone"], rounds["ours"], strict=True):
+        assert len(times.done) == stages.pop("clips"), "not as many clips"
+        bound = max(*stages.values(), sum(stages.values()) / cores)
+        efficiency.append(bound / times.steady_s)
+        each = ", ".join(f"{step} {1000 * s:.0f}" for step, s in stages.items())
+        print(f"  {each} ms CPU a clip; bound {1000 * bound:.0f} ms, ours "
+              f"{1000 * times.steady_s:.0f} ms a clip; {times.whole_s:.1f} s in all")  # fmt: skip
+    spread = Spread(tuple(efficiency))
+    print(f"efficiency {spread}, bar {BAR}")
+    sys.exit(0 if spread.middle >= BAR else 1)
+
+
+if __name__ == "__main__":
+    main()
