@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from pipeline.admission import Admission
@@ -125,7 +126,8 @@ class Deaths:
         elif ran is not None:
             node = ran.node
             if node.stuck_at is None or node.stuck_at.place != ran.place:
-                node.stuck_at = ran
+                # Without what it was given: that would stay in the object store.
+                node.stuck_at = replace(ran, arguments={})
             if self._is_poison(node.stuck_at, alone=alone, starved=starved):
                 self._failures.cost(stream, ran, _poisonous(node.stuck_at, why))
         for node in nodes:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Generator
@@ -130,15 +131,11 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     import ray
-    from ray._private import ray_constants
 
     _read_token()
-    # As on macOS and Windows, where Ray binds to the loopback interface; elsewhere it binds to
-    # all, and replaces a loopback address that it is given.
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         try:
-            with _silent_daemons(), _patient_start():
+            with _loopback(True), _silent_daemons(), _patient_start():
                 ray.init(
                     address="local",
                     num_cpus=cores or len(os.sched_getaffinity(0)),
@@ -154,7 +151,6 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -218,7 +214,7 @@ def _others(address: str) -> Generator[None]:
     _knock(address, token)
     try:
         try:
-            with _silent_daemons():
+            with _loopback(_only_on_loopback(address)), _silent_daemons():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             why = _line(error)
@@ -226,6 +222,34 @@ def _others(address: str) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback(only: bool) -> Generator[None]:
+    """Have Ray use the loopback interface, as it does on macOS and Windows.
+
+    Elsewhere it binds to all interfaces, and replaces a loopback address that it is given.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not only
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _only_on_loopback(address: str) -> bool:
+    """Whether a cluster of this machine cannot be reached from others."""
+    from ray._private import services
+
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    with socket.socket() as probe:
+        probe.settimeout(KNOCK_S)
+        return probe.connect_ex((services.get_node_ip_address(), int(port))) != 0
 
 
 @contextmanager
