@@ -326,6 +326,9 @@ class Flow:
         """Say whether a stage has dealt with everything and all it made is kept."""
         if self.total is None or node.keeping:
             return False
+        ends = (self.parcels.get(FINISH + origin.index) for origin in self.origins)
+        if any(parcel is not None and parcel.again & node.bit for parcel in ends):
+            return False  # what was lost before it was written down
         if node.kind in ("head", "fold"):
             return node.finished
         return node.dealt >= self._expected(node)

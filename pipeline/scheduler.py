@@ -277,7 +277,7 @@ class Scheduler:
             self._failures.fail(stream, node, call, result.failure)
         elif call.verb == "keep":
             node.keeping -= 1
-            node.kept += result.extra
+            node.kept += [name for name in result.extra if name not in node.kept]
             if call.parcel is not None:
                 flow.kept(call.parcel)
         else:
