@@ -90,7 +90,7 @@ class RuntimeCosts(Options):
     """What Ray and the driver add; the defaults were measured (`benchmarks/plan.py`)."""
 
     driver_call_s: float = Field(
-        default=0.0013, ge=0, description="the driver's own time for one call: half on sending"
+        default=0.0015, ge=0, description="the driver's own time for one call: half on sending"
     )
     worker_call_s: float = Field(
         default=0.004, ge=0, description="CPU seconds beside the stage's own"
@@ -99,7 +99,7 @@ class RuntimeCosts(Options):
         default=1.0e-9, ge=0, description="CPU seconds for a byte that is stored"
     )
     start_s: float = Field(
-        default=0.8, ge=0, description="CPU seconds of Ray's own until a worker is up"
+        default=1.2, ge=0, description="CPU seconds of Ray's own until a worker is up"
     )
     start_wait_s: float = Field(default=0.3, ge=0, description="seconds until it is asked to be")
     driver_stream_s: float = Field(

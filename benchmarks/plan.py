@@ -1,0 +1,261 @@
+"""`reel3d plan` against the real runner on this machine: throughput and time, predicted and true.
+
+    python -m benchmarks.plan [films:WxH ...]    # 1:640x360 4:640x360 4:320x180 2:1280x720
+
+For each configuration: films are made up, the stages' costs are measured on one of them, the Ray
+runner is simulated, then really run (own cluster, preset understand, no report). Printed, as
+predicted / true: clips a second in steady state (between the first and the last fifth of the
+clips) and seconds from the first worker's start to the last film's end. Beside them what the
+defaults of `RuntimeCosts` stand for: the driver's own CPU time a call, and CPU seconds of Ray and
+the workers beside the stages. Cores that other programs took meanwhile are taken off the
+simulated machine, and told.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.actors import RayBackend
+from pipeline.cluster import run_all
+from pipeline.config import load
+from pipeline.costs import Costs
+from pipeline.machines import Shape
+from pipeline.measure import make_film, measure
+from pipeline.ray_cluster import STORE_SHARE, joined
+from pipeline.run import begin
+from pipeline.simulate import Simulation
+from pipeline.source import Source
+from pipeline.telemetry import Meter
+from pipeline.workload import Load, Site
+
+SECONDS = 30.0
+FPS = 30.0
+DEFAULT = ("1:640x360", "4:640x360", "4:320x180", "2:1280x720")
+OPTIONS = ("report.model=none",)
+
+
+class Watch:
+    """Notes when clips come out of the decoder."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.busy_s: dict[str, float] = {}
+
+    def began(self, stage: str) -> None:
+        """Nothing is noted."""
+
+    def reached(self, seconds: float, total_s: float | None) -> None:
+        """Note a clip."""
+        self.seen.append(time.monotonic())
+
+    def progress(self, stage: str, done: float, total: float, note: str) -> None:
+        """Nothing is noted."""
+
+    def ended(self, stage: str, state: str, meter: Meter) -> None:
+        """Note what the stage took."""
+        self.busy_s[stage] = meter.seconds
+
+
+class Tree:
+    """CPU time of this process and all below it, and of all others."""
+
+    def __init__(self) -> None:
+        self.own: dict[int, float] = {}
+        self.names: dict[int, str] = {}
+        self.began = self._machine()
+        self.first = self._look()
+        self.before = dict(self.own)
+        self.driver = time.process_time()
+
+    def _machine(self) -> float:
+        times = psutil.cpu_times()
+        return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+
+    def _look(self) -> float:
+        me = psutil.Process()
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                spent = process.cpu_times()
+                self.own[process.pid] = spent.user + spent.system
+                self.names[process.pid] = _kind(process)
+            except psutil.Error:
+                continue
+        return sum(self.own.values())
+
+    def by_kind(self) -> dict[str, tuple[int, float]]:
+        """Return how many processes of each kind there were, and their CPU seconds."""
+        kinds: dict[str, tuple[int, float]] = {}
+        for pid, seconds in self.own.items():
+            count, total = kinds.get(self.names.get(pid, "ended"), (0, 0.0))
+            kinds[self.names.get(pid, "ended")] = (
+                count + 1,
+                total + seconds - self.before.get(pid, 0.0),
+            )
+        return kinds
+
+    def look(self, *_: Any) -> None:
+        """Take the processes that there are now."""
+        self._look()
+
+    def spent(self) -> tuple[float, float, float]:
+        """Return CPU seconds of this tree, of the driver in it, and of other programs."""
+        own = self._look() - self.first
+        others = max(0.0, self._machine() - self.began - own)
+        return own, time.process_time() - self.driver, others
+
+
+def _kind(process: psutil.Process) -> str:
+    """Return what a process of Ray is: `ray::IDLE`, the worker of a lane, or a part of Ray."""
+    words = process.cmdline()
+    if process.pid == os.getpid():
+        return "driver"
+    name = Path(words[0].split()[0]).name if words else process.name()
+    if name.startswith("python"):
+        name = next((Path(word).name for word in words[1:] if word.endswith(".py")), name)
+    return name
+
+
+class Calls:
+    """Counts the calls that the driver sends, and the workers that it starts."""
+
+    def __init__(self) -> None:
+        self.sent = self.started = 0
+        send, start = RayBackend.send, RayBackend.start
+
+        def counted(backend: Any, worker: Any, call: Any) -> None:
+            self.sent += 1
+            send(backend, worker, call)
+
+        def begun(backend: Any, worker: Any, places: Any) -> None:
+            self.started += 1
+            start(backend, worker, places)
+
+        RayBackend.send, RayBackend.start = counted, begun  # type: ignore[method-assign]
+
+
+def steady(times: list[float]) -> float:
+    """Return clips a second between the first and the last fifth of them."""
+    times = sorted(times)
+    low, high = len(times) // 5, len(times) - 1 - len(times) // 5
+    return (high - low) / max(times[high] - times[low], 1e-9)
+
+
+def films(folder: Path, count: int, width: int, height: int) -> list[Path]:
+    """Make the films: copies of one, since the scheduler never looks inside."""
+    first = folder / "film0.mp4"
+    make_film(first, width=width, height=height, fps=FPS, seconds=SECONDS)
+    paths = [first]
+    for number in range(1, count):
+        path = folder / f"film{number}.mp4"
+        path.write_bytes(first.read_bytes())
+        paths.append(path)
+    return paths
+
+
+def real(paths: list[Path], out: Path, calls: Calls) -> dict[str, Any]:
+    """Run the real thing."""
+    runs = []
+    for path in paths:
+        source = Source(uri=str(path), shown=path.name, name=path.stem)
+        config = load(preset="understand", overrides=OPTIONS, uri=str(path))
+        runs.append(begin(source, config, out / path.stem))
+    watches = [Watch() for _ in runs]
+    calls.sent = calls.started = 0
+    with joined(None) as cluster:
+        tree = Tree()
+        began, thread = time.monotonic(), time.thread_time()
+        ends = run_all(runs, watches, cluster, on_status=tree.look)
+        wall_s = time.monotonic() - began
+        own, driver, others = tree.spent()
+        thread = time.thread_time() - thread
+        budget = float(cluster.budget_bytes)
+    assert all(getattr(end, "exit_code", None) == 0 for end in ends), ends
+    for run in runs:
+        run.folder.close()
+    clips = sum(len(watch.seen) for watch in watches)
+    stages = sum(seconds for watch in watches for seconds in watch.busy_s.values())
+    return {
+        "wall_s": wall_s,
+        "rate": steady([at for watch in watches for at in watch.seen]),
+        "clips": clips,
+        "calls": calls.sent,
+        "starts": calls.started,
+        "kinds": tree.by_kind(),
+        "stage_s": {
+            job.name: round(sum(w.busy_s.get(job.name, 0.0) for w in watches), 1)
+            for job in runs[0].jobs
+        },
+        "own_s": own,
+        "driver_s": driver,
+        "thread_s": thread,
+        "others_s": others,
+        "budget": budget,
+        "stages_s": stages,
+    }
+
+
+def predicted(costs: Costs, count: int, width: int, height: int, true: dict[str, float]) -> Any:
+    """Simulate the same."""
+    cores = len(os.sched_getaffinity(0))
+    free = 1 - min(0.9, true["others_s"] / true["wall_s"] / cores)
+    config = load(preset="understand", overrides=OPTIONS, uri="film.mp4")
+    load_ = Load(streams=count, width=width, height=height, fps=FPS, seconds=SECONDS)
+    site = Site(
+        shape=Shape(1, cores),
+        store_bytes=true["budget"] / STORE_SHARE,
+        network_bytes_s=1e9,
+        free=free,
+    )
+    from pipeline.chain import wire
+
+    simulation = Simulation(wire(config.choices), config.run, load_, site, costs)
+    simulation.run()
+    passed = simulation.look()
+    return simulation, steady(simulation.made_at), passed, free * cores
+
+
+def main() -> None:
+    """Compare every configuration and print a row each."""
+    print("films  size       clips/s: predicted true ratio   seconds: predicted true ratio   ...")
+    calls = Calls()
+    for word in sys.argv[1:] or DEFAULT:
+        count, _, size = word.partition(":")
+        width, height = (int(side) for side in size.split("x"))
+        with tempfile.TemporaryDirectory(prefix="reel3d-bp-") as name:
+            folder = Path(name)
+            paths = films(folder, int(count), width, height)
+            small = folder / "small.mp4"
+            make_film(small, width=width // 4 * 2, height=height // 4 * 2, fps=FPS, seconds=6)
+            config = load(preset="understand", overrides=OPTIONS, uri=str(small))
+            short = folder / "short.mp4"
+            make_film(short, width=width, height=height, fps=FPS, seconds=12)
+            costs = measure(config, short, small, alone=int(count) == 1)
+            if os.environ.get("KEEP"):
+                Path(os.environ["KEEP"], f"costs-{size}.json").write_text(costs.as_json())
+            true = real(paths, folder / "runs", calls)
+            simulation, rate, passed, free = predicted(costs, int(count), width, height, true)
+            print(
+                f"{count:>5}  {size:<9}  {rate:.2f} {true['rate']:.2f} {rate / true['rate']:.2f}"
+                f"   {simulation.now():.1f} {true['wall_s']:.1f}"
+                f" {simulation.now() / true['wall_s']:.2f}   cores free {free:.2f},"
+                f" clips {len(simulation.made_at)} {true['clips']},"
+                f" CPU s {passed.cores_s + passed.driver_s:.1f} {true['own_s']:.1f}, calls"
+                f" {sum(passed.calls.values()):.0f} {true['calls']}, driver s"
+                f" {passed.driver_s:.2f} {true['driver_s']:.2f} ({true['thread_s']:.2f} its thread),"
+                f" workers {true['starts']}",
+                flush=True,
+            )
+            if os.environ.get("KEEP"):
+                told = {name: round(value, 1) for name, value in passed.cpu_s.items()}
+                print("   ", true["kinds"], "wall of stages", true["stage_s"], "costs", told)
+
+
+if __name__ == "__main__":
+    main()
