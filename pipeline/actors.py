@@ -354,8 +354,11 @@ class _Actor:
 
     def rest(self) -> bool:
         """Close the stages; say whether other ones may move in."""
-        self._host.close()
-        self._host = Host(self._tell)
+        host, self._host = self._host, Host(self._tell)
+        try:
+            host.close()
+        except Exception:
+            log.exception("a stage did not close")
         gc.unfreeze()
         gc.collect()
         return peak_memory_bytes() < MOST_RESTING_BYTES

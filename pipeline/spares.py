@@ -7,7 +7,6 @@ the cluster, and not for long.
 
 from __future__ import annotations
 
-import queue
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,25 +24,24 @@ class _Spare:
     actor: Any
     threads: int
     since: float
+    closed: Future[bool]
+    """Whether its stages have closed and it may take others; they may be sent before that."""
 
 
 class Spares:
     """Actors that rest."""
 
     def __init__(self) -> None:
-        self._closing: queue.SimpleQueue[tuple[_Spare, Future[Any]]] = queue.SimpleQueue()
-        """Actors whose stages have closed lately, or failed to."""
         self._resting: list[_Spare] = []
         self._open = True
 
     def put(self, actor: Any, threads: int) -> None:
-        """Have an actor close its stages; it rests when it has, or else ends."""
-        if not self._open:
+        """Have an actor close its stages, and rest."""
+        if not self._open or len(self._resting) >= MOST:
             actor.leave.remote()
             return
-        spare = _Spare(actor, threads, time.monotonic())
-        answer = actor.rest.remote()
-        answer.future().add_done_callback(lambda future: self._closing.put((spare, future)))
+        closed = actor.rest.remote().future()
+        self._resting.append(_Spare(actor, threads, time.monotonic(), closed))
 
     def take(self, threads: int) -> Any:
         """Return an actor for stages of so many threads, or None."""
@@ -54,19 +52,15 @@ class Spares:
         return None
 
     def sweep(self) -> None:
-        """Take those that have closed, and end those that have rested long enough."""
-        while not self._closing.empty():
-            spare, future = self._closing.get()
-            if future.exception() is not None:
-                continue
-            if future.result() and self._open and len(self._resting) < MOST:
-                self._resting.append(spare)
-            else:
-                spare.actor.leave.remote()
+        """End those that have rested long enough, or are not fit to rest."""
         now = time.monotonic()
-        for spare in [s for s in self._resting if now - s.since > REST_S]:
-            self._resting.remove(spare)
-            spare.actor.leave.remote()
+        for spare in list(self._resting):
+            done = spare.closed.done()
+            dead = done and spare.closed.exception() is not None
+            if dead or now - spare.since > REST_S or (done and not spare.closed.result()):
+                self._resting.remove(spare)
+                if not dead:
+                    spare.actor.leave.remote()
 
     def close(self) -> None:
         """End all that rest, and from now on all that are put."""
