@@ -17,21 +17,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.backend import Happening, Limits, Result
+from pipeline.call_costs import CallCosts
 from pipeline.chain import Chain
 from pipeline.config import RunOptions
-from pipeline.costs import Costs, Law, Made, StageCosts
-from pipeline.errors import Reel3dError, UsageError
-from pipeline.flowing import FINISH, Call, Flow, Node, Outputs, Parcel
+from pipeline.costs import Costs
+from pipeline.errors import UsageError
+from pipeline.flowing import Call
 from pipeline.lanes import Lane, Worker
-from pipeline.machines import Machine, Stored
-from pipeline.messages import Frames
-from pipeline.packing import INLINE_BYTES, Packed
+from pipeline.machines import Machine
 from pipeline.plan import Job
 from pipeline.ray_cluster import SIDE_BY_SIDE, SMALLEST_SHARE, STAGES, STORE_SHARE
 from pipeline.scheduler import Scheduler
+from pipeline.simulated_stream import Hooks
 from pipeline.source import Source
 from pipeline.staffing import lanes_of
-from pipeline.telemetry import Event, Loss
 from pipeline.workload import Load, Passed, Site
 
 __all__ = ["Simulation"]
@@ -118,12 +117,8 @@ class Simulation:
             for n in range(site.shape.count)
         ]
         self._scale = min(1.0, site.cpus / (SIDE_BY_SIDE * STAGES))
-        film = costs.film
-        self._clip_s = min(film.clip_s, load.seconds or math.inf)
-        self._frames = film.clip_frames * self._clip_s / film.clip_s
-        self._delivered = load.delivered_megapixels(film.max_side)
-        self.clips = None if load.seconds is None else math.ceil(load.seconds / self._clip_s - 1e-9)
-        """How many clips a file has; None of a camera."""
+        self._takes = CallCosts(load, costs)
+        self._clip_s, self._clips = self._takes.clip_s, self._takes.clips
         self._made: Counter[int] = Counter()
         self._filmed: dict[int, float] = {}
         self._stopped: set[int] = set()
@@ -162,7 +157,7 @@ class Simulation:
             source = Source(uri=name, shown=name, name=name)
             flow = self.scheduler.new_flow(jobs=jobs, source=source, live=load.seconds is None)
             self._born[id(flow)] = {}
-            hooks = _Hooks(self, flow, chain)
+            hooks = Hooks(self, flow, chain.report)
             lanes, sinks = lanes_of(flow, jobs, chain.report, options, pools, alone=self._alone)
             for lane in (*lanes.values(), sinks):
                 self._check(lane)
@@ -208,6 +203,10 @@ class Simulation:
         """Let the driver work."""
         self._now += seconds
         self.passed.driver_s += seconds
+
+    def end_stream(self) -> None:
+        """Let the driver conclude a stream."""
+        self.spend(self.costs.runtime.driver_stream_s)
 
     # The scheduler's backend ------------------------------------------------------------------
 
@@ -352,50 +351,26 @@ class Simulation:
             self._film(desk, call)
             return
         stage = self._stages[call.node.name]
-        outputs = self._outputs(desk, call, stage)
-        law, gpu, frames = self._law(call, stage)
-        seconds, gpu_s = (part.seconds(frames, self._delivered) for part in (law, gpu))
+        outputs = self._takes.made(call, stage, desk.machine.number)
+        seconds, gpu_s = self._takes.spent(call, stage)
         width = stage.width if desk.worker.lane.threads > 1 else min(stage.width, 1.0)
-        self._work(desk, call, seconds, width, Result(outputs=outputs, extra=_extra(call)), gpu_s)
-
-    def _law(self, call: Call, stage: StageCosts) -> tuple[Law, Law, float]:
-        clip = call.parcel is not None and call.parcel.number < FINISH
-        if call.verb == "process" and clip:
-            return stage.clip, stage.gpu, self._frames * self._part(call.flow, call.parcel)
-        whole = call.node.kind == "whole" and call.verb == "process"
-        if whole or call.verb in ("finish", "report"):
-            frames = self._frames * max(1, call.flow.produced)
-            return stage.end, stage.end_gpu, frames
-        # Writing down and exporting what the end made: counted with the exporter's `finish`.
-        return Law(), Law(), 0.0
-
-    def _part(self, flow: Flow, parcel: Parcel | None) -> float:
-        """Return how full a clip is: the last one of a file may be shorter."""
-        if self.clips is None or parcel is None or parcel.number < self.clips - 1:
-            return 1.0
-        assert self.load.seconds is not None
-        del flow
-        return self.load.seconds / self._clip_s - (self.clips - 1)
+        # Files that were kept or written.
+        extra: Any = [] if call.verb in ("keep", "finish") else None
+        self._work(desk, call, seconds, width, Result(outputs=outputs, extra=extra), gpu_s)
 
     def _film(self, desk: _Desk, call: Call) -> None:
         """Decode the next clip; a camera's comes in its own time."""
         flow = call.flow
         key = id(flow)
-        if (self.clips is not None and self._made[key] >= self.clips) or key in self._stopped:
+        if (self._clips is not None and self._made[key] >= self._clips) or key in self._stopped:
             self._work(desk, call, 0.0, 1.0, Result())
             return
         stage = self._stages[call.node.name]
         number = self._made[key]
         self._made[key] += 1
-        parcel = Parcel(number, "")
-        share = self._part(flow, parcel)
-        frames = self.load.fps * self._clip_s * share
-        seconds = stage.clip.seconds(frames, self.load.megapixels)
-        made = stage.makes.get("Frames", Made())
-        nbytes = made.nbytes(self._frames * share, self._delivered)
-        outputs: Outputs = {Frames: self._packed(Frames, nbytes, desk.machine)}
+        seconds, outputs = self._takes.next(number, stage, desk.machine.number)
         result = Result(outputs=outputs, extra=(f"{flow.source.name}/{number}", {}))
-        if self.clips is not None:
+        if self._clips is not None:
             width = stage.width if desk.worker.lane.threads > 1 else 1.0
             self._work(desk, call, seconds, width, result)
             return
@@ -471,28 +446,6 @@ class Simulation:
             at = max(self._virtual, desk.calls[0][1])
             self._at(at, lambda: self._begin(desk))
 
-    def _outputs(self, desk: _Desk, call: Call, stage: StageCosts) -> Outputs:
-        """Return what a call makes: every so-many-th of them, where it does not always."""
-        if call.verb not in ("process", "finish"):
-            return {}
-        end = call.verb == "finish" or call.node.kind == "whole"
-        made = stage.ends if end else stage.makes
-        outputs: Outputs = {}
-        for kind in call.node.job.link.ports.makes:
-            told = made.get(kind.__name__)
-            number = call.parcel.number if call.parcel is not None else 0
-            if told is None or (not end and not _due(told.share, number)):
-                continue
-            frames = self._frames * (max(1, call.flow.produced) if end else 1)
-            nbytes = told.nbytes(frames, self._delivered)
-            outputs[kind] = self._packed(kind, nbytes, desk.machine)
-        return outputs
-
-    def _packed(self, kind: type[Any], nbytes: int, machine: Machine) -> Packed:
-        if nbytes < INLINE_BYTES:
-            return Packed(kind, b"", (), (), ())
-        return Packed(kind, b"", ("array",), (Stored(nbytes, {machine.number}),), (nbytes,))
-
     # Time -------------------------------------------------------------------------------------
 
     _virtual = 0.0
@@ -534,62 +487,3 @@ class Simulation:
             if number in born and number not in call.flow.open:
                 self.through.append((self._now, self._now - born.pop(number)))
         self._awaited.clear()
-
-
-class _Hooks:
-    """A stream's run without a folder: after its end comes the report."""
-
-    def __init__(self, simulation: Simulation, flow: Flow, chain: Chain) -> None:
-        self._simulation = simulation
-        self._flow = flow
-        self._report = chain.report
-
-    def opened(self, found: dict[str, Any]) -> None:
-        """Nothing is looked for."""
-
-    def clip(self, parcel: Parcel, result: Result) -> None:
-        """No journal is written."""
-
-    def sent(self, node: Node) -> None:
-        """Nobody watches."""
-
-    def answered(self, result: Result) -> None:
-        """Nothing is told."""
-
-    def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
-        """No journal is written."""
-
-    def passed(self, node: Node, parcel: Parcel) -> None:
-        """No journal is written."""
-
-    def total(self, count: int) -> None:
-        """No journal is written."""
-
-    def tell(self, stage: str, event: Event) -> None:
-        """Nothing is told."""
-
-    def settle(self, node: Node) -> None:
-        """There is no ledger."""
-
-    def ended(self, error: Reel3dError | None) -> None:
-        """Ask for the report."""
-        assert error is None, "no call fails here"
-        self._simulation.spend(self._simulation.costs.runtime.driver_stream_s)
-        if self._report is None:
-            self._simulation.scheduler.finish_stream(self._flow)
-            return
-        node = Node(-1, Job(self._report, ""), "fold")
-        self._simulation.scheduler.call(self._flow, Call(self._flow, node, "report"))
-
-    def reported(self, result: Result) -> None:
-        """Be through."""
-        self._simulation.scheduler.finish_stream(self._flow)
-
-
-def _due(share: float, number: int) -> bool:
-    """Spread a share of all calls evenly: 0.5 is every second one."""
-    return math.floor((number + 1) * share + 1e-9) > math.floor(number * share + 1e-9)
-
-
-def _extra(call: Call) -> Any:
-    return [] if call.verb in ("keep", "finish") else None
