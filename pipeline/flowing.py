@@ -283,9 +283,7 @@ class Flow:
                     if parcel.number < FINISH:
                         self.open.add(parcel.number)
         node.sent = min(place, node.sent)
-        node.finishing = False
-        if not node.over:
-            node.finished = False
+        node.finishing = node.finished = False
         if place < self.recalled:
             # What others made of those clips in an earlier process is not known: once more.
             for maker in self.nodes:
@@ -364,6 +362,10 @@ class Flow:
             for kind in outputs:
                 held.setdefault(kind, None)
             self._fill(held, outputs)
+            if node.over:
+                # It makes no more: what is gone of it is as if it had never been.
+                for kind in [kind for kind, packed in held.items() if packed is None]:
+                    del held[kind]
         else:
             parcel.outputs[node.index] = outputs
         for consumer in node.consumers:
