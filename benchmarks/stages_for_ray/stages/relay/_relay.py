@@ -16,6 +16,7 @@ class Config(Options):
 
     check: bool = Field(False, description="tell the checksum of each batch")
     sleep_s: float = Field(0.0, ge=0, description="take this long over each batch")
+    burn_s: float = Field(0.0, ge=0, description="keep a core busy for so long with each batch")
 
 
 class Model(Stage[Config]):
@@ -27,4 +28,7 @@ class Model(Stage[Config]):
             self.measure(f"batch_{number_of(frames.images)}", checksum(frames.images))
         if self.config.sleep_s:
             time.sleep(self.config.sleep_s)
+        until = time.thread_time() + self.config.burn_s
+        while time.thread_time() < until:
+            pass
         return frames
