@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=150)
     options = parser.parse_args()
     fine = True
-    print("| sink | store MB, input x 1 | x 10 | ratio | workers MB, x 1 | x 10 | ratio | spilled |")
+    print("| sink | store MB, x 1 | x 10 | ratio | workers MB, x 1 | x 10 | ratio | spilled |")
     print("|---|---|---|---|---|---|---|---|")
     with on_ray.cluster() as found:
         peak_of(options.batches, False, found)
