@@ -2,13 +2,13 @@
 
     python -m benchmarks.plan [films:WxH ...]    # 1:640x360 4:640x360 4:320x180 2:1280x720
 
-For each configuration: films are made up, the stages' costs are measured on one of them, the Ray
-runner is simulated, then really run (own cluster, preset understand, no report). Printed, as
-predicted / true: clips a second in steady state (between the first and the last fifth of the
-clips) and seconds from the first worker's start to the last film's end. Beside them what the
-defaults of `RuntimeCosts` stand for: the driver's own CPU time a call, and CPU seconds of Ray and
-the workers beside the stages. Cores that other programs took meanwhile are taken off the
-simulated machine, and told.
+For each configuration: films are made up and really run (own cluster, preset understand, no
+report). Before and after that the stages' costs are measured on one of them, and the runner is
+simulated with both, since CPU seconds depend on what else a machine does. Printed, as predicted /
+true: clips a second in steady state (between the first and the last fifth of the clips), and
+seconds from the first worker's start to the last film's end. Beside them what the defaults of
+`RuntimeCosts` stand for: CPU seconds of everything, calls, and the driver's own time. Cores that
+other programs took meanwhile are taken off the simulated machine, and told.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
 
 from pipeline.actors import RayBackend
+from pipeline.chain import wire
 from pipeline.cluster import run_all
 from pipeline.config import load
 from pipeline.costs import Costs
@@ -35,6 +37,7 @@ from pipeline.source import Source
 from pipeline.telemetry import Meter
 from pipeline.workload import Load, Site
 
+CORES = len(os.sched_getaffinity(0))
 SECONDS = 30.0
 FPS = 30.0
 DEFAULT = ("1:640x360", "4:640x360", "4:320x180", "2:1280x720")
@@ -46,7 +49,6 @@ class Watch:
 
     def __init__(self) -> None:
         self.seen: list[float] = []
-        self.busy_s: dict[str, float] = {}
 
     def began(self, stage: str) -> None:
         """Nothing is noted."""
@@ -59,8 +61,7 @@ class Watch:
         """Nothing is noted."""
 
     def ended(self, stage: str, state: str, meter: Meter) -> None:
-        """Note what the stage took."""
-        self.busy_s[stage] = meter.seconds
+        """Nothing is noted."""
 
 
 class Tree:
@@ -69,10 +70,12 @@ class Tree:
     def __init__(self) -> None:
         self.own: dict[int, float] = {}
         self.names: dict[int, str] = {}
-        self.began = self._machine()
         self.first = self._look()
         self.before = dict(self.own)
         self.driver = time.process_time()
+        self.seen: list[tuple[float, float, float]] = []
+        """When somebody looked, and the CPU seconds of this tree and of the machine by then."""
+        self.look()
 
     def _machine(self) -> float:
         times = psutil.cpu_times()
@@ -102,13 +105,19 @@ class Tree:
 
     def look(self, *_: Any) -> None:
         """Take the processes that there are now."""
-        self._look()
+        self.seen.append((time.monotonic(), self._look() - self.first, self._machine()))
 
-    def spent(self) -> tuple[float, float, float]:
-        """Return CPU seconds of this tree, of the driver in it, and of other programs."""
-        own = self._look() - self.first
-        others = max(0.0, self._machine() - self.began - own)
-        return own, time.process_time() - self.driver, others
+    def spent(self) -> tuple[float, float]:
+        """Return CPU seconds of this tree, and of the driver in it."""
+        self.look()
+        return self.seen[-1][1], time.process_time() - self.driver
+
+    def free(self, since: float, until: float) -> float:
+        """Return the cores that other programs left over between two times."""
+        first = max((row for row in self.seen if row[0] <= since), default=self.seen[0])
+        last = min((row for row in self.seen if row[0] >= until), default=self.seen[-1])
+        others = last[2] - first[2] - (last[1] - first[1])
+        return min(CORES, max(0.1 * CORES, CORES - others / max(last[0] - first[0], 1e-9)))
 
 
 def _kind(process: psutil.Process) -> str:
@@ -173,88 +182,87 @@ def real(paths: list[Path], out: Path, calls: Calls) -> dict[str, Any]:
         began, thread = time.monotonic(), time.thread_time()
         ends = run_all(runs, watches, cluster, on_status=tree.look)
         wall_s = time.monotonic() - began
-        own, driver, others = tree.spent()
+        own, driver = tree.spent()
         thread = time.thread_time() - thread
         budget = float(cluster.budget_bytes)
     assert all(getattr(end, "exit_code", None) == 0 for end in ends), ends
     for run in runs:
         run.folder.close()
-    clips = sum(len(watch.seen) for watch in watches)
-    stages = sum(seconds for watch in watches for seconds in watch.busy_s.values())
+    times = sorted(at for watch in watches for at in watch.seen)
+    middle = times[len(times) // 5], times[len(times) - 1 - len(times) // 5]
     return {
         "wall_s": wall_s,
-        "rate": steady([at for watch in watches for at in watch.seen]),
-        "clips": clips,
+        "rate": steady(times),
         "calls": calls.sent,
         "starts": calls.started,
         "kinds": tree.by_kind(),
-        "stage_s": {
-            job.name: round(sum(w.busy_s.get(job.name, 0.0) for w in watches), 1)
-            for job in runs[0].jobs
-        },
         "own_s": own,
         "driver_s": driver,
         "thread_s": thread,
-        "others_s": others,
+        "free": tree.free(began, began + wall_s),
+        "free_steady": tree.free(*middle),
         "budget": budget,
-        "stages_s": stages,
     }
 
 
-def predicted(costs: Costs, count: int, width: int, height: int, true: dict[str, float]) -> Any:
-    """Simulate the same."""
-    cores = len(os.sched_getaffinity(0))
-    free = 1 - min(0.9, true["others_s"] / true["wall_s"] / cores)
+def simulated(
+    costs: Costs, count: int, width: int, height: int, true: dict[str, Any], free: float
+) -> Simulation:
+    """Simulate the same, with so many of the cores left over by other programs."""
     config = load(preset="understand", overrides=OPTIONS, uri="film.mp4")
-    load_ = Load(streams=count, width=width, height=height, fps=FPS, seconds=SECONDS)
+    asked = Load(streams=count, width=width, height=height, fps=FPS, seconds=SECONDS)
     site = Site(
-        shape=Shape(1, cores),
+        shape=Shape(1, CORES),
         store_bytes=true["budget"] / STORE_SHARE,
         network_bytes_s=1e9,
-        free=free,
+        free=free / CORES,
     )
-    from pipeline.chain import wire
-
-    simulation = Simulation(wire(config.choices), config.run, load_, site, costs)
+    simulation = Simulation(wire(config.choices), config.run, asked, site, costs)
     simulation.run()
-    passed = simulation.look()
-    return simulation, steady(simulation.made_at), passed, free * cores
+    return simulation
+
+
+def compare(count: int, width: int, height: int, calls: Calls, folder: Path) -> None:
+    """Measure, run, measure again, simulate with both, and print a row."""
+    paths = films(folder, count, width, height)
+    small, short = folder / "small.mp4", folder / "short.mp4"
+    make_film(small, width=width // 4 * 2, height=height // 4 * 2, fps=FPS, seconds=6)
+    make_film(short, width=width, height=height, fps=FPS, seconds=12)
+    config = load(preset="understand", overrides=OPTIONS, uri=str(small))
+    costs = [measure(config, short, small, alone=count == 1)]
+    true = real(paths, folder / "runs", calls)
+    costs.append(measure(config, short, small, alone=count == 1))
+    asked = (count, width, height, true)
+    whole = [simulated(one, *asked, true["free"]) for one in costs]
+    middle = [simulated(one, *asked, true["free_steady"]) for one in costs]
+    passed = whole[0].look()
+    cpu_s = fmean(one.look().cores_s + one.look().driver_s for one in whole)
+    seconds = fmean(one.now() for one in whole)
+    rate = fmean(steady(one.made_at) for one in middle)
+    print(
+        f"{count:>5}  {width}x{height:<5} {rate:>6.2f} {true['rate']:.2f}"
+        f" {rate / true['rate']:.2f}    {seconds:>6.1f} {true['wall_s']:.1f}"
+        f" {seconds / true['wall_s']:.2f}    cores free {true['free']:.2f}"
+        f" ({true['free_steady']:.2f} in between), CPU s {cpu_s:.1f}"
+        f" {true['own_s']:.1f}, calls {sum(passed.calls.values()):.0f} {true['calls']}, driver s"
+        f" {passed.driver_s:.2f} {true['thread_s']:.2f} (all threads {true['driver_s']:.2f}),"
+        f" workers {true['starts']}",
+        flush=True,
+    )
+    told = {name: round(value, 1) for name, value in passed.cpu_s.items()}
+    kinds = {kind: (count, round(cpu_s, 1)) for kind, (count, cpu_s) in true["kinds"].items()}
+    print("   CPU s of stages, predicted:", told, "of processes:", kinds, flush=True)
 
 
 def main() -> None:
-    """Compare every configuration and print a row each."""
-    print("films  size       clips/s: predicted true ratio   seconds: predicted true ratio   ...")
+    """Compare every configuration."""
+    print("films  size     clips/s: predicted true ratio   seconds: predicted true ratio   ...")
     calls = Calls()
     for word in sys.argv[1:] or DEFAULT:
         count, _, size = word.partition(":")
         width, height = (int(side) for side in size.split("x"))
         with tempfile.TemporaryDirectory(prefix="reel3d-bp-") as name:
-            folder = Path(name)
-            paths = films(folder, int(count), width, height)
-            small = folder / "small.mp4"
-            make_film(small, width=width // 4 * 2, height=height // 4 * 2, fps=FPS, seconds=6)
-            config = load(preset="understand", overrides=OPTIONS, uri=str(small))
-            short = folder / "short.mp4"
-            make_film(short, width=width, height=height, fps=FPS, seconds=12)
-            costs = measure(config, short, small, alone=int(count) == 1)
-            if os.environ.get("KEEP"):
-                Path(os.environ["KEEP"], f"costs-{size}.json").write_text(costs.as_json())
-            true = real(paths, folder / "runs", calls)
-            simulation, rate, passed, free = predicted(costs, int(count), width, height, true)
-            print(
-                f"{count:>5}  {size:<9}  {rate:.2f} {true['rate']:.2f} {rate / true['rate']:.2f}"
-                f"   {simulation.now():.1f} {true['wall_s']:.1f}"
-                f" {simulation.now() / true['wall_s']:.2f}   cores free {free:.2f},"
-                f" clips {len(simulation.made_at)} {true['clips']},"
-                f" CPU s {passed.cores_s + passed.driver_s:.1f} {true['own_s']:.1f}, calls"
-                f" {sum(passed.calls.values()):.0f} {true['calls']}, driver s"
-                f" {passed.driver_s:.2f} {true['driver_s']:.2f} ({true['thread_s']:.2f} its thread),"
-                f" workers {true['starts']}",
-                flush=True,
-            )
-            if os.environ.get("KEEP"):
-                told = {name: round(value, 1) for name, value in passed.cpu_s.items()}
-                print("   ", true["kinds"], "wall of stages", true["stage_s"], "costs", told)
+            compare(int(count), width, height, calls, Path(name))
 
 
 if __name__ == "__main__":

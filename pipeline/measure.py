@@ -21,6 +21,8 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.costs import Costs, FilmCosts, Law, Made, RuntimeCosts, StageCosts
+from pipeline.errors import UsageError
+from pipeline.source import Probe
 from pipeline.trial import Spent, Trial, lead_through
 
 __all__ = ["costs_of", "make_film", "measure"]
@@ -119,18 +121,19 @@ def costs_of(
         starts: Gives the CPU seconds of the start of a stage's worker.
     """
     probe = more.probe
-    assert more.clips
-    assert probe.duration_s
-    assert probe.fps
+    fps = probe.fps or 0.0
+    more_s, less_s = (_length_s(trial.probe, config) for trial in (more, less))
+    if not (more.clips and fps and more_s):
+        raise UsageError(
+            "the costs cannot be measured on a film whose length and frame rate nobody knows; give "
+            "another one with --like FILM"
+        )
     head = next(name for name in more.stages if name.startswith("sample/"))
     stages: dict[str, StageCosts] = {}
     for name, spent in more.stages.items():
         other = less.stages.get(name, Spent())
         if name == head:
-            frames = (
-                (less.probe.duration_s or 0) * (less.probe.fps or 0),
-                (probe.duration_s * probe.fps),
-            )
+            frames = less_s * (less.probe.fps or 0.0), more_s * fps
             pixels = [p.source_width * p.source_height / 1e6 for p in (less.probe, probe)]
         else:
             frames = less.frames, more.frames
@@ -154,12 +157,21 @@ def costs_of(
     film = FilmCosts(
         width=probe.source_width,
         height=probe.source_height,
-        fps=probe.fps,
-        clip_s=probe.duration_s / more.clips,
+        fps=fps,
+        clip_s=more_s / more.clips,
         clip_frames=more.frames / more.clips,
         max_side=side,
     )
     return Costs(made_on=_machine(), film=film, runtime=runtime, stages=stages)
+
+
+def _length_s(probe: Probe, config: RunConfig) -> float:
+    """Return the seconds of a film that were decoded."""
+    options = config.choices[0].options
+    until_s = getattr(options, "end_s", None)
+    since_s = getattr(options, "start_s", 0.0)
+    length_s = probe.duration_s or 0.0
+    return max(0.0, (length_s if until_s is None else min(length_s, until_s)) - since_s)
 
 
 def _law(

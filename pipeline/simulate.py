@@ -30,6 +30,7 @@ from pipeline.ray_cluster import SIDE_BY_SIDE, SMALLEST_SHARE, STAGES, STORE_SHA
 from pipeline.scheduler import Scheduler
 from pipeline.simulated_stream import Hooks
 from pipeline.source import Source
+from pipeline.spares import MOST, REST_S
 from pipeline.staffing import lanes_of
 from pipeline.workload import Load, Passed, Site
 
@@ -64,6 +65,10 @@ class _Desk:
     waited_s: float = 0.0
     """How long the call waited for a camera."""
     gone: bool = False
+    process: bool = False
+    """Whether there is a process already."""
+    opened: set[str] = field(default_factory=set[str])
+    """Stages that it has opened."""
 
 
 class Simulation:
@@ -104,6 +109,8 @@ class Simulation:
         self._desks: dict[int, _Desk] = {}
         self._there: Counter[str] = Counter()
         self._waiting: deque[Worker] = deque()
+        self._spares: list[_Desk] = []
+        """Processes that rest."""
         self._random = random.Random(0)
         runtime = costs.runtime
         self._machines = [
@@ -240,8 +247,19 @@ class Simulation:
             self._at(arrives, lambda: self._begin(desk))
 
     def stop(self, worker: Worker) -> None:
-        """End a worker."""
+        """End a worker; its process may take other stages, as in `pipeline.spares`."""
+        desk, lane = self._desks.get(worker.number), worker.lane
+        camera = lane.kind == "head" and self._clips is None
         self._forget(worker)
+        if (
+            desk
+            and desk.process
+            and lane.kind != "pool"
+            and not camera
+            and len(self._spares) < MOST
+        ):
+            desk.began = self._now
+            self._spares.append(desk)
 
     def kill(self, worker: Worker) -> None:
         """End a worker at once."""
@@ -284,17 +302,30 @@ class Simulation:
                 continue
             lane = worker.lane
             cpus, gpus = self._claim(lane)
-            machine = self._room(lane, cpus, gpus)
+            spare = self._spare(lane)
+            machine = spare.machine if spare else self._room(lane, cpus, gpus)
             if machine is None:
                 self._waiting.appendleft(worker)
                 return
             machine.free_cpus -= cpus
             machine.free_gpus -= gpus
             desk = _Desk(worker, machine, cpus, gpus)
+            if spare is not None:
+                desk.process, desk.opened = spare.process, spare.opened
             self._desks[worker.number] = desk
             self._account()
             self._there[lane.name] += 1
             self._at(self._now + self.costs.runtime.start_wait_s, lambda d=desk: self._boot(d))
+
+    def _spare(self, lane: Lane) -> _Desk | None:
+        """Take a process that rests."""
+        self._spares = [desk for desk in self._spares if self._now - desk.began < REST_S]
+        camera = lane.kind == "head" and self._clips is None
+        for desk in () if lane.kind == "pool" or camera else self._spares:
+            if desk.worker.lane.threads == lane.threads:
+                self._spares.remove(desk)
+                return desk
+        return None
 
     def _claim(self, lane: Lane) -> tuple[float, float]:
         """Return the CPUs and GPUs that a worker claims, as `pipeline.ray_cluster` has it."""
@@ -315,10 +346,11 @@ class Simulation:
         if desk.gone:
             return
         lane = desk.worker.lane
-        seconds = self.costs.runtime.start_s
-        seconds += sum(
-            self._stages[spec.name].start_s for spec in lane.specs if spec.name in self._stages
-        )
+        # A process that has rested, and stages that it has opened before, cost next to nothing.
+        new = {spec.name for spec in lane.specs} & self._stages.keys() - desk.opened
+        seconds = 0.0 if desk.process else self.costs.runtime.start_s
+        seconds += sum(self._stages[name].start_s for name in sorted(new))
+        desk.process, desk.opened = True, desk.opened | new
         self._run(desk, seconds, 1.0, lambda: self._up(desk))
 
     def _up(self, desk: _Desk) -> None:

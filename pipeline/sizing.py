@@ -186,10 +186,11 @@ class Sizing:
         there = tried.site.store_bytes
         if not tried.outcome.keeps_up:
             return there
-        store = tried.outcome.store_bytes / tried.site.shape.count / STORE_SHARE
+        lay = tried.outcome.store_bytes / tried.site.shape.count
+        store = max(LEAST_STORE_BYTES, lay / STORE_SHARE)
         good = store < there and self._as_good(replace(tried.site, store_bytes=store), tried)
         factor = 0.5 if good else 2.0
-        while LEAST_STORE_BYTES < store * factor < there:
+        while LEAST_STORE_BYTES <= store * factor < there:
             again = self._as_good(replace(tried.site, store_bytes=store * factor), tried)
             if good and not again:
                 return store
@@ -256,7 +257,7 @@ class Sizing:
         shape = found.site.shape
         low, high = max(0, math.ceil(self._cores) - 1), int(shape.cpus)
         store = found.site.store_bytes / shape.cpus
-        for _ in range(MOST_BISECTIONS):
+        for _ in range(2 * MOST_BISECTIONS):
             if high - low <= 1:
                 break
             middle = (low + high) // 2

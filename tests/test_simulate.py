@@ -305,6 +305,7 @@ def test_the_costs_of_a_real_film_are_those_of_its_calls(tmp_path: Path) -> None
     assert less.probe.width == 96
     # What was spent comes out again at the film's own size.
     made = costs_of(less, more, config, FREE, starts=lambda name: 0.5)
+    assert made.film.clip_s * more.clips == pytest.approx(5.0, rel=0.02)
     law = made.of("flow/dis").clip
     spent = more.stages["flow/dis"].clip_s
     assert law.seconds(more.frames, 192 * 192 / 1e6) == pytest.approx(spent, rel=1e-6)
