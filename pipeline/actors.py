@@ -155,12 +155,16 @@ class RayBackend:
             if _may_rest(worker.lane):
                 self._spares.put(worker.handle.actor, worker.lane.threads)
             else:
-                worker.handle.actor.leave.remote()
+                self._spares.dismiss(worker.handle.actor)
             worker.handle = None
 
     def close(self) -> None:
         """Let actors that are stopped from now on end, and those that wait for other stages."""
         self._spares.close()
+
+    def see_off(self) -> None:
+        """Wait until the actors that were stopped are gone."""
+        self._spares.see_off()
 
     def end(self, worker: Worker) -> None:
         """Ask a camera to end; its last clips still come."""

@@ -177,6 +177,7 @@ def run_all(
     finally:
         backend.close()
         scheduler.close()
+        backend.see_off()
         quota.leave()
         for stream in streams:
             stream.leave()

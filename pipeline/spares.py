@@ -17,6 +17,8 @@ __all__ = ["Spares"]
 MOST = 8
 REST_S = 10.0
 """An actor that nobody wants for this long is ended."""
+LEAVING_S = 10.0
+"""An actor that has not closed its stages and ended so long after the run is ended by force."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,15 @@ class Spares:
 
     def __init__(self) -> None:
         self._resting: list[_Spare] = []
+        self._leaving: dict[Any, Any] = {}
+        """Answer that will tell of its end to an actor: Ray may forget one whose handle is dropped
+        at once, and it would stay for ever."""
         self._open = True
 
     def put(self, actor: Any, threads: int) -> None:
         """Have an actor close its stages, and rest."""
         if not self._open or len(self._resting) >= MOST:
-            actor.leave.remote()
+            self.dismiss(actor)
             return
         closed = actor.rest.remote().future()
         self._resting.append(_Spare(actor, threads, time.monotonic(), closed))
@@ -60,11 +65,35 @@ class Spares:
             if dead or now - spare.since > REST_S or (done and not spare.closed.result()):
                 self._resting.remove(spare)
                 if not dead:
-                    spare.actor.leave.remote()
+                    self.dismiss(spare.actor)
 
     def close(self) -> None:
         """End all that rest, and from now on all that are put."""
         self._open = False
         for spare in self._resting:
-            spare.actor.leave.remote()
+            self.dismiss(spare.actor)
         self._resting.clear()
+
+    def dismiss(self, actor: Any) -> None:
+        """Have an actor close its stages and end."""
+        if len(self._leaving) >= MOST:
+            self._part(0.0)
+        self._leaving[actor.leave.remote()] = actor
+
+    def see_off(self) -> None:
+        """Wait for those that end; end by force those that do not."""
+        self._part(LEAVING_S)
+        import ray
+
+        for actor in self._leaving.values():
+            ray.kill(actor, no_restart=True)
+        self._leaving.clear()
+
+    def _part(self, timeout_s: float) -> None:
+        import ray
+
+        left = list(self._leaving)
+        if left:
+            gone, _ = ray.wait(left, num_returns=len(left), timeout=timeout_s, fetch_local=False)
+            for answer in gone:
+                del self._leaving[answer]
