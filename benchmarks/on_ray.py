@@ -71,7 +71,7 @@ class Silent:
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Take how far a long call has come."""
 
-    def reached(self, seconds: float, total: float | None) -> None:
+    def reached(self, seconds: float, total_s: float | None) -> None:
         """Take how far the stream has come."""
 
     def ended(self, stage: str, state: str, meter: Any) -> None:

@@ -22,6 +22,10 @@ FIRST_GUESS = 6.0
 """Bytes that a clip holds with all that is made of it, over those of its frames: measured 5 with
 flow and confidence; corrected by the first clip that is through."""
 
+GROUP = 4
+"""A head whose calls are light begins at least so many clips together, which then travel
+together; asked for one by one, each in the place of one that is through, they would not."""
+
 
 class Admission:
     """Asks the heads of all streams for clips, in turn, while there is room."""
@@ -80,10 +84,18 @@ class Admission:
                 continue
             self._round.append(stream)
             refused = 0
-            stream.asked += 1
-            self.recount(stream)
-            place = flow.produced + stream.asked
-            self._workforce.call(stream, Call(flow, flow.head, "next", place=place))
+            self._ask(stream)
+            while stream.lanes[0].light and not self._has_enough(stream, together=True):
+                if self._counted + ending + stream.footprint > limit:
+                    break
+                self._ask(stream)
+
+    def _ask(self, stream: Stream) -> None:
+        flow = stream.flow
+        stream.asked += 1
+        self.recount(stream)
+        place = flow.produced + stream.asked
+        self._workforce.call(stream, Call(flow, flow.head, "next", place=place))
 
     def guess(self, stream: Stream, frames_bytes: int) -> None:
         """Take how large the frames of a new clip are."""
@@ -106,9 +118,11 @@ class Admission:
             stream.footprint = max(stream.footprint if stream.known else 0.0, owned)
             stream.known = True
 
-    def _has_enough(self, stream: Stream) -> bool:
+    def _has_enough(self, stream: Stream, *, together: bool = False) -> bool:
         """Whether a stream has as many clips under way as it can use."""
         pending = _pending(stream)
+        if stream.lanes[0].light and not together:
+            return stream.asked > 0 or pending > self._most_open(stream) - GROUP
         return (
             stream.asked >= stream.lanes[0].depth
             or (not stream.footprint and pending > 0)

@@ -47,9 +47,9 @@ class Result:
     peak_memory_bytes: int = 0
 
     @property
-    def busy_s(self) -> float:
-        """Seconds that the call took of its worker, about."""
-        return self.seconds + self.stored_bytes / STORE_BYTES_S
+    def stored_s(self) -> float:
+        """Seconds that writing it took, about."""
+        return self.stored_bytes / STORE_BYTES_S
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 from pipeline.flowing import FINISH, Call, Flow
@@ -108,6 +109,10 @@ class Lane:
     """Seconds of calls done since its last worker was started."""
     recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=4096))
     """Durations of the calls since somebody looked, s."""
+    lately: deque[float] = field(default_factory=lambda: deque[float](maxlen=LIGHT_DEPTH))
+    """Durations of the last calls, s."""
+    usual_s: float = float("inf")
+    """Their median, which a busy machine disturbs less than the mean; known after a few calls."""
     failures: int = 0
     starts_failed: int = 0
     """Workers in a row that did not come up."""
@@ -124,8 +129,12 @@ class Lane:
         """Let a call wait."""
         heapq.heappush(self.waiting, (-call.flow.priority, call.order, call))
 
-    def took(self, seconds: float) -> None:
-        """Learn from a call that is done."""
+    def took(self, seconds: float, stored_s: float = 0.0) -> None:
+        """Learn from a call that is done, and from what its worker then had to store."""
+        self.lately.append(seconds)
+        if len(self.lately) == LIGHT_DEPTH:
+            self.usual_s = median(self.lately)
+        seconds += stored_s
         self.calls += 1
         self.recent.append(seconds)
         self.done_s += seconds
@@ -150,7 +159,7 @@ class Lane:
     @property
     def light(self) -> bool:
         """Whether its calls may travel together."""
-        return self.calls >= LIGHT_DEPTH and self.seconds < LIGHT_S
+        return self.usual_s < LIGHT_S
 
     @property
     def depth(self) -> int:

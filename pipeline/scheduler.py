@@ -230,7 +230,7 @@ class Scheduler:
             self._failures.missing(stream, call)
             return
         assert happening.result is not None
-        worker.lane.took(happening.result.busy_s)
+        worker.lane.took(happening.result.seconds, happening.result.stored_s)
         self._finished(stream, call, happening.result)
 
     def _started(self, worker: Worker, result: Result | None, now: float) -> None:

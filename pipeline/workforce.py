@@ -111,6 +111,8 @@ class Workforce:
                 self._shrink(lane, now)
 
     def _serve(self, lane: Lane, now: float) -> None:
+        for worker in lane.workers:
+            worker.sealed = worker.sealed and bool(worker.calls)
         while (given := lane.next_call()) is not None:
             self._send(*given, now)
         for worker in lane.workers:
