@@ -56,6 +56,8 @@ def head() -> Iterator[Head]:
     command = f"{program}/ray start --head --block --disable-usage-stats --num-cpus 2"
     command += f" --node-ip-address 127.0.0.1 --port {_port()} --ray-client-server-port {_port()}"
     command += f" --dashboard-host 127.0.0.1 --dashboard-port {dashboard}"
+    # Jobs go through the agent, whose port is a fixed one: another Ray on this machine has it.
+    command += f" --dashboard-agent-listen-port {_port()}"
     command += f" --object-store-memory 80000000 --temp-dir {temporary}"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
