@@ -208,9 +208,10 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
         """The decoder and the pools are on the second machine, as long as there is one."""
 
         def claim(self, lane: Lane) -> dict[str, Any]:
-            strategy = NodeAffinitySchedulingStrategy(second.node_id, soft=True)
-            away = lane.kind in ("head", "pool")
-            return {"scheduling_strategy": strategy} if away else super().claim(lane)
+            if lane.kind not in ("head", "pool") or not nodes.worker_nodes:
+                return super().claim(lane)
+            strategy = NodeAffinitySchedulingStrategy(second.node_id, soft=False)
+            return {"scheduling_strategy": strategy}
 
     nodes: Any = Nodes()
     internals: Any = worker

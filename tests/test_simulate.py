@@ -13,6 +13,7 @@ from pipeline.cli import main
 from pipeline.config import load
 from pipeline.costs import Costs, FilmCosts, Law, Made, RuntimeCosts, StageCosts
 from pipeline.errors import UsageError
+from pipeline.lanes import LIGHT_S
 from pipeline.machines import Machine, Shape, Stored
 from pipeline.measure import costs_of, make_film
 from pipeline.scheduler import Scheduler
@@ -109,7 +110,10 @@ def test_more_machines_help_until_the_next_bottleneck() -> None:
 
 def test_a_driver_that_is_at_work_all_the_time_sets_the_rate() -> None:
     slow = FREE.model_copy(update={"driver_call_s": 0.05})
-    simulated = simulation(costs(runtime=slow), site(cpus=64), streams=8, seconds=50)
+    # None of them is so short that calls would travel together.
+    made = costs(2 * LIGHT_S, 2 * LIGHT_S, 2 * LIGHT_S, runtime=slow)
+    made.stages["export/events"] = of(2 * LIGHT_S)
+    simulated = simulation(made, site(cpus=64), streams=8, seconds=50)
     simulated.run()
     # Sampler, flow, action and the exporter of the events: four calls a clip.
     calls = sum(simulated.passed.calls.values())
