@@ -5,15 +5,19 @@
 A film of 1280x720 goes through decode/pyav, sample/dense (8 frames a clip), flow/dis and
 action/motion by the runner of `reel3d run --runner cluster`. The bound is the time a clip that no
 runner can beat with an actor a stage: max(slowest stage on one actor, CPU time of all stages /
-cores), from a pass of the same stages in this process, one thread, in the same round. Efficiency
-is bound / time a clip in steady state (after the first quarter). What happened in the film must be
-the same in both. Bar: 0.90.
+cores), from passes of the same stages in one process, one thread, in the same round. Cores that
+are all busy are slower than one alone, since they share memory and more: so the CPU time of all
+stages is that of one pass a core at the same time, the slowest stage that of a pass alone.
+Efficiency is bound / time a clip in steady state (after the first quarter); `against one pass` is
+the same with the CPU time of a pass alone. As many clips must come out. Bar: 0.90.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +41,7 @@ CHAIN = (
     on_ray.choose("export", "events"),
 )
 TIMED = "flow/dis"
+ALONE = "--alone"
 
 
 def alone(source: Source) -> dict[str, float]:
@@ -68,8 +73,25 @@ def alone(source: Source) -> dict[str, float]:
     return {**{step: s / clips for step, s in spent.items() if s}, "clips": clips}
 
 
+def side_by_side(film: Path, cores: int) -> float:
+    """Return the CPU seconds a clip of all stages while every core does such a pass."""
+    words = [sys.executable, "-m", "benchmarks.efficiency", ALONE, str(film)]
+    passes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
+    sums: list[float] = []
+    for one in passes:
+        out, _ = one.communicate()
+        assert one.returncode == 0
+        stages = json.loads(out)
+        stages.pop("clips")
+        sums.append(sum(stages.values()))
+    return sum(sums) / len(sums)
+
+
 def main() -> None:
     """Measure and print."""
+    if sys.argv[1:2] == [ALONE]:
+        print(json.dumps(alone(Source(uri=sys.argv[2], shown="film", name="film"))))
+        return
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -81,19 +103,24 @@ def main() -> None:
         source = Source(uri=str(film), shown=film.name, name="film")
         runs: dict[str, Any] = {
             "alone": lambda: alone(source),
+            "together": lambda: side_by_side(film, cores),
             "ours": lambda: on_ray.run_streams([source], CHAIN, found, timed=TIMED),
         }
         rounds: dict[str, list[Any]] = alternate(runs, options.repeats)
     efficiency: list[float] = []
-    for stages, times in zip(rounds["alone"], rounds["ours"], strict=True):
+    plain: list[float] = []
+    for stages, together, times in zip(*rounds.values(), strict=True):
         assert len(times.done) == stages.pop("clips"), "not as many clips"
-        bound = max(*stages.values(), sum(stages.values()) / cores)
+        slowest = max(stages.values())
+        bound = max(slowest, together / cores)
+        plain.append(max(slowest, sum(stages.values()) / cores) / times.steady_s)
         efficiency.append(bound / times.steady_s)
         each = ", ".join(f"{step} {1000 * s:.0f}" for step, s in stages.items())
-        print(f"  {each} ms CPU a clip; bound {1000 * bound:.0f} ms, ours "
+        print(f"  {each} ms CPU a clip, all {1000 * together:.0f} ms with all cores busy; "
+              f"bound {1000 * bound:.0f} ms, ours "
               f"{1000 * times.steady_s:.0f} ms a clip; {times.whole_s:.1f} s in all")  # fmt: skip
     spread = Spread(tuple(efficiency))
-    print(f"efficiency {spread}, bar {BAR}")
+    print(f"efficiency {spread}, bar {BAR}; against one pass {Spread(tuple(plain))}")
     sys.exit(0 if spread.middle >= BAR else 1)
 
 

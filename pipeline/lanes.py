@@ -11,6 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ IDLE_S = 10.0
 START_S = 1.0
 """What it takes to start one more worker: so much work must wait, or have been done since the last
 one came, before it is worth that. Stages of a millisecond would get workers by turns else."""
+SLACK = 0.1
+"""So much less than its share of the cores is enough for a pool."""
 SMOOTHING = 0.2
 """Weight of the newest call in the mean duration of a lane."""
 
@@ -225,7 +228,8 @@ class Lane:
         most = float(self.bound(cores, gpus))
         if self.resources.cpus and self.seconds and work:
             share = self.pending_s / work
-            most = min(most, max(1.0, round(cores * share / self.resources.cpus)))
+            # Rounded up: a stage that needs 1.4 cores and has one would hold up all the others.
+            most = min(most, max(1.0, ceil(cores * share / self.resources.cpus - SLACK)))
         elif not self.seconds:
             most = 1.0
         if self.pending_s < START_S and self.done_s < START_S:
