@@ -35,6 +35,8 @@ SMALLEST_SHARE = 0.01
 OWN_STORE_SHARE = 0.3
 """Of the free memory, for the object store of an own cluster; Ray's own default."""
 MOST_STORE_BYTES = 8 << 30
+STARTS = 2
+"""How often an own cluster is started before that is an error."""
 KNOCK_S = 10.0
 START_S = 180.0
 """Ray itself gives its daemons 30 s to come up, which a busy machine exceeds."""
@@ -135,16 +137,12 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     _read_token()
     try:
         try:
-            with _loopback(True), _silent_daemons(), _patient_start():
-                ray.init(
-                    address="local",
+            with _loopback(True), _silent_daemons():
+                start_ray(
                     num_cpus=cores or len(os.sched_getaffinity(0)),
                     object_store_memory=store_bytes or _store_bytes(),
-                    include_dashboard=False,
                     _temp_dir=str(folder),
                     _system_config={"free_objects_batch_size": 1},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
                 )
         except Exception as error:
             raise UsageError(f"Ray does not start on this machine: {_line(error)}") from error
@@ -157,6 +155,28 @@ def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
                 os.environ[name] = value
         _read_token()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_ray(**options: Any) -> None:
+    """Start a Ray of this machine's own, as `ray.init` does, on a busy machine too."""
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            with _patient_start():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
+            return
+        except Exception:
+            # A daemon may not have come up in the time that Ray gives it.
+            ray.shutdown()
+            if not left:
+                raise
 
 
 def _read_token() -> None:

@@ -19,12 +19,12 @@ import sys, time, urllib.request
 from dataclasses import replace
 import ray
 from pipeline.metrics import Metrics
+from pipeline.ray_cluster import start_ray
 from pipeline.rows import RunStatus, StageStatus, StreamStatus
 
 folder, port = sys.argv[1], int(sys.argv[2])
-ray.init(
-    address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-    logging_level="error", object_store_memory=80_000_000, _temp_dir=folder,
+start_ray(
+    num_cpus=1, object_store_memory=80_000_000, _temp_dir=folder,
     _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 500},
 )
 flow = StageStatus(
@@ -78,7 +78,7 @@ def found() -> Found:
             env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
