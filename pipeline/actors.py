@@ -24,8 +24,8 @@ from pipeline.backend import Failure, Happening, Result
 from pipeline.flowing import Call, Flow
 from pipeline.host import Home, Host, Order, Reply
 from pipeline.lanes import Lane, StageSpec, Worker
+from pipeline.letters import given_to, order_of, result_of
 from pipeline.logs import LogSettings, bind, bound, configure
-from pipeline.packing import Forward, Packed, kind_of
 from pipeline.packing import slots as slots_of
 from pipeline.spares import Spares
 from pipeline.stage import Context
@@ -117,33 +117,10 @@ class RayBackend:
 
     def send(self, worker: Worker, call: Call) -> None:
         """Send a call; its messages go as references."""
-        verb, node = call.verb, call.node
-        message = call.message
-        if verb == "keep":
-            message = (node.name, node.job.key)
-        elif verb == "load":
-            message = node.job.entry.kept if node.job.entry else node.kept
-        elif verb == "remake":
-            assert call.parcel is not None
-            message = call.parcel.remembered
-        makes = verb in ("process", "finish", "next", "remake", "load")
-        slots = slots_of(node.job.link.ports.makes) if makes else 0
-        order = Order(
-            verb=verb,
-            stage=node.name,
-            where=call.where,
-            place=call.place,
-            turn=call.turn,
-            safe=call.flow.safe,
-            home=self._homes[id(call.flow)],
-            parcels=tuple(
-                (name, (packed.kind.__name__, packed.head, packed.names))
-                for name, packed in call.arguments.items()
-            ),
-            message=message,
-        )
-        given = [ref for packed in call.arguments.values() for ref in packed.refs]
-        letter = _Letter(call, order, slots, given)
+        makes = call.verb in ("process", "finish", "next", "remake", "load")
+        slots = slots_of(call.node.job.link.ports.makes) if makes else 0
+        order = order_of(call, self._homes[id(call.flow)])
+        letter = _Letter(call, order, slots, given_to(call))
         if worker.lane.light:
             self._light.setdefault(worker, []).append(letter)
         else:
@@ -235,10 +212,12 @@ class RayBackend:
         error = future.exception()
         if error is None:
             if not letters:
-                return [Happening(worker=worker, result=_result(future.result(), [], []))]
+                return [Happening(worker=worker, result=result_of(future.result(), [], []))]
             replies: list[Reply] = pickle.loads(future.result())
             return [
-                Happening(worker=worker, call=one.call, result=_result(reply, one.made, one.given))
+                Happening(
+                    worker=worker, call=one.call, result=result_of(reply, one.made, one.given)
+                )
                 for one, reply in zip(letters, replies, strict=True)
             ]
         cause = getattr(error, "cause", None)
@@ -264,29 +243,6 @@ def _is_camera(lane: Lane) -> bool:
 def _may_rest(lane: Lane) -> bool:
     """Whether an actor of a lane holds no part of the cluster, so that it may wait for stages."""
     return lane.kind != "pool" and not _is_camera(lane)
-
-
-def _result(reply: Reply, objects: list[Any], given: list[Any]) -> Result:
-    outputs: dict[type, Packed | None] = {}
-    stored = 0
-    for (kind, head, names), places, sizes in reply.made:
-        refs = tuple(given[p.place] if isinstance(p, Forward) else objects[p] for p in places)
-        outputs[kind_of(kind)] = Packed(kind_of(kind), head, names, refs, sizes)
-        stored += sum(z for p, z in zip(places, sizes, strict=True) if not isinstance(p, Forward))
-    failure = reply.failure and Failure(
-        kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2]
-    )
-    return Result(
-        outputs=outputs,
-        events=reply.events,
-        seconds=reply.seconds,
-        stored_bytes=stored,
-        failure=failure or None,
-        meters=reply.meters,
-        saved=reply.saved,
-        extra=reply.extra,
-        peak_memory_bytes=reply.peak_memory_bytes,
-    )
 
 
 def obituary(text: str) -> str:

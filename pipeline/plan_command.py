@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.costs import Costs
 from pipeline.errors import UsageError
 from pipeline.machines import Shape
 from pipeline.stage import find
+from pipeline.words import number, whole
 from pipeline.workload import Load, Site
 
 __all__ = ["add_plan"]
@@ -48,19 +48,19 @@ def add_plan(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     plan.add_argument("words", nargs="*", metavar="step.option=value", help="options of the stages")
-    plan.add_argument("--streams", type=_whole(1, MOST_STREAMS), required=True, metavar="N")
+    plan.add_argument("--streams", type=whole(1, MOST_STREAMS), required=True, metavar="N")
     plan.add_argument("--size", type=_size, default=(1920, 1080), metavar="WxH", help="px")
     plan.add_argument(
-        "--fps", type=_number(0.1, 1000), default=30.0, metavar="N", help="default: 30"
+        "--fps", type=number(0.1, 1000), default=30.0, metavar="N", help="default: 30"
     )
     kind = plan.add_mutually_exclusive_group(required=True)
     kind.add_argument("--live", action="store_true", help="cameras")
     kind.add_argument(
-        "--seconds", type=_number(0.1, 86_400), metavar="S", help="files of this length each"
+        "--seconds", type=number(0.1, 86_400), metavar="S", help="files of this length each"
     )
     plan.add_argument(
         "--within",
-        type=_number(0.001, 100_000),
+        type=number(0.001, 100_000),
         metavar="HOURS",
         help="when all files shall be through",
     )
@@ -77,20 +77,20 @@ def add_plan(commands: Any) -> None:
     )
     plan.add_argument(
         "--cpus",
-        type=_number(1, 4096),
+        type=number(1, 4096),
         metavar="N",
         help="of each machine that may be had (default: 32)",
     )
-    plan.add_argument("--gpus", type=_whole(0, 64), metavar="N", help="of each (default: 0)")
+    plan.add_argument("--gpus", type=whole(0, 64), metavar="N", help="of each (default: 0)")
     plan.add_argument(
         "--store",
-        type=_number(0.1, 10_000),
+        type=number(0.1, 10_000),
         metavar="GB",
         help="object store of each (default: the plan says how much is needed)",
     )
     plan.add_argument(
         "--network",
-        type=_number(0.01, 10_000),
+        type=number(0.01, 10_000),
         metavar="GBIT",
         help="of each, gigabits a second (default: the plan says how many are needed)",
     )
@@ -251,28 +251,3 @@ def _size(text: str) -> tuple[int, int]:
             "1920x1080"
         )
     return sides
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"'{text}' is not allowed; give a whole number, {low} to {high}"
-            )
-        return value
-
-    return read
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give {low:g} to {high:g}")
-        return value
-
-    return read

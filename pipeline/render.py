@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.markup import escape
 from pipeline.stage import Context, find, options_of
 from pipeline.telemetry import Event, Progress, Warn
 from pipeline.terminal import Terminal
+from pipeline.words import number
 
 __all__ = ["add_render"]
 
@@ -53,11 +53,9 @@ def add_render(commands: Any) -> None:
         help="round what the cameras looked at (default), along them, or through cameras of a file",
     )
     render.add_argument("--size", type=_size, metavar="WxH", help="px (default: that of the run)")
+    render.add_argument("--fps", type=number(1, 240), default=30.0, metavar="N", help="default: 30")
     render.add_argument(
-        "--fps", type=_between(1, 240), default=30.0, metavar="N", help="default: 30"
-    )
-    render.add_argument(
-        "--seconds", type=_between(0.1, 600), default=6.0, metavar="S", help="default: 6"
+        "--seconds", type=number(0.1, 600), default=6.0, metavar="S", help="default: 6"
     )
     render.add_argument("--depth", action="store_true", help="draw depth, red near and blue far")
     render.set_defaults(command=_render)
@@ -84,19 +82,6 @@ def _size(text: str) -> tuple[int, int]:
             "are drawn"
         )
     return sides
-
-
-def _between(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give {low:g} to {high:g}")
-        return value
-
-    return read
 
 
 def _render(options: argparse.Namespace, console: Console) -> int:

@@ -14,15 +14,15 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.flowing import Call, Flow
-from pipeline.host import Home, Host, Order, Reply
+from pipeline.host import Home, Host, Reply
 from pipeline.lanes import Worker
-from pipeline.packing import Forward, Packed, kind_of
-from pipeline.scheduler import Failure, Happening, Result, Scheduler
+from pipeline.letters import given_to, order_of, result_of
+from pipeline.scheduler import Happening, Result, Scheduler
 from pipeline.stage import Context
 
 NOTICE_S = 0.05
@@ -266,28 +266,8 @@ class FaultyBackend:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     def _carry_out(self, process: Process, call: Call) -> Result:
-        node, message = call.node, call.message
-        if call.verb == "keep":
-            message = (node.name, node.job.key)
-        elif call.verb == "load":
-            message = node.job.entry.kept if node.job.entry else node.kept
-        elif call.verb == "remake":
-            assert call.parcel is not None
-            message = call.parcel.remembered
-        order = Order(
-            verb=call.verb,
-            stage=node.name,
-            place=call.place,
-            turn=call.turn,
-            safe=call.flow.safe,
-            home=self.homes[id(call.flow)],
-            parcels=tuple(
-                (name, (packed.kind.__name__, packed.head, packed.names))
-                for name, packed in call.arguments.items()
-            ),
-            message=message,
-        )
-        given = [ref for packed in call.arguments.values() for ref in packed.refs]
+        node, given = call.node, given_to(call)
+        order = order_of(call, self.homes[id(call.flow)])
         arrays = tuple(self.objects[ref] for ref in given)
         reply, fresh = process.host.call(order, arrays)
         where = call.parcel.name if call.parcel is not None else ""
@@ -299,22 +279,9 @@ class FaultyBackend:
         return self._result(reply, refs, given)
 
     def _result(self, reply: Reply, objects: list[Ref], given: list[Ref]) -> Result:
-        outputs: dict[type, Packed | None] = {}
-        for (kind, head, names), places, sizes in reply.made:
-            refs = tuple(given[p.place] if isinstance(p, Forward) else objects[p] for p in places)
-            outputs[kind_of(kind)] = Packed(kind_of(kind), head, names, refs, sizes)
-        return Result(
-            outputs=outputs,
-            events=reply.events,
-            seconds=0.1,
-            failure=Failure(kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2])
-            if reply.failure
-            else None,
-            # As across a process's border: the worker counts on.
-            meters=copy.deepcopy(reply.meters),
-            saved=reply.saved,
-            extra=reply.extra,
-        )
+        # As across a process's border: the worker counts on.
+        meters = copy.deepcopy(reply.meters)
+        return replace(result_of(reply, objects, given), seconds=0.1, meters=meters)
 
 
 def crashes_of(folder: Path) -> list[str]:
