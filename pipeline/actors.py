@@ -36,6 +36,7 @@ __all__ = ["RayBackend"]
 PROGRESS_EVERY_S = 0.5
 """How often a worker may tell how far a long call has come."""
 NEWS = b"reel3d:progress:"
+CLAIMS = frozenset({"num_cpus", "num_gpus", "memory"})
 MOST_RESTING_BYTES = 600 << 20
 """An actor that has held more is ended with its stages: not all memory comes back."""
 
@@ -104,7 +105,7 @@ class RayBackend:
     def start(self, worker: Worker, places: dict[str, int]) -> None:
         """Start an actor and open the lane's stages."""
         lane = worker.lane
-        actor = self._spares.take(lane.threads) if _may_rest(lane) else None
+        actor = self._spares.take() if self._may_rest(lane) else None
         if actor is None:
             kind = self._threaded if _is_camera(lane) else self._plain
             actor = kind.options(**self._claim(lane)).remote(self._log)
@@ -129,8 +130,8 @@ class RayBackend:
     def stop(self, worker: Worker) -> None:
         """Ask the stages to close; then the actor takes others, or ends."""
         if worker.handle is not None:
-            if _may_rest(worker.lane):
-                self._spares.put(worker.handle.actor, worker.lane.threads)
+            if self._may_rest(worker.lane):
+                self._spares.put(worker.handle.actor)
             else:
                 self._spares.dismiss(worker.handle.actor)
             worker.handle = None
@@ -182,6 +183,10 @@ class RayBackend:
                 row = json.loads(raw)
                 told.append((worker, row.pop("stage"), Progress(**row)))
         return told
+
+    def _may_rest(self, lane: Lane) -> bool:
+        """Whether an actor of a lane holds no part of the cluster, so that it may wait."""
+        return not (_is_camera(lane) or CLAIMS & self._claim(lane).keys())
 
     def _post(self, worker: Worker, letters: list[_Letter]) -> None:
         """Send calls to a worker as one of Ray's."""
@@ -238,11 +243,6 @@ class RayBackend:
 
 def _is_camera(lane: Lane) -> bool:
     return lane.kind == "head" and lane.flow is not None and lane.flow.live
-
-
-def _may_rest(lane: Lane) -> bool:
-    """Whether an actor of a lane holds no part of the cluster, so that it may wait for stages."""
-    return lane.kind != "pool" and not _is_camera(lane)
 
 
 def obituary(text: str) -> str:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import secrets
-import shutil
 import socket
-import tempfile
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline.cluster_token import Token, find_token
 from pipeline.errors import UsageError
 from pipeline.host import Home
 from pipeline.lanes import Lane
+from pipeline.own_ray import line_of, loopback, own, silent_daemons
 
 __all__ = ["Cluster", "joined"]
 
@@ -32,26 +28,24 @@ small machines, where they share the cores in time."""
 STAGES = 6
 """Pools that one run has at most at one time."""
 SMALLEST_SHARE = 0.01
-OWN_STORE_SHARE = 0.3
-"""Of the free memory, for the object store of an own cluster; Ray's own default."""
-MOST_STORE_BYTES = 8 << 30
-STARTS = 2
-"""How often an own cluster is started before that is an error."""
 KNOCK_S = 10.0
-START_S = 180.0
-"""Ray itself gives its daemons 30 s to come up, which a busy machine exceeds."""
-PREFIX = "reel3d-ray-"
-"""Of the folder of an own cluster; the number of its process follows."""
 
 
 class Cluster:
     """The Ray cluster that this process has joined."""
 
-    def __init__(self, job: str, share: float) -> None:
-        """Look at what there is; at most `share` of it is for this run."""
+    def __init__(self, job: str, share: float, *, own: bool) -> None:
+        """Look at what there is.
+
+        Args:
+            job: Names this run.
+            share: At most so much of it is for this run.
+            own: Nobody else uses it.
+        """
         import ray
 
         self.job = job
+        self._own = own
         nodes = [node for node in ray.nodes() if node["Alive"]]
         there = ray.cluster_resources()
         self.all_cores = max(1.0, there.get("CPU", 1.0))
@@ -87,10 +81,11 @@ class Cluster:
         if lane.kind != "pool":
             here = not self._everywhere
             return {"scheduling_strategy": _on(self._here, soft=False)} if here else {}
-        claim: dict[str, Any] = {
-            "num_cpus": max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2)),
-            "scheduling_strategy": "SPREAD" if self.nodes > 1 else "DEFAULT",
-        }
+        claim: dict[str, Any] = {}
+        if not self._own:
+            # Alone, the runner's own count of the cores is enough; others would not see it.
+            claim["num_cpus"] = max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2))
+            claim["scheduling_strategy"] = "SPREAD" if self.nodes > 1 else "DEFAULT"
         if lane.resources.gpus:
             claim["num_gpus"] = lane.resources.gpus
         if lane.resources.memory_bytes:
@@ -121,104 +116,8 @@ def joined(
     # A failed call has one answer and several objects; Ray would log a page for each of those.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     job = os.environ.get("REEL3D_JOB") or secrets.token_hex(4)
-    with _own(cores, store_bytes) if address is None else _others(address):
-        yield Cluster(job, share)
-
-
-@contextmanager
-def _own(cores: int | None, store_bytes: int | None) -> Generator[None]:
-    """Start a cluster of this process's own; with it goes all that it wrote."""
-    _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    import ray
-
-    _read_token()
-    try:
-        try:
-            with _loopback(True), _silent_daemons():
-                start_ray(
-                    num_cpus=cores or len(os.sched_getaffinity(0)),
-                    object_store_memory=store_bytes or _store_bytes(),
-                    _temp_dir=str(folder),
-                    _system_config={"free_objects_batch_size": 1},
-                )
-        except Exception as error:
-            raise UsageError(f"Ray does not start on this machine: {_line(error)}") from error
-        yield
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        _read_token()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def start_ray(**options: Any) -> None:
-    """Start a Ray of this machine's own, as `ray.init` does, on a busy machine too."""
-    import ray
-
-    for left in reversed(range(STARTS)):
-        try:
-            with _patient_start():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **options,
-                )
-            return
-        except Exception:
-            # A daemon may not have come up in the time that Ray gives it.
-            ray.shutdown()
-            if not left:
-                raise
-
-
-def _read_token() -> None:
-    """Have Ray look at the environment again: it does so when it is imported, and never after."""
-    from ray import _raylet
-
-    internals: Any = _raylet
-    mode = os.environ.get("RAY_AUTH_MODE", "disabled")
-    internals.Config.initialize(json.dumps({"AUTH_MODE": mode}))
-    internals.AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def _patient_start() -> Generator[None]:
-    """Wait longer for the first word of Ray's daemons than Ray does."""
-    from ray._private import services
-
-    ask: Any = services.get_node
-
-    def asked(*arguments: Any) -> Any:
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                return ask(*arguments)
-            except RuntimeError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.1)
-
-    services.get_node = asked
-    try:
-        yield
-    finally:
-        services.get_node = ask
-
-
-def _sweep() -> None:
-    """Remove what clusters have left whose process was killed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        pid = left.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+    with own(cores, store_bytes) if address is None else _others(address):
+        yield Cluster(job, share, own=address is None)
 
 
 @contextmanager
@@ -234,30 +133,14 @@ def _others(address: str) -> Generator[None]:
     _knock(address, token)
     try:
         try:
-            with _loopback(_only_on_loopback(address)), _silent_daemons():
+            with loopback(_only_on_loopback(address)), silent_daemons():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            why = _line(error)
+            why = line_of(error)
             raise UsageError(f"the Ray cluster at {address} does not let us in: {why}") from error
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _loopback(only: bool) -> Generator[None]:
-    """Have Ray use the loopback interface, as it does on macOS and Windows.
-
-    Elsewhere it binds to all interfaces, and replaces a loopback address that it is given.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = before and not only
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _only_on_loopback(address: str) -> bool:
@@ -270,26 +153,6 @@ def _only_on_loopback(address: str) -> bool:
     with socket.socket() as probe:
         probe.settimeout(KNOCK_S)
         return probe.connect_ex((services.get_node_ip_address(), int(port))) != 0
-
-
-@contextmanager
-def _silent_daemons() -> Generator[None]:
-    """Keep Ray from printing a page for every dead worker: standard output is the command's own.
-
-    The scheduler says in a line of the log what has happened. `log_to_driver` does not cover this.
-    """
-    from ray._private import worker
-
-    listen: Any = worker.listen_error_messages
-    worker.listen_error_messages = _listen_to_nothing
-    try:
-        yield
-    finally:
-        worker.listen_error_messages = listen
-
-
-def _listen_to_nothing(worker: Any, threads_stopped: Any) -> None:
-    del worker, threads_stopped
 
 
 def _found_here() -> str:
@@ -342,18 +205,6 @@ def _knock(address: str, token: Token | None) -> None:
                     "does nothing between block the port?"
                 ) from None
             raise UsageError(f"what answers at {address} is no Ray cluster ({code})") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _store_bytes() -> int:
-    import psutil
-
-    free = psutil.virtual_memory().available
-    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
-    return int(min(OWN_STORE_SHARE * free, 0.9 * shared, MOST_STORE_BYTES))
 
 
 def _on(node: str, *, soft: bool) -> Any:

@@ -248,16 +248,10 @@ class Simulation:
 
     def stop(self, worker: Worker) -> None:
         """End a worker; its process may take other stages, as in `pipeline.spares`."""
-        desk, lane = self._desks.get(worker.number), worker.lane
-        camera = lane.kind == "head" and self._clips is None
+        desk = self._desks.get(worker.number)
         self._forget(worker)
-        if (
-            desk
-            and desk.process
-            and lane.kind != "pool"
-            and not camera
-            and len(self._spares) < MOST
-        ):
+        rests = self._may_rest(worker.lane) and len(self._spares) < MOST
+        if desk and desk.process and rests:
             desk.began = self._now
             self._spares.append(desk)
 
@@ -320,17 +314,19 @@ class Simulation:
     def _spare(self, lane: Lane) -> _Desk | None:
         """Take a process that rests."""
         self._spares = [desk for desk in self._spares if self._now - desk.began < REST_S]
+        return self._spares.pop(0) if self._spares and self._may_rest(lane) else None
+
+    def _may_rest(self, lane: Lane) -> bool:
+        """Whether a process may wait for other stages, as `pipeline.actors` has it."""
         camera = lane.kind == "head" and self._clips is None
-        for desk in () if lane.kind == "pool" or camera else self._spares:
-            if desk.worker.lane.threads == lane.threads:
-                self._spares.remove(desk)
-                return desk
-        return None
+        return not camera and self._claim(lane) == (0.0, 0.0)
 
     def _claim(self, lane: Lane) -> tuple[float, float]:
         """Return the CPUs and GPUs that a worker claims, as `pipeline.ray_cluster` has it."""
         if lane.kind != "pool":
             return 0.0, 0.0
+        if len(self._machines) == 1:
+            return 0.0, lane.resources.gpus
         cpus = max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2))
         return cpus, lane.resources.gpus
 

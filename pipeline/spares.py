@@ -24,7 +24,6 @@ LEAVING_S = 10.0
 @dataclass(frozen=True)
 class _Spare:
     actor: Any
-    threads: int
     since: float
     closed: Future[bool]
     """Whether its stages have closed and it may take others; they may be sent before that."""
@@ -40,21 +39,18 @@ class Spares:
         at once, and it would stay for ever."""
         self._open = True
 
-    def put(self, actor: Any, threads: int) -> None:
+    def put(self, actor: Any) -> None:
         """Have an actor close its stages, and rest."""
         if not self._open or len(self._resting) >= MOST:
             self.dismiss(actor)
             return
         closed = actor.rest.remote().future()
-        self._resting.append(_Spare(actor, threads, time.monotonic(), closed))
+        self._resting.append(_Spare(actor, time.monotonic(), closed))
 
-    def take(self, threads: int) -> Any:
-        """Return an actor for stages of so many threads, or None."""
+    def take(self) -> Any:
+        """Return the actor that has rested longest, or None."""
         self.sweep()
-        for place, spare in enumerate(self._resting):
-            if spare.threads == threads:
-                return self._resting.pop(place).actor
-        return None
+        return self._resting.pop(0).actor if self._resting else None
 
     def sweep(self) -> None:
         """End those that have rested long enough, or are not fit to rest."""

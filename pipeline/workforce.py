@@ -179,7 +179,7 @@ class Workforce:
         mine = [n for n in stream.flow.nodes if stream.lanes[n.index] is lane]
         if lane.kind in ("head", "fold") and all(node.settled for node in mine):
             for worker in list(lane.workers):
-                if not worker.calls:
+                if _has_done(worker):
                     self.stop(worker)
 
     def close(self, *, at_once: bool) -> None:
@@ -191,7 +191,7 @@ class Workforce:
 
     def _dismiss(self, worker: Worker) -> None:
         """End a worker; one that is busy would first end its call."""
-        ready = worker.state == "ready" and not worker.calls
+        ready = worker.state == "ready" and _has_done(worker)
         (self.stop if ready else self.kill)(worker)
 
     def _shrink(self, lane: Lane, now: float) -> None:
@@ -202,11 +202,15 @@ class Workforce:
         for worker in list(lane.workers):
             if worker.leaving and not worker.calls and worker.state == "ready":
                 self.stop(worker)
-        if not lane.backlog:
-            for worker in list(lane.workers):
-                idle = worker.state == "ready" and not worker.calls and now - worker.since > IDLE_S
-                if idle and (len(lane.workers) > 1 or not self._expects(lane)):
-                    self.stop(worker)
+        idle = [w for w in lane.workers if w.state == "ready" and not w.calls]
+        if lane.backlog or not idle:
+            return
+        expects = self._expects(lane)
+        for worker in idle:
+            # One stays for what may come; where nothing will, its process is free for others.
+            long = now - worker.since > IDLE_S
+            if not expects or (long and len(lane.workers) > 1):
+                self.stop(worker)
 
     def _expects(self, lane: Lane) -> bool:
         """Whether a stream at work may still bring calls to a pool soon."""
@@ -218,3 +222,10 @@ class Workforce:
             if not stream.ended
             for node in stream.flow.nodes
         )
+
+
+def _has_done(worker: Worker) -> bool:
+    """Whether a worker has no more to do; a head at its end answers what is left at once."""
+    flow = worker.lane.flow
+    at_end = worker.lane.kind == "head" and flow is not None and flow.total is not None
+    return not worker.calls or (at_end and all(call.verb == "next" for call in worker.calls))

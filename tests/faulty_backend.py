@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.failures import LOSSES
 from pipeline.flowing import Call, Flow
 from pipeline.host import Home, Host, Reply
 from pipeline.lanes import Worker
@@ -45,6 +46,8 @@ class Faults:
     most: int = 40
     poison: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """(stage, clip): ends the worker whenever it is tried; `clip 3` for the decoder's fourth."""
+    vanishes: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """(stage, clip): what the stage needs of it is lost whenever it is made."""
     slow: dict[str, float] = field(default_factory=dict[str, float])
     """Seconds that a stage's calls take."""
 
@@ -84,6 +87,7 @@ class FaultyBackend:
         """Stage, verb, clip: how often the call was carried out."""
         self.injected = 0
         self.deaths: Counter[Any] = Counter()
+        self.missed: Counter[Any] = Counter()
         """Random deaths a call; two do not make it poison, three would."""
         self._events: list[tuple[float, int, Callable[[], Happening | None]]] = []
         self._serial = itertools.count()
@@ -218,7 +222,12 @@ class FaultyBackend:
             return None
         assert process.calls.pop(0) is call
         given = [ref for packed in call.arguments.values() for ref in packed.refs]
-        if any(ref in self.lost for ref in given):
+        missed = call.parcel, call.node.index, call.verb
+        always = (call.node.name, call.where) in self.faults.vanishes
+        # By chance nothing is lost so often that it is given up.
+        lost = any(ref in self.lost for ref in given) and self.missed[missed] < LOSSES - 1
+        if lost or always:
+            self.missed[missed] += 1
             self.bereft.add(call.parcel)
             happening = Happening(worker=process.worker, call=call, missing=True)
         else:

@@ -227,7 +227,7 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
             nodes.remove_node(second, allow_graceful=False)
 
     try:
-        both = Away("two", 1.0)
+        both = Away("two", 1.0, own=False)
         assert both.nodes == 2
         (ended,) = together(both, [(source, tmp_path / "out")], *words, hook=goes)
     finally:

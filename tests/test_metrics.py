@@ -19,7 +19,7 @@ import sys, time, urllib.request
 from dataclasses import replace
 import ray
 from pipeline.metrics import Metrics
-from pipeline.ray_cluster import start_ray
+from pipeline.own_ray import start_ray
 from pipeline.rows import RunStatus, StageStatus, StreamStatus
 
 folder, port = sys.argv[1], int(sys.argv[2])

@@ -20,6 +20,7 @@ from pipeline import packing, stage, worker
 from pipeline.cluster import _Stream
 from pipeline.config import load
 from pipeline.errors import SourceError
+from pipeline.failures import LOSSES
 from pipeline.lanes import Lane
 from pipeline.run import Begun, begin, leave, run
 from pipeline.scheduler import Limits, Scheduler
@@ -294,6 +295,18 @@ def test_poison_costs_itself_only(kind: str, tmp_path: Path, local: Any) -> None
         assert made["artefacts"]["clips.txt"] == local(source)["artefacts"]["clips.txt"]
     if kind == "fold":
         assert made["stages"][stage_name][4] == {"clips_count": 7.0}
+
+
+def test_what_is_lost_again_and_again_is_given_up(tmp_path: Path, local: Any) -> None:
+    source = film(tmp_path)
+    job = Job([source], tmp_path / "out", Faults(vanishes={("flow/scripted", "film/4-6")}))
+    job.go()
+    made = outcome(tmp_path / "out" / "film")
+    assert made["exit"] == 4
+    assert made["stages"]["flow/scripted"][3] == [
+        ("clip film/4-6", f"what it needs of film/4-6 was lost {LOSSES} times")
+    ]
+    assert made["artefacts"] == local(source, ("flow.fault=bug", "flow.at=4"))["artefacts"]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS * 2))
