@@ -26,6 +26,7 @@ from pipeline.host import Home, Host, Order, Reply
 from pipeline.lanes import Lane, StageSpec, Worker
 from pipeline.letters import given_to, order_of, result_of
 from pipeline.logs import LogSettings, bind, bound, configure
+from pipeline.memory import give_back, keep_freed
 from pipeline.packing import slots as slots_of
 from pipeline.spares import Spares
 from pipeline.stage import Context
@@ -35,6 +36,8 @@ __all__ = ["RayBackend"]
 
 PROGRESS_EVERY_S = 0.5
 """How often a worker may tell how far a long call has come."""
+LONG_S = 2.0
+"""After a call that took longer, free memory is given back."""
 NEWS = b"reel3d:progress:"
 CLAIMS = frozenset({"num_cpus", "num_gpus", "memory"})
 MOST_RESTING_BYTES = 600 << 20
@@ -263,6 +266,7 @@ class _Actor:
 
     def __init__(self, log: LogSettings) -> None:
         configure(log)
+        keep_freed()
         self._news = NEWS
         self._spoke = 0.0
         self._host = Host(self._tell)
@@ -308,6 +312,9 @@ class _Actor:
                 reply, fresh = self._host.call(order, arrays[at : at + given])
             at += given
             replies.append(reply)
+            if reply.seconds > LONG_S:
+                # A whole stream's stage may not be called again.
+                give_back()
             made += (*fresh, *[None] * (slots - len(fresh)))
         answer = pickle.dumps(replies, protocol=5)
         return (answer, *made) if made else answer
@@ -321,6 +328,7 @@ class _Actor:
             log.exception("a stage did not close")
         gc.unfreeze()
         gc.collect()
+        give_back()
         return peak_memory_bytes() < MOST_RESTING_BYTES
 
     def leave(self) -> None:

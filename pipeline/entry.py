@@ -11,9 +11,11 @@ def main() -> int:
     """Run the command line; return the exit code."""
     try:
         from pipeline.cli import main as run
+        from pipeline.memory import keep_freed
     except KeyboardInterrupt:
         print("reel3d: interrupted before anything was done", file=sys.stderr)
         return 130
+    keep_freed()
     return run()
 
 

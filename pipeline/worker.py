@@ -29,6 +29,7 @@ from typing import Any
 
 from pipeline.errors import NAMED, WorkerDied
 from pipeline.logs import configure
+from pipeline.memory import keep_freed
 from pipeline.source import Probe, Source
 from pipeline.stage import Context, Stage, find, iterate, options_of
 from pipeline.telemetry import Event, peak_memory_bytes
@@ -345,6 +346,7 @@ def serve_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     configure()
+    keep_freed()
     _end_with_parent()
     connection = Connection(int(sys.argv[1]))
     stopping = _Stopping(socket.socket(fileno=int(sys.argv[2])))
