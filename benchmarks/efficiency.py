@@ -29,6 +29,7 @@ import cv2
 from benchmarks import on_ray
 from benchmarks.decode import make_video
 from benchmarks.rounds import Spread, alternate
+from pipeline.memory import keep_freed
 from pipeline.source import Source
 from pipeline.stage import Context, find, iterate
 
@@ -47,6 +48,7 @@ ALONE = "--alone"
 def alone(source: Source) -> dict[str, float]:
     """Return the CPU seconds a clip of each stage, called one after the other in this process."""
     cv2.setNumThreads(1)
+    keep_freed()
     stages = {}
     for choice in CHAIN[:4]:
         stage: Any = find(choice.step, choice.model)(choice.options)

@@ -25,6 +25,15 @@ STARTS = 2
 """How often an own cluster is started before that is an error."""
 START_S = 180.0
 """Ray itself gives its daemons 30 s to come up, which a busy machine exceeds."""
+SETTINGS = {
+    # What is let go is room at once.
+    "free_objects_batch_size": 1,
+    # Nobody looks at these here.
+    "task_events_report_interval_ms": 0,
+    "enable_metrics_collection": False,
+    "event_stats": False,
+}
+"""Of Ray's daemons and workers."""
 PREFIX = "reel3d-ray-"
 """Of the folder of an own cluster; the number of its process follows."""
 
@@ -46,7 +55,7 @@ def own(cores: int | None, store_bytes: int | None) -> Generator[None]:
                     num_cpus=cores or len(os.sched_getaffinity(0)),
                     object_store_memory=store_bytes or _store_bytes(),
                     _temp_dir=str(folder),
-                    _system_config={"free_objects_batch_size": 1},
+                    _system_config=SETTINGS,
                 )
         except Exception as error:
             raise UsageError(f"Ray does not start on this machine: {line_of(error)}") from error
