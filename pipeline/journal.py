@@ -137,6 +137,8 @@ class Journal:
             standing.passed.setdefault(key, set()).add(int(clip))
         elif "total" in row:
             standing.total = int(row["total"])
+        elif "key" not in row:
+            raise ValueError("nothing that a journal holds")
 
 
 def _line(row: dict[str, Any]) -> str:

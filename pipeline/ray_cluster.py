@@ -54,6 +54,8 @@ class Cluster:
         self.budget_bytes = int(STORE_SHARE * share * there.get("object_store_memory", 1 << 30))
         self._here = ray.get_runtime_context().get_node_id()
         self._scale = min(1.0, self.all_cores / (SIDE_BY_SIDE * STAGES))
+        self._largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+        """CPUs of the machine that has most of them: a worker must fit on one."""
         self._everywhere = len(nodes) <= 1
         """Whether every machine sees the sources and run folders."""
 
@@ -84,7 +86,8 @@ class Cluster:
         claim: dict[str, Any] = {}
         if not self._own:
             # Alone, the runner's own count of the cores is enough; others would not see it.
-            claim["num_cpus"] = max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2))
+            cpus = min(lane.resources.cpus * self._scale, self._largest or 1.0)
+            claim["num_cpus"] = max(SMALLEST_SHARE, round(cpus, 2))
             claim["scheduling_strategy"] = "SPREAD" if self.nodes > 1 else "DEFAULT"
         if lane.resources.gpus:
             claim["num_gpus"] = lane.resources.gpus

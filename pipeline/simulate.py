@@ -327,8 +327,8 @@ class Simulation:
             return 0.0, 0.0
         if len(self._machines) == 1:
             return 0.0, lane.resources.gpus
-        cpus = max(SMALLEST_SHARE, round(lane.resources.cpus * self._scale, 2))
-        return cpus, lane.resources.gpus
+        cpus = min(lane.resources.cpus * self._scale, self.site.shape.cpus)
+        return max(SMALLEST_SHARE, round(cpus, 2)), lane.resources.gpus
 
     def _room(self, lane: Lane, cpus: float, gpus: float) -> Machine | None:
         if lane.kind != "pool":
