@@ -7,16 +7,19 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pipeline.errors import UsageError
 
-__all__ = ["line_of", "loopback", "own", "silent_daemons", "start_ray"]
+__all__ = ["line_of", "loopback", "own", "own_signals", "silent_daemons", "start_ray"]
 
 OWN_STORE_SHARE = 0.3
 """Of the free memory, for the object store of an own cluster; Ray's own default."""
@@ -205,6 +208,35 @@ def silent_daemons() -> Generator[None]:
 
 def _listen_to_nothing(worker: Any, threads_stopped: Any) -> None:
     del worker, threads_stopped
+
+
+@contextmanager
+def own_signals() -> Generator[Callable[[], None]]:
+    """Keep Ctrl-C and SIGTERM, which Ray takes as it starts: it would end the process at once.
+
+    What is yielded takes them back. Whoever asked for SIGTERM gets it; otherwise it is an
+    interruption, so that nothing that was started stays behind.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # None: not Python's to set.
+        before = {number: handler for number, handler in both.items() if handler is not None}
+
+    def take_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, _interrupt if handler == signal.SIG_DFL else handler)
+
+    try:
+        yield take_back
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def line_of(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pipeline.cluster_token import Token, find_token
 from pipeline.errors import UsageError
 from pipeline.host import Home
 from pipeline.lanes import Lane
-from pipeline.own_ray import line_of, loopback, own, silent_daemons
+from pipeline.own_ray import line_of, loopback, own, own_signals, silent_daemons
 
 __all__ = ["Cluster", "joined"]
 
@@ -119,7 +119,9 @@ def joined(
     # A failed call has one answer and several objects; Ray would log a page for each of those.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     job = os.environ.get("REEL3D_JOB") or secrets.token_hex(4)
-    with own(cores, store_bytes) if address is None else _others(address):
+    there = own(cores, store_bytes) if address is None else _others(address)
+    with own_signals() as take_signals, there:
+        take_signals()
         yield Cluster(job, share, own=address is None)
 
 

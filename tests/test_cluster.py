@@ -239,6 +239,31 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     assert made_of(tmp_path / "out") == local(source, tmp_path / "here", *words)
 
 
+SIGNALS = """
+import os, signal, sys, time
+from pipeline.ray_cluster import joined
+
+heard = []
+if sys.argv[1] == "asked":
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("asked"))
+try:
+    with joined(cores=1, store_bytes=80_000_000):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+except KeyboardInterrupt:
+    heard.append("interrupted")
+print(*heard)
+"""
+
+
+@pytest.mark.parametrize(("who", "hears"), [("asked", "asked"), ("nobody", "interrupted")])
+def test_a_signal_to_end_is_not_rays(who: str, hears: str) -> None:
+    """Ray catches SIGTERM and ends the process: a camera would be lost, daemons would stay."""
+    words = [sys.executable, "-c", SIGNALS, who]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stdout.split()) == (0, [hears]), ended.stderr
+
+
 @pytest.mark.parametrize(
     ("page", "told"),
     [
