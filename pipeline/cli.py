@@ -29,6 +29,7 @@ from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.fetch import check_scheme
 from pipeline.jobs import add_jobs
 from pipeline.logs import LogSettings, add_log_options, configure
+from pipeline.models_command import add_models
 from pipeline.plan_command import add_plan
 from pipeline.render import add_render
 from pipeline.run import Result, run, version
@@ -153,6 +154,7 @@ def _parser() -> _Parser:
     add_render(commands)
     add_jobs(commands)
     add_plan(commands)
+    add_models(commands)
 
     options = commands.add_parser("options", help="list the models and options of the stages")
     options.add_argument("steps", nargs="*", metavar="STEP", help="such as depth, or export.points")

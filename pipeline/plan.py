@@ -15,6 +15,7 @@ from typing import Literal
 from pipeline.chain import NAMES, Chain, Link
 from pipeline.store import Entry, RunFolder
 from pipeline.telemetry import Meter
+from pipeline.weights import sha256_of
 
 __all__ = ["Job", "plan"]
 
@@ -61,7 +62,10 @@ class Job:
 
 
 def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[Job]:
-    """Decide for every stage but the report; remove what stands under an outdated key."""
+    """Decide for every stage but the report; remove what stands under an outdated key.
+
+    Weights that a stage needs must be on this machine: what they are is part of its key.
+    """
     jobs: list[Job] = []
     by_name: dict[str, Job] = {}
     for link in (*chain.head, *chain.body):
@@ -73,6 +77,9 @@ def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[J
             seed,
             [feeder.key for feeder in feeders] or [source_hash],
         ]
+        learned = [sha256_of(weights) for weights in link.stage(link.choice.options).weights]
+        if learned:
+            identity.append(learned)
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         jobs.append(Job(link, key, feeders=feeders))
         by_name[link.name] = jobs[-1]

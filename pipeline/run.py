@@ -23,6 +23,7 @@ from pipeline.plan import Job, plan
 from pipeline.source import Probe, Source
 from pipeline.store import RunFolder, fingerprint
 from pipeline.telemetry import Loss, Meter, peak_memory_bytes
+from pipeline.weights import sha256_of
 
 __all__ = ["Begun", "Result", "begin", "conclude", "finish", "leave", "run", "version"]
 
@@ -86,6 +87,9 @@ def begin(source: Source, config: RunConfig, out: Path, *, resume: bool = False)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     began = time.perf_counter()
     chain = wire(config.choices)
+    for link in (*chain.head, *chain.body):
+        # What cannot be had is told before anything is made.
+        link.stage(link.choice.options).fetch()
     source_hash = _identity(source)
     folder = RunFolder.create(out, resume=resume)
     try:
@@ -223,12 +227,16 @@ def _same_source(folder: RunFolder, source: Source, source_hash: str) -> None:
 
 def _account(job: Job) -> dict[str, Any]:
     meter = job.meter
+    stage = job.link.stage(job.link.choice.options)
+    weights = [
+        {"id": one.id, "sha256": sha256_of(one), "licence": one.licence} for one in stage.weights
+    ]
     account: dict[str, Any] = {
         "step": job.link.step,
         "model": job.link.choice.model,
         "state": job.state,
-        "device": "cpu",
-        "weights": "none",
+        "device": stage.device,
+        "weights": weights or "none",
         "items": meter.items,
         "seconds": round(meter.seconds, 3),
         "warnings": meter.warnings,

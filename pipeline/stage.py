@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.telemetry import Event, Loss, Metric, Progress, Warn
+from pipeline.weights import Weights, bring
 
 __all__ = [
     "Context",
@@ -112,8 +113,30 @@ class Stage(Generic[C]):
         """What one worker needs."""
         return Resources()
 
+    @property
+    def device(self) -> str:
+        """Where it runs, as torch names it."""
+        return "cpu"
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The files of learned weights that its options ask for."""
+        return ()
+
+    @classmethod
+    def catalogue(cls) -> tuple[Weights, ...]:
+        """All files of weights that it can fetch, whatever its options say."""
+        return ()
+
     def fetch(self) -> None:
-        """Bring weights to this node."""
+        """Bring weights to this node.
+
+        Raises:
+            UsageError: They are not here and cannot be fetched, or are damaged.
+        """
+        step, _, model = type(self).__module__.removeprefix("stages.").partition(".")
+        for weights in self.weights:
+            bring(weights, f"{step}/{model}")
 
     def open(self, context: Context) -> None:
         """Take threads, memory and models. Call `super().open(context)` first."""

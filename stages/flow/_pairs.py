@@ -14,7 +14,7 @@ from pipeline.messages import Frames, Motion
 from pipeline.stage import Options
 from stages.flow._consistency import confidence
 
-__all__ = ["SMALLEST_PX", "FlowOptions", "dense_motion", "lumas"]
+__all__ = ["SMALLEST_PX", "FlowOptions", "dense_motion", "lumas", "scaled_flow", "working_size"]
 
 GreyArray = npt.NDArray[Any]
 FloatArray = npt.NDArray[Any]
@@ -37,11 +37,16 @@ class FlowOptions(Options):
     )
 
 
+def working_size(width: int, height: int, working_side: int) -> tuple[int, int]:
+    """Return the width and height in px at which flow is computed."""
+    scale = min(1.0, working_side / max(height, width))
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
 def lumas(frames: Frames, working_side: int) -> list[GreyArray]:
     """Return the luma of each frame, uint8 [h, w] with a longest side up to `working_side`."""
     h, w = frames.images.shape[1:3]
-    scale = min(1.0, working_side / max(h, w))
-    size = (max(round(w * scale), 1), max(round(h * scale), 1))
+    size = working_size(w, h, working_side)
     grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in frames.images)
     if size == (w, h):
         return list(grey)
@@ -69,7 +74,7 @@ def dense_motion(
     if min(grey[0].shape) >= SMALLEST_PX:
         for t in range(count):
             forward, weight = _both_ways(grey[t], grey[t + 1], flow_between)
-            flow[t], trust[t] = _scaled(forward, weight, (w, h))
+            flow[t], trust[t] = scaled_flow(forward, weight, (w, h))
     return Motion(clip=frames.clip, flow=flow, confidence=trust)
 
 
@@ -87,9 +92,10 @@ def _both_ways(
     return forward, confidence(forward, backward)
 
 
-def _scaled(
+def scaled_flow(
     flow: FloatArray, trust: FloatArray, size: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray]:
+    """Return a flow [h, w, 2] and its confidence [h, w] at another size (width, height) in px."""
     h, w = trust.shape
     if (w, h) == size:
         return flow, trust

@@ -136,14 +136,14 @@ def _stage(row: dict[str, Any]) -> StageAccount:
         (str(_dict(loss).get("what", "")), str(_dict(loss).get("why", "")))
         for loss in _list(row.get("losses"))
     ]
-    weights = row.get("weights")
-    weights = weights if isinstance(weights, dict) else {"id": weights or "none"}
+    weights = [_dict(one) for one in _list(row.get("weights"))]
+    licences = sorted({str(one.get("licence", "")) for one in weights})
     return StageAccount(
         name=f"{row.get('step', '?')}/{row.get('model', '?')}",
         state=str(row.get("state", "")),
         device=str(row.get("device", "")),
-        weights=str(weights.get("id", "none")),
-        licence=str(weights.get("licence") or row.get("licence") or ""),
+        weights=", ".join(str(one.get("id", "")) for one in weights) or "none",
+        licence=", ".join(licences),
         items=int(_number(row.get("items"))),
         seconds=_number(row.get("seconds")),
         skipped=str(row.get("skipped", "")),

@@ -32,6 +32,11 @@ class Model(SplatStage[Config]):
     """Trains with gsplat on an NVIDIA GPU, by the same loop as on the CPU."""
 
     @property
+    def device(self) -> str:
+        """Where it runs."""
+        return "cuda"
+
+    @property
     def resources(self) -> Resources:
         """What one worker needs."""
         return Resources(cpus=1, gpus=1, memory_bytes=4_000_000_000)

@@ -1,0 +1,96 @@
+"""`reel3d models`: the learned models, their licences, and whether their weights are here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import UsageError, did_you_mean
+from pipeline.stage import find, models, steps
+from pipeline.weights import Weights, bring, sha256_of
+
+__all__ = ["add_models"]
+
+
+def add_models(commands: Any) -> None:
+    """Add `models` and what it can do."""
+    command = commands.add_parser("models", help="learned models: list, check or fetch weights")
+    command.set_defaults(command=_list)
+    verbs = command.add_subparsers(metavar="list | check | fetch")
+    verbs.add_parser("list", help="all that are known (default)").set_defaults(command=_list)
+    check = verbs.add_parser("check", help="whether those on this machine are whole")
+    check.set_defaults(command=_check)
+    fetch = verbs.add_parser("fetch", help="bring weights to this machine")
+    fetch.add_argument("name", metavar="NAME", help="a model (flow/raft), or one file of weights")
+    fetch.set_defaults(command=_fetch)
+
+
+def known() -> Iterator[tuple[str, Weights]]:
+    """Yield every file of weights with the model that it belongs to, such as `flow/raft`."""
+    for step in steps():
+        for model in models(step):
+            for weights in find(step, model).catalogue():
+                yield f"{step}/{model}", weights
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    del options, console
+    there = list(known())
+    table = Table(box=None, pad_edge=False)
+    for title in ("model", "weights", "task", "licence", "MB", "here"):
+        table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
+    for model, weights in there:
+        size = f"{weights.nbytes / 1e6:.0f}"
+        here = "yes" if weights.is_here else "no"
+        table.add_row(model, weights.id, weights.task, weights.licence, size, here)
+    told = Console(highlight=False)
+    told.print(table)
+    folders = sorted({str(weights.path.parent) for _, weights in there})
+    told.print(
+        f"fetch one: reel3d models fetch NAME; it goes to {', '.join(folders)}", soft_wrap=True
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace, console: Console) -> int:
+    del options
+    here = [(model, weights) for model, weights in known() if weights.is_here]
+    told = Console(highlight=False)
+    if not here:
+        told.print("no weights are on this machine; reel3d models list says what there is")
+    code = 0
+    for model, weights in here:
+        found = sha256_of(weights)
+        if found.startswith(weights.sha256):
+            told.print(f"{weights.id}: whole, sha256 {found}", soft_wrap=True)
+            continue
+        code = UsageError.exit_code
+        console.print(
+            f"[bold red]reel3d:[/] {weights.id} at {weights.path} is damaged (sha256 {found}, it "
+            f"should begin with {weights.sha256}); remove the file, then: reel3d models fetch "
+            f"{model}",
+            soft_wrap=True,
+        )
+    return code
+
+
+def _fetch(options: argparse.Namespace, console: Console) -> int:
+    del console
+    there = list(known())
+    wanted = [(m, w) for m, w in there if options.name in (m, w.id)]
+    if not wanted:
+        names = sorted({name for model, weights in there for name in (model, weights.id)})
+        raise UsageError(
+            f"there are no weights for '{options.name}'; known are {', '.join(names)}"
+            + did_you_mean(options.name, names)
+        )
+    told = Console(highlight=False)
+    for model, weights in wanted:
+        before = weights.is_here
+        bring(weights, model)
+        told.print(f"{weights.id}: {'was here' if before else 'fetched'}, {weights.path}")
+    return 0

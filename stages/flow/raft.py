@@ -1,0 +1,193 @@
+"""RAFT (Teed and Deng, ECCV 2020), with torchvision's networks and weights.
+
+Exact where patches fail: large motion, little texture, thin things. On a CPU it takes about a
+second a pair of 640 x 360, so it is for a GPU, or for few frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline.errors import UsageError, require
+from pipeline.messages import Frames, Motion
+from pipeline.stage import Context, Resources, Stage
+from pipeline.weights import Weights, own_file, torch_cache
+from stages.flow._consistency import confidence
+from stages.flow._pairs import SMALLEST_PX, FlowOptions, scaled_flow, working_size
+from stages.flow._tiles import Tile, blended, tiles
+
+__all__ = ["Config", "Model"]
+
+STRIDE = 8
+"""The networks work at an eighth of the size."""
+SMALLEST_TILE_PX = 128
+"""Less leaves the coarsest level of the correlation pyramid without two values a side."""
+OVERLAP_PX = 128
+TASK = "optical flow"
+
+
+class Config(FlowOptions):
+    """Options of `flow/raft`."""
+
+    size: Literal["large", "small"] = Field(
+        "large", description="network: raft_large (5.3 M parameters) or raft_small (1 M)"
+    )
+    weights: str = Field(
+        "", description="file of weights (.safetensors, .pth) in place of torchvision's own"
+    )
+    iterations: int = Field(12, ge=1, le=64, description="refinements of a flow")
+    batch: int = Field(
+        4, ge=1, le=64, description="pairs at a time; halved where a GPU's memory runs out"
+    )
+    tile: int = Field(
+        1024,
+        ge=256,
+        le=4096,
+        multiple_of=STRIDE,
+        description="pictures with a longer side in px are cut into overlapping tiles",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where one is")
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the convolutions, on a GPU"
+    )
+
+
+class Model(Stage[Config]):
+    """Flow of a recurrent network over all pairs of features."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        if self.device == "cuda":
+            return Resources(cpus=1, gpus=0.25, memory_bytes=2_000_000_000)
+        return Resources(cpus=1, memory_bytes=1_000_000_000)
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        if self.config.device != "auto":
+            return self.config.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The file of the chosen network."""
+        if self.config.weights:
+            return (own_file(self.config.weights, task=TASK),)
+        return (published(self.config.size),)
+
+    @classmethod
+    def catalogue(cls) -> tuple[Weights, ...]:
+        """All files that it can fetch."""
+        return (published("large"), published("small"))
+
+    def open(self, context: Context) -> None:
+        """Load the network.
+
+        Raises:
+            UsageError: There is no such device, or the weights do not fit.
+        """
+        super().open(context)
+        require("torchvision")
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("flow.device=cuda: there is no CUDA device; take cpu or auto")
+        if self.config.precision != "float32" and self.device == "cpu":
+            raise UsageError(
+                f"flow.precision={self.config.precision} needs a GPU; on the CPU it is float32"
+            )
+        cv2.setNumThreads(context.threads)
+        torch.set_num_threads(context.threads)
+        self._batch = self.config.batch
+        from stages.flow._network import Raft
+
+        config = self.config
+        self._network = Raft(
+            config.size,
+            self.weights[0],
+            device=self.device,
+            precision=config.precision,
+            iterations=config.iterations,
+        )
+
+    def process(self, frames: Frames) -> Motion:
+        """Return the flow of every pair of neighbouring frames.
+
+        Frames with a side under `SMALLEST_PX` at the working size get zero flow of no confidence.
+        """
+        count, height, width = len(frames.images) - 1, *frames.images.shape[1:3]
+        flow = np.zeros((max(count, 0), height, width, 2), np.float32)
+        trust = np.zeros((max(count, 0), height, width), np.float32)
+        size = working_size(width, height, self.config.working_side)
+        if count > 0 and min(size) >= SMALLEST_PX:
+            images = np.stack([_resized(image, size) for image in frames.images])
+            for t, (there, back) in enumerate(self._both_ways(images)):
+                flow[t], trust[t] = scaled_flow(there, confidence(there, back), (width, height))
+        return Motion(clip=frames.clip, flow=flow, confidence=trust)
+
+    def _both_ways(self, images: Any) -> list[tuple[Any, Any]]:
+        """Return the flows there and back, [h, w, 2], of neighbours in uint8 [T, h, w, 3]."""
+        pairs = [pair for t in range(len(images) - 1) for pair in ((t, t + 1), (t + 1, t))]
+        height, width = images.shape[1:3]
+        parts: list[list[tuple[Tile, Any]]] = [[] for _ in pairs]
+        for tile in tiles(height, width, self.config.tile, OVERLAP_PX):
+            for place, flow in enumerate(self._flows(images[:, *tile], pairs)):
+                parts[place].append((tile, flow))
+        flows = [blended(part, height, width) for part in parts]
+        return list(zip(flows[::2], flows[1::2], strict=True))
+
+    def _flows(self, images: Any, pairs: list[tuple[int, int]]) -> list[Any]:
+        import torch
+
+        height, width = images.shape[1:3]
+        full = [max(SMALLEST_TILE_PX, -(-length // STRIDE) * STRIDE) for length in (height, width)]
+        more = [(0, 0), (0, full[0] - height), (0, full[1] - width), (0, 0)]
+        padded = np.ascontiguousarray(np.pad(images, more, mode="edge"))
+        while True:
+            try:
+                flows = list(self._network.flows(padded, pairs, self._batch))
+                return [flow[:height, :width] for flow in flows]
+            except torch.OutOfMemoryError:
+                if self._batch == 1:
+                    raise UsageError(
+                        f"one pair of {full[1]} x {full[0]} px does not fit into the GPU's memory; "
+                        f"lower flow.tile (now {self.config.tile}) or flow.working_side"
+                    ) from None
+            torch.cuda.empty_cache()
+            self._batch //= 2
+            fewer = f"{self._batch} pairs" if self._batch > 1 else "one pair"
+            self.warn(f"the GPU's memory ran out; from here on {fewer} at a time")
+
+
+def published(size: str) -> Weights:
+    """Return torchvision's own weights of a network, the ones that it takes by default."""
+    require("torchvision")
+    from torchvision.models import optical_flow
+
+    kinds: Any = optical_flow
+    best = (kinds.Raft_Large_Weights if size == "large" else kinds.Raft_Small_Weights).DEFAULT
+    # The name ends with the first digits of the file's hash: raft_large_C_T_SKHT_V2-ff5fadd5.pth
+    name = best.url.rpartition("/")[2]
+    return Weights(
+        id=f"raft_{size}-{best.name}",
+        task=TASK,
+        licence="BSD-3-Clause",
+        nbytes=round(best.meta["_file_size"] * 2**20),
+        url=best.url,
+        sha256=name.removesuffix(".pth").rpartition("-")[2],
+        path=torch_cache() / name,
+        instead="flow.model=dis",
+    )
+
+
+def _resized(image: Any, size: tuple[int, int]) -> Any:
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
