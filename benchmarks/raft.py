@@ -84,9 +84,8 @@ def main() -> None:
     pairs = options.frames - 1
     height, width = images.shape[1:3]
     each = {name: Spread(tuple(s / pairs for s in seconds)) for name, seconds in rounds.items()}
-    print(
-        f"raft_{options.size}, {options.frames} frames of {width}x{height}; CPU s a pair, both ways"
-    )
+    what = f"raft_{options.size}, {options.frames} frames of {width}x{height}"
+    print(f"{what}; CPU s a pair, both ways")
     print(f"ours {each['ours']} (with the confidence), loop {each['loop']}; {faster} times as fast")
     bar = BAR if options.frames > 2 else 1.0
     sys.exit(0 if faster.middle >= bar else 1)
