@@ -27,7 +27,10 @@ DEBIAN_PACKAGES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
 NEEDED = (
     "av", "cv2", "gsplat", "numba", "numpy", "pyarrow", "pycolmap", "open3d", "scipy", "torch",
 )  # fmt: skip
-OPTIONAL = {"decord": "pip install 'reel3d[decord]'"}
+OPTIONAL = {
+    "decord": "pip install 'reel3d[decord]'",
+    "torchvision": "pip install torchvision, of the release that belongs to torch",
+}
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
 
 

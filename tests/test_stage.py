@@ -33,6 +33,9 @@ def test_every_model_keeps_the_contract(step: str, model: str) -> None:
         assert stage.process.__doc__ or stage.__doc__
     instance = stage(config())
     assert instance.resources.cpus > 0
+    assert instance.device in ("cpu", "cuda")
+    assert all(weights.task and weights.licence for weights in stage.catalogue())
+    assert set(instance.weights) <= set(stage.catalogue())
     # Close must be safe before, and after a failed, open.
     instance.close()
 
