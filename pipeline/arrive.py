@@ -34,8 +34,10 @@ MODULES = {
     "yaml": "pyyaml",
     "ray": "ray",
     "rich": "rich",
+    "safetensors": "safetensors",
     "scipy": "scipy",
     "torch": "torch",
+    "torchvision": "torchvision",
 }
 """What reel3d imports, and the distribution that brings it."""
 

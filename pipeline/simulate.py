@@ -179,13 +179,13 @@ class Simulation:
         )
         if lane.kind == "pool":
             self.pools.add(lane.name)
-        cpus, gpus = self._claim(lane)
-        shape = self.site.shape
-        if cpus > shape.cpus + 1e-9 or gpus > shape.gpus:
+        # Of CPUs it never claims more than a machine has.
+        _, gpus = self._claim(lane)
+        if gpus > self.site.shape.gpus:
             raise UsageError(
-                f"a worker of {lane.name} asks for {cpus:g} CPUs and {gpus:g} GPUs of one machine, "
-                f"and these have {shape.cpus:g} and {shape.gpus:g}: no worker would ever start; "
-                "plan with larger machines (--cpus, --gpus or --nodes)"
+                f"a worker of {lane.name} asks for {gpus:g} GPUs of one machine, and these have "
+                f"{self.site.shape.gpus:g}: no worker would ever start; plan with other machines "
+                "(--gpus or --nodes)"
             )
 
     @property

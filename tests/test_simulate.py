@@ -258,12 +258,12 @@ def test_the_time_of_many_files_is_told_from_a_part_of_them() -> None:
 
 
 def test_a_worker_that_fits_on_no_machine_is_told_at_once() -> None:
-    config = load(preset="default", uri="film.mp4")
+    config = load(preset="default", overrides=["splat.model=cuda"], uri="film.mp4")
     names = [choice.name for choice in config.choices]
     made = costs().model_copy(update={"stages": {name: of(0.1) for name in names}})
     asked = Load(streams=1, width=640, height=480, fps=10, seconds=10)
-    with pytest.raises(UsageError, match=r"asks for \S+ CPUs .* plan with larger machines"):
-        Simulation(wire(config.choices), config.run, asked, site(count=99, cpus=0.5), made)
+    with pytest.raises(UsageError, match=r"splat/cuda asks for 1 GPUs .* and these have 0: no"):
+        Simulation(wire(config.choices), config.run, asked, site(count=99, cpus=2), made)
 
 
 # Costs ----------------------------------------------------------------------------------------
