@@ -11,9 +11,11 @@ from torchvision.models import optical_flow
 
 from pipeline.errors import UsageError
 from pipeline.messages import Motion
+from pipeline.stage import Context
 from pipeline.telemetry import Warn
 from stages.flow._consistency import confidence
 from stages.flow._tiles import blended, tiles
+from stages.flow.raft import Config, Model
 from tests.motions import clip_of, opened, texture
 
 SAME_PX = 1e-5
@@ -78,6 +80,18 @@ def test_it_equals_the_documented_use(
         back = documented(model, images[t + 1], images[t], 3)
         assert_same(motion.flow[t], there)
         assert np.abs(motion.confidence[t] - confidence(there, back)).max() < 1e-3
+
+
+def test_any_number_of_threads_says_the_same(network: tuple[str, Any], checkpoint: Path) -> None:
+    name, _ = network
+    frames = clip_of(film(4, 136, 160))
+    made = []
+    for threads in (1, 2, 3):
+        stage = Model(Config(size=name, weights=str(checkpoint), iterations=2))
+        stage.open(Context(threads=threads))
+        made.append(stage.process(frames).flow)
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
 
 
 def test_a_state_dict_of_torch_is_read_too(

@@ -108,7 +108,6 @@ class Model(Stage[Config]):
                 f"flow.precision={self.config.precision} needs a GPU; on the CPU it is float32"
             )
         cv2.setNumThreads(context.threads)
-        torch.set_num_threads(context.threads)
         # Several pairs at a time leave a CPU's caches (measured: 8 % slower).
         self._batch = self.config.batch or (GPU_BATCH if self.device == "cuda" else 1)
         from stages.flow._network import Raft
@@ -120,6 +119,7 @@ class Model(Stage[Config]):
             device=self.device,
             precision=config.precision,
             iterations=config.iterations,
+            threads=context.threads,
         )
 
     def process(self, frames: Frames) -> Motion:
@@ -157,7 +157,7 @@ class Model(Stage[Config]):
         padded = np.ascontiguousarray(np.pad(images, more, mode="edge"))
         while True:
             try:
-                flows = list(self._network.flows(padded, pairs, self._batch))
+                flows = self._network.flows(padded, pairs, self._batch)
                 return [flow[:height, :width] for flow in flows]
             except torch.OutOfMemoryError:
                 if self._batch == 1:
