@@ -40,6 +40,7 @@ LONG_S = 2.0
 """After a call that took longer, free memory is given back."""
 NEWS = b"reel3d:progress:"
 CLAIMS = frozenset({"num_cpus", "num_gpus", "memory"})
+"""Options that hold a part of the cluster for an actor."""
 MOST_RESTING_BYTES = 600 << 20
 """An actor that has held more is ended with its stages: not all memory comes back."""
 

@@ -22,7 +22,6 @@ __all__ = [
     "Weights",
     "bring",
     "fit",
-    "is_offline",
     "own_file",
     "read_tensors",
     "sha256_of",
@@ -89,11 +88,6 @@ def torch_cache() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def is_offline() -> bool:
-    """Whether the user has said that nothing is to be fetched."""
-    return any(os.environ.get(name, "").lower() in YES for name in OFFLINE)
-
-
 def bring(weights: Weights, stage: str) -> None:
     """Have a file of weights on this machine, fetched where it is not, and whole.
 
@@ -107,8 +101,9 @@ def bring(weights: Weights, stage: str) -> None:
     if weights.is_here:
         _check(weights, stage)
         return
-    if is_offline():
-        raise _missing(weights, stage, f"{_who_says()} says that nothing is to be fetched")
+    forbids = next((name for name in OFFLINE if os.environ.get(name, "").lower() in YES), None)
+    if forbids is not None:
+        raise _missing(weights, stage, f"{forbids} says that nothing is to be fetched")
     import torch.hub
 
     weights.path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,10 +219,6 @@ def _missing(weights: Weights, stage: str, why: str) -> UsageError:
         f"machine, and {why}; where there is a network: reel3d models fetch {stage} (they go to "
         f"{weights.path}){instead}"
     )
-
-
-def _who_says() -> str:
-    return next(name for name in OFFLINE if os.environ.get(name, "").lower() in YES)
 
 
 def _line(error: Exception) -> str:
