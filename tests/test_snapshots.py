@@ -7,6 +7,7 @@ the disk, what a crash may leave behind is there, and a new instance does the re
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -135,6 +136,19 @@ def files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
+def _unlike(one: Path, other: Path) -> list[str]:
+    """Where the files of two folders part: what a failure that comes once leaves to go by."""
+    told = []
+    for path in sorted(p for p in one.rglob("*") if p.is_file()):
+        twin = other / path.relative_to(one)
+        a, b = path.read_bytes(), twin.read_bytes() if twin.is_file() else b""
+        if a != b:
+            at = len(os.path.commonprefix([a, b]))
+            told.append(f"{path.name}: {len(a)} and {len(b)} bytes, from {at}: {a[at:][:32].hex()}")
+            told.append(b[at:][:32].hex())
+    return told
+
+
 def same(a: list[Any], b: list[Any]) -> bool:
     """Whether two lists of messages hold the same values."""
     if [type(m) for m in a] != [type(m) for m in b]:
@@ -216,7 +230,7 @@ def test_a_stage_goes_on_from_every_snapshot(
         stage.close()
         assert same(before.messages, whole.messages), f"cut after {cut}"
         assert set(map(repr, before.told())) == set(map(repr, whole.told()))
-        assert files(folder) == expected, f"cut after {cut}"
+        assert files(folder) == expected, f"cut after {cut}: {_unlike(tmp_path / 'whole', folder)}"
 
 
 @pytest.mark.parametrize(("step", "model"), FOLDING)
