@@ -23,6 +23,7 @@ MODULES = {
     "av": "av",
     "fsspec": "fsspec",
     "gsplat": "gsplat",
+    "huggingface_hub": "huggingface-hub",
     "numba": "numba",
     "numpy": "numpy",
     "open3d": "open3d",
@@ -38,6 +39,7 @@ MODULES = {
     "scipy": "scipy",
     "torch": "torch",
     "torchvision": "torchvision",
+    "transformers": "transformers",
 }
 """What reel3d imports, and the distribution that brings it."""
 

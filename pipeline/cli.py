@@ -28,6 +28,7 @@ from pipeline.doctor import examine
 from pipeline.errors import Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.fetch import check_scheme
 from pipeline.jobs import add_jobs
+from pipeline.licences import accept, add_licence_option
 from pipeline.logs import LogSettings, add_log_options, configure
 from pipeline.models_command import add_models
 from pipeline.plan_command import add_plan
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parse(words)
+        for licence in getattr(options, "licences", ()):
+            accept(licence)
         configure(LogSettings(form=options.log_format, level=options.log_level))
         return options.command(options, console)
     except Reel3dError as error:
@@ -140,6 +143,7 @@ def _parser() -> _Parser:
         metavar="0..1",
         help="most of a shared cluster that this run may take",
     )
+    add_licence_option(run_)
     run_.set_defaults(command=_run)
 
     view = commands.add_parser("view", help="look at a run in Open3D, or at its report")

@@ -30,6 +30,7 @@ NEEDED = (
 OPTIONAL = {
     "decord": "pip install 'reel3d[decord]'",
     "torchvision": "pip install torchvision, of the release that belongs to torch",
+    "transformers": "pip install transformers",
 }
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
 

@@ -21,6 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.fetch import check_scheme
 from pipeline.job_server import DEFAULT, JobServer, connect
 from pipeline.job_told import CANCELLED, age, exit_code, reason, row, state
+from pipeline.licences import add_licence_option
 from pipeline.submission import CLUSTER, Order, absolute, checkout, new_id, pack
 
 __all__ = ["add_jobs"]
@@ -65,6 +66,7 @@ def add_jobs(commands: Any) -> None:
     submit.add_argument(
         "--share", type=_share, default=1.0, help="most of the cluster it may use, above 0 to 1"
     )
+    add_licence_option(submit)
     submit.add_argument("--wait", action="store_true", help="follow the job; end as it ends")
     submit.add_argument(
         "--remote-paths", action="store_true", help="paths are the cluster's: not looked for here"
@@ -182,6 +184,7 @@ def _order(options: argparse.Namespace, job: str, *, installed: bool) -> Order:
         priority=options.priority,
         share=options.share,
         resume=options.resume,
+        licences=tuple(options.licences),
         version=version(),
         installed=installed,
         runner=CLUSTER,

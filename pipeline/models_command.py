@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import licences
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.licences import add_licence_option
 from pipeline.stage import find, models, steps
-from pipeline.weights import Weights, bring, sha256_of
+from pipeline.weights import Weights, bring, fault_of, sha256_of
 
 __all__ = ["add_models"]
 
@@ -26,6 +28,7 @@ def add_models(commands: Any) -> None:
     check.set_defaults(command=_check)
     fetch = verbs.add_parser("fetch", help="bring weights to this machine")
     fetch.add_argument("name", metavar="NAME", help="a model (flow/raft), or one file of weights")
+    add_licence_option(fetch)
     fetch.set_defaults(command=_fetch)
 
 
@@ -40,13 +43,17 @@ def known() -> Iterator[tuple[str, Weights]]:
 def _list(options: argparse.Namespace, console: Console) -> int:
     del options, console
     there = list(known())
+    agreed = licences.accepted()
     table = Table(box=None, pad_edge=False)
     for title in ("model", "weights", "task", "licence", "MB", "here"):
         table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
     for model, weights in there:
         size = f"{weights.nbytes / 1e6:.0f}"
         here = "yes" if weights.is_here else "no"
-        table.add_row(model, weights.id, weights.task, weights.licence, size, here)
+        licence = weights.licence
+        if not licences.is_free(licence):
+            licence += " (accepted)" if licence in agreed else " (must be accepted)"
+        table.add_row(model, weights.id, weights.task, licence, size, here)
     told = Console(highlight=False)
     told.print(table)
     folders = sorted({str(weights.path.parent) for _, weights in there})
@@ -64,15 +71,14 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         told.print("no weights are on this machine; reel3d models list says what there is")
     code = 0
     for model, weights in here:
-        found = sha256_of(weights)
-        if found.startswith(weights.sha256):
-            told.print(f"{weights.id}: whole, sha256 {found}", soft_wrap=True)
+        fault = fault_of(weights)
+        if fault is None:
+            told.print(f"{weights.id}: whole, sha256 {sha256_of(weights)}", soft_wrap=True)
             continue
         code = UsageError.exit_code
         console.print(
-            f"[bold red]reel3d:[/] {weights.id} at {weights.path} is damaged (sha256 {found}, it "
-            f"should begin with {weights.sha256}); remove the file, then: reel3d models fetch "
-            f"{model}",
+            f"[bold red]reel3d:[/] the weights {weights.id} {fault}; remove the file, then: reel3d "
+            f"models fetch {model}",
             soft_wrap=True,
         )
     return code
@@ -91,6 +97,7 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
     told = Console(highlight=False)
     for model, weights in wanted:
         before = weights.is_here
+        licences.check(weights, model)
         bring(weights, model)
         told.print(f"{weights.id}: {'was here' if before else 'fetched'}, {weights.path}")
     return 0

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.chain import NAMES, Chain, Link
 from pipeline.store import Entry, RunFolder
 from pipeline.telemetry import Meter
-from pipeline.weights import sha256_of
+from pipeline.weights import identity_of
 
 __all__ = ["Job", "plan"]
 
@@ -70,14 +70,14 @@ def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[J
     by_name: dict[str, Job] = {}
     for link in (*chain.head, *chain.body):
         feeders = [by_name[feeder.name] for feeder in chain.feeders(link)]
-        identity = [
+        identity: list[Any] = [
             link.name,
             link.stage.version,
             link.choice.options.model_dump(mode="json"),
             seed,
             [feeder.key for feeder in feeders] or [source_hash],
         ]
-        learned = [sha256_of(weights) for weights in link.stage(link.choice.options).weights]
+        learned = [identity_of(weights) for weights in link.stage(link.choice.options).weights]
         if learned:
             identity.append(learned)
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()

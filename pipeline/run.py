@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import fetch
+from pipeline import fetch, licences
 from pipeline.chain import NAMES, Chain, wire
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError, Reel3dError, SourceError
@@ -89,7 +89,10 @@ def begin(source: Source, config: RunConfig, out: Path, *, resume: bool = False)
     chain = wire(config.choices)
     for link in (*chain.head, *chain.body):
         # What cannot be had is told before anything is made.
-        link.stage(link.choice.options).fetch()
+        stage = link.stage(link.choice.options)
+        for weights in stage.weights:
+            licences.check(weights, link.name)
+        stage.fetch()
     source_hash = _identity(source)
     folder = RunFolder.create(out, resume=resume)
     try:
@@ -229,7 +232,7 @@ def _account(job: Job) -> dict[str, Any]:
     meter = job.meter
     stage = job.link.stage(job.link.choice.options)
     weights = [
-        {"id": one.id, "sha256": sha256_of(one), "licence": one.licence} for one in stage.weights
+        {"id": one.id, "sha256": sha256_of(one), **licences.told(one)} for one in stage.weights
     ]
     account: dict[str, Any] = {
         "step": job.link.step,

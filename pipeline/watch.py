@@ -23,6 +23,7 @@ from rich.console import Console
 from pipeline.addresses import CAMERAS, mask, scheme
 from pipeline.config import is_override, presets
 from pipeline.errors import UsageError
+from pipeline.licences import add_licence_option
 from pipeline.worker import stop_sources
 
 __all__ = ["GracefulEnd", "add_watch", "has_camera"]
@@ -70,6 +71,7 @@ def add_watch(commands: Any, run: Command) -> None:
     )
     watch.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
     watch.add_argument("--address", metavar="HOST:PORT|auto", help="of the Ray cluster to join")
+    add_licence_option(watch)
     command = functools.partial(_watch, run=run)
     watch.set_defaults(command=command, resume=False, priority=0, share=1.0)
 

@@ -3,7 +3,7 @@
 Weights that are fetched lie where torch keeps them (`TORCH_HOME`, by default ~/.cache/torch), so
 that what other programs have fetched is found. A file of one's own takes their place by its path.
 Only tensors are ever read: safetensors, or torch's own format without its code (`weights_only`); a
-pickle with anything else in it is refused.
+pickle with anything else in it is refused. Whole checkpoints of a hub: `pipeline.hub`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from typing import Any
 from pipeline.errors import UsageError
 
 __all__ = [
+    "UNKNOWN",
     "Weights",
     "bring",
+    "fault_of",
     "fit",
+    "identity_of",
+    "one_line",
     "own_file",
     "read_tensors",
     "sha256_of",
@@ -31,6 +35,8 @@ __all__ = [
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 YES = ("1", "on", "yes", "true")
 SUFFIXES = (".safetensors", ".pth", ".pt")
+UNKNOWN = "unknown"
+"""The licence of what does not say."""
 MOST_NAMED = 3
 """Tensors that an error names."""
 
@@ -44,9 +50,10 @@ class Weights:
     task: str
     """Such as `optical flow`."""
     licence: str
-    """SPDX identifier, or `unknown` of an own file."""
+    """Its identifier, such as `MIT`; `unknown` where it does not say, and empty while that is not
+    known here."""
     nbytes: int = 0
-    """About how large it is."""
+    """About how large it is; 0 where nobody has said."""
     url: str = ""
     """Where it is fetched from; empty for an own file."""
     sha256: str = ""
@@ -60,6 +67,41 @@ class Weights:
     def is_here(self) -> bool:
         """Whether it lies on this machine."""
         return self.path.is_file()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own, and not fetched from anywhere."""
+        return not self.url
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files with its tensors, once it is here."""
+        return (self.path,)
+
+    @property
+    def settings(self) -> tuple[Path, ...]:
+        """Files beside them that say how they are to be used."""
+        return ()
+
+    def published(self, file: Path) -> str:
+        """Return the hash that one of `files` should begin with; empty where nobody says."""
+        del file
+        return self.sha256
+
+    def download(self) -> None:
+        """Bring it to `path`.
+
+        Raises:
+            OSError: The network or the disk does not allow it.
+            RuntimeError: It is not what its makers published.
+            ValueError: It has no address.
+        """
+        import torch.hub
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            self.url, str(self.path), hash_prefix=self.sha256 or None, progress=False
+        )
 
 
 def own_file(path: str, *, task: str) -> Weights:
@@ -76,9 +118,7 @@ def own_file(path: str, *, task: str) -> Weights:
         )
     if not file.is_file():
         raise UsageError(f"there is no file of weights at {path}; give its path, or leave it out")
-    return Weights(
-        id=str(file), task=task, licence="unknown", nbytes=file.stat().st_size, path=file
-    )
+    return Weights(id=str(file), task=task, licence=UNKNOWN, nbytes=file.stat().st_size, path=file)
 
 
 def torch_cache() -> Path:
@@ -104,16 +144,12 @@ def bring(weights: Weights, stage: str) -> None:
     forbids = next((name for name in OFFLINE if os.environ.get(name, "").lower() in YES), None)
     if forbids is not None:
         raise _missing(weights, stage, f"{forbids} says that nothing is to be fetched")
-    import torch.hub
-
-    weights.path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(
-            weights.url, str(weights.path), hash_prefix=weights.sha256 or None, progress=False
-        )
+        weights.download()
     except (OSError, RuntimeError, ValueError) as error:
         # URLError is an OSError; a wrong hash is a RuntimeError.
-        raise _missing(weights, stage, f"cannot be fetched: {_line(error)}") from None
+        raise _missing(weights, stage, f"cannot be fetched: {one_line(error)}") from None
+    _check(weights, stage)
 
 
 @functools.lru_cache(maxsize=64)
@@ -124,13 +160,40 @@ def _hash(path: str, size: int, changed_ns: int) -> str:
 
 
 def sha256_of(weights: Weights) -> str:
-    """Return the hash of the file as it lies there.
+    """Return the hash of the tensors as they lie here; of several files that of their hashes.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: They cannot be read.
     """
-    known = weights.path.stat()
-    return _hash(str(weights.path), known.st_size, known.st_mtime_ns)
+    hashes = [_hash_of(file) for file in weights.files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def identity_of(weights: Weights) -> list[str]:
+    """Return what changes when anything that matters about the weights changes."""
+    return [sha256_of(weights), *(f"{f.name} {_hash_of(f)}" for f in weights.settings)]
+
+
+def fault_of(weights: Weights) -> str | None:
+    """Return what is wrong with the files that are here, in words; None where nothing is.
+
+    Raises:
+        UsageError: One cannot be read.
+    """
+    for file in weights.files:
+        wanted = weights.published(file)
+        try:
+            found = _hash_of(file)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+        if not found.startswith(wanted):
+            return f"at {file} are damaged (sha256 {found[:8]}…, it should be {wanted[:8]}…)"
+    return None
+
+
+def _hash_of(file: Path) -> str:
+    known = file.stat()
+    return _hash(str(file), known.st_size, known.st_mtime_ns)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -156,7 +219,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
                 "read; save its state_dict with safetensors.torch.save_file"
             ) from None
         raise UsageError(
-            f"{path} cannot be read as weights ({_line(error)}); it may be truncated: fetch or "
+            f"{path} cannot be read as weights ({one_line(error)}); it may be truncated: fetch or "
             "save it again"
         ) from None
     if not isinstance(read, Mapping) or not all(
@@ -200,14 +263,10 @@ def _listed(names: list[str], fault: str) -> str:
 
 
 def _check(weights: Weights, stage: str) -> None:
-    try:
-        found = sha256_of(weights)
-    except OSError as error:
-        raise UsageError(f"{weights.path} cannot be read: {error.strerror}") from None
-    if not found.startswith(weights.sha256):
+    fault = fault_of(weights)
+    if fault is not None:
         raise UsageError(
-            f"the weights {weights.id} at {weights.path} are damaged (sha256 {found[:8]}…, it "
-            f"should be {weights.sha256}…); remove the file, then: reel3d models fetch {stage}"
+            f"the weights {weights.id} {fault}; remove the file, then: reel3d models fetch {stage}"
         )
 
 
@@ -221,5 +280,6 @@ def _missing(weights: Weights, stage: str, why: str) -> UsageError:
     )
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what an error says, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

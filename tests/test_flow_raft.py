@@ -155,14 +155,14 @@ def test_when_memory_runs_out_the_batch_is_halved(
     warnings = [event.text for event in heard if isinstance(event, Warn)]
     assert [text.split("from here on ")[1] for text in warnings] == [
         "2 pairs at a time",
-        "one pair at a time",
+        "1 pairs at a time",
     ]
 
     def never(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(stage._network, "_refined", never)
-    with pytest.raises(UsageError, match="128 x 128 px does not fit into the GPU's memory; lower"):
+    with pytest.raises(UsageError, match="the GPU's memory does not hold one of the pairs; lower"):
         stage.process(clip_of(film(4, 128, 128)))
 
 

@@ -7,7 +7,6 @@ the disk, what a crash may leave behind is there, and a new instance does the re
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -143,7 +142,7 @@ def _unlike(one: Path, other: Path) -> list[str]:
         twin = other / path.relative_to(one)
         a, b = path.read_bytes(), twin.read_bytes() if twin.is_file() else b""
         if a != b:
-            at = len(os.path.commonprefix([a, b]))
+            at = next((n for n, (i, j) in enumerate(zip(a, b, strict=False)) if i != j), len(a))
             told.append(f"{path.name}: {len(a)} and {len(b)} bytes, from {at}: {a[at:][:32].hex()}")
             told.append(b[at:][:32].hex())
     return told

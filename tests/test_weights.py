@@ -183,7 +183,7 @@ def test_models_are_checked_and_fetched(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
     assert main(["models", "check"]) == 2
-    assert "is damaged (sha256 " in capsys.readouterr().err.replace("\n", " ")
+    assert "are damaged (sha256 " in capsys.readouterr().err.replace("\n", " ")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["models", "fetch", "flow/raft"]) == 2
     assert "HF_HUB_OFFLINE says that nothing is to be fetched" in capsys.readouterr().err

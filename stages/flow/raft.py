@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.errors import UsageError, require
+from pipeline.errors import require
 from pipeline.messages import Frames, Motion
 from pipeline.stage import Context, Resources, Stage
 from pipeline.weights import Weights, own_file, torch_cache
+from stages._batches import Batches
+from stages._pretrained import check_device, device_of
 from stages.flow._consistency import confidence
 from stages.flow._pairs import SMALLEST_PX, FlowOptions, scaled_flow, working_size
 from stages.flow._tiles import Tile, blended, tiles
@@ -73,11 +75,7 @@ class Model(Stage[Config]):
     @property
     def device(self) -> str:
         """Where it runs."""
-        if self.config.device != "auto":
-            return self.config.device
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device_of(self.config.device)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -99,17 +97,15 @@ class Model(Stage[Config]):
         """
         super().open(context)
         require("torchvision")
-        import torch
-
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("flow.device=cuda: there is no CUDA device; take cpu or auto")
-        if self.config.precision != "float32" and self.device == "cpu":
-            raise UsageError(
-                f"flow.precision={self.config.precision} needs a GPU; on the CPU it is float32"
-            )
+        check_device("flow", self.device, self.config.precision)
         cv2.setNumThreads(context.threads)
         # Several pairs at a time leave a CPU's caches (measured: 8 % slower).
-        self._batch = self.config.batch or (GPU_BATCH if self.device == "cuda" else 1)
+        self._batches: Batches[list[Any]] = Batches(
+            self.config.batch or (GPU_BATCH if self.device == "cuda" else 1),
+            "pairs",
+            f"lower flow.tile (now {self.config.tile}) or flow.working_side",
+            self.warn,
+        )
         from stages.flow._network import Raft
 
         config = self.config
@@ -149,26 +145,12 @@ class Model(Stage[Config]):
         return list(zip(flows[::2], flows[1::2], strict=True))
 
     def _flows(self, images: Any, pairs: list[tuple[int, int]]) -> list[Any]:
-        import torch
-
         height, width = images.shape[1:3]
         full = [max(SMALLEST_TILE_PX, -(-length // STRIDE) * STRIDE) for length in (height, width)]
         more = [(0, 0), (0, full[0] - height), (0, full[1] - width), (0, 0)]
         padded = np.ascontiguousarray(np.pad(images, more, mode="edge"))
-        while True:
-            try:
-                flows = self._network.flows(padded, pairs, self._batch)
-                return [flow[:height, :width] for flow in flows]
-            except torch.OutOfMemoryError:
-                if self._batch == 1:
-                    raise UsageError(
-                        f"one pair of {full[1]} x {full[0]} px does not fit into the GPU's memory; "
-                        f"lower flow.tile (now {self.config.tile}) or flow.working_side"
-                    ) from None
-            torch.cuda.empty_cache()
-            self._batch //= 2
-            fewer = f"{self._batch} pairs" if self._batch > 1 else "one pair"
-            self.warn(f"the GPU's memory ran out; from here on {fewer} at a time")
+        flows = self._batches.attempt(lambda size: self._network.flows(padded, pairs, size))
+        return [flow[:height, :width] for flow in flows]
 
 
 def published(size: str) -> Weights:
