@@ -2,7 +2,8 @@
 
 ::
 
-    decode ─► sample ─► Frames ─┬─► flow ─► Motion ─┬─► action ─► Actions
+                                ┌─► recognise ─► Scores ─┐
+    decode ─► sample ─► Frames ─┼─► flow ─► Motion ─┬────┴─► action ─► Actions
                                 └─────────┬─────────┘
                                           ▼
                      keyframe ─► Keyframes ─► pose ─► Views ─► depth ─► DepthMaps
@@ -21,7 +22,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
-from pipeline.messages import Actions, DepthMaps, Keyframes, Points, RunSummary, Splats, Views
+from pipeline.messages import (
+    Actions,
+    DepthMaps,
+    Keyframes,
+    Points,
+    RunSummary,
+    Scores,
+    Splats,
+    Views,
+)
 from pipeline.source import Source
 from pipeline.stage import Ports, Stage, find, ports
 
@@ -34,12 +44,25 @@ EXPORT, REPORT = "export", "report"
 HEAD = ("decode", "sample")
 """The steps that run together in one worker, so that sampling steers decoding."""
 
-ORDER = (*HEAD, "flow", "action", "keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT)
+ORDER = (
+    *HEAD,
+    "flow",
+    "recognise",
+    "action",
+    "keyframe",
+    "pose",
+    "depth",
+    "fuse",
+    "splat",
+    EXPORT,
+    REPORT,
+)
 
 STREAM_LEVEL = (Actions, Keyframes, Views, DepthMaps, Points, Splats)
 """Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
+    Scores: "recognised actions",
     Actions: "events",
     Keyframes: "keyframes",
     Views: "camera poses",

@@ -517,7 +517,7 @@ class _KeptActions:
                 "end_ns": np.array(row.pop("end_ns"), np.int64),
                 "score": np.array(row.pop("score"), np.float32),
             }
-            names = {key: tuple(row.pop(key)) for key in ("label", "kind")}
+            names = {key: tuple(row.pop(key)) for key in ("label", "kind", "model")}
             self._parts.append(Actions(**arrays, **names, **row))
         self._path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 

@@ -11,7 +11,7 @@ shapes, not pixels. Row i of every array of a message is the same moment. Conven
   stand beside them.
 
 Letters in shapes: T frames of a clip, K keyframes, H rows, W columns, N rows of a table,
-P sparse points, M observations, V vertices, G Gaussians.
+W windows of a clip, C labels, P sparse points, M observations, V vertices, G Gaussians.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = [
     "Motion",
     "Points",
     "RunSummary",
+    "Scores",
     "Splats",
     "Views",
 ]
@@ -167,8 +168,42 @@ class Motion(Message):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Scores(Message):
+    """How well labels fit what windows of one clip show, as a network for that says."""
+
+    clip: str
+    """The clip of the `Frames` that it belongs to."""
+    shot: int
+    """The shot of that clip."""
+    start_ns: Array
+    """int64 [W]: when each window begins, never falling."""
+    end_ns: Array
+    """int64 [W]: when it ends, after its start."""
+    score: Array
+    """float32 [W, C] in 0..1."""
+    label: tuple[str, ...]
+    """C labels, each once."""
+    model: str
+    """The checkpoint that said so."""
+
+    SPEC: ClassVar = {
+        "start_ns": ("int64", "W"),
+        "end_ns": ("int64", "W"),
+        "score": ("float32", "W C"),
+    }
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        if len(self.label) != self.score.shape[1]:
+            raise ValueError(
+                f"Scores must have as many labels ({len(self.label)}) as columns "
+                f"({self.score.shape[1]})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Actions(Message):
-    """Timed labels: what happened, and which model said so."""
+    """Timed labels: what happened, and which models said so."""
 
     start_ns: Array
     """int64 [N]"""
@@ -180,8 +215,8 @@ class Actions(Message):
     """N labels, such as `pan-left`."""
     kind: tuple[str, ...]
     """N of `shot`, `camera`, `object`, `action`."""
-    model: str
-    """The model that said so, such as `action/motion`."""
+    model: tuple[str, ...]
+    """N names of who said so, such as `action/motion`, or a checkpoint's."""
 
     SPEC: ClassVar = {
         "start_ns": ("int64", "N"),
@@ -191,25 +226,26 @@ class Actions(Message):
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
-        if not len(self.label) == len(self.kind) == len(self.start_ns):
+        if not len(self.label) == len(self.kind) == len(self.model) == len(self.start_ns):
             raise ValueError(
-                f"Actions must have as many labels ({len(self.label)}) and kinds "
-                f"({len(self.kind)}) as rows ({len(self.start_ns)})"
+                f"Actions must have as many labels ({len(self.label)}), kinds ({len(self.kind)}) "
+                f"and models ({len(self.model)}) as rows ({len(self.start_ns)})"
             )
 
     @classmethod
     def concat(cls, parts: list[Self]) -> Self:
-        """Join the rows of several messages of one model, ordered by their start."""
+        """Join the rows of several messages, ordered by their start."""
         order = np.argsort(np.concatenate([p.start_ns for p in parts]), kind="stable")
         label = [label for p in parts for label in p.label]
         kind = [kind for p in parts for kind in p.kind]
+        model = [model for p in parts for model in p.model]
         return cls(
             start_ns=np.concatenate([p.start_ns for p in parts])[order],
             end_ns=np.concatenate([p.end_ns for p in parts])[order],
             score=np.concatenate([p.score for p in parts])[order],
             label=tuple(label[i] for i in order),
             kind=tuple(kind[i] for i in order),
-            model=parts[0].model,
+            model=tuple(model[i] for i in order),
         )
 
 

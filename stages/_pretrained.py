@@ -21,6 +21,7 @@ from pipeline.weights import one_line, read_tensors
 __all__ = [
     "LearnedOptions",
     "check_device",
+    "check_task",
     "configuration",
     "device_of",
     "load",
@@ -92,7 +93,44 @@ def configuration(weights: Checkpoint) -> dict[str, Any]:
     return read
 
 
-def load(auto: str, weights: Checkpoint, options: LearnedOptions, *, step: str, task: str) -> Any:
+def check_task(auto: str, weights: Checkpoint, task: str) -> None:
+    """Refuse what was saved for another task: its head would be made up of random numbers.
+
+    Args:
+        auto: The Auto class of transformers that stands for the task.
+        weights: A checkpoint on this machine.
+        task: For the message.
+
+    Raises:
+        UsageError: It was.
+    """
+    # The names only: the mapping itself would import every network that there is.
+    by_type: Mapping[str, Any] = getattr(_transformers(), auto)._model_mapping._model_mapping
+    told = configuration(weights)
+    kind, saved = told["model_type"], told.get("architectures") or []
+    fitting = by_type.get(kind)
+    if fitting is None:
+        raise UsageError(
+            f"{weights.id} is a {kind}, which is not for {task}; allowed are "
+            f"{', '.join(sorted(by_type))}"
+        )
+    names = list(fitting) if isinstance(fitting, list | tuple) else [fitting]
+    if saved and not set(saved) & set(names):
+        raise UsageError(
+            f"{weights.id} was saved as {', '.join(map(str, saved))}, which is not for {task}: it "
+            f"must be {' or '.join(names)}"
+        )
+
+
+def load(
+    auto: str,
+    weights: Checkpoint,
+    options: LearnedOptions,
+    *,
+    step: str,
+    task: str,
+    threads: int = 1,
+) -> Any:
     """Return the network of a checkpoint, ready for inference on its device.
 
     Args:
@@ -101,6 +139,8 @@ def load(auto: str, weights: Checkpoint, options: LearnedOptions, *, step: str, 
         options: Of the stage.
         step: Of the stage, for messages.
         task: What the network must do, for messages, such as `depth estimation`.
+        threads: Of torch on a CPU. More than one changes the last bits of some convolutions, and a
+            run must not depend on them; of transformers alone it does not.
 
     Raises:
         UsageError: The checkpoint is for another task, damaged, not whole, or no such device.
@@ -110,7 +150,7 @@ def load(auto: str, weights: Checkpoint, options: LearnedOptions, *, step: str, 
 
     device = device_of(options.device)
     check_device(step, device, options.precision)
-    _check_task(getattr(transformers, auto), weights, task)
+    check_task(auto, weights, task)
     if any(file.suffix == ".bin" for file in weights.files):
         for file in weights.files:
             read_tensors(file)
@@ -131,8 +171,7 @@ def load(auto: str, weights: Checkpoint, options: LearnedOptions, *, step: str, 
     _check_whole(told, weights, type(network).__name__)
     network = network.eval().requires_grad_(False).to(device)
     if device == "cpu":
-        # How many threads work at a sum changes its last bits; batches run side by side instead.
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
     return torch.compile(network) if options.compiled else network
 
 
@@ -163,27 +202,6 @@ def _transformers() -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-def _check_task(auto: Any, weights: Checkpoint, task: str) -> None:
-    """Refuse what was saved for another task: its head would be made up of random numbers."""
-    mapping: Mapping[Any, Any] = auto._model_mapping
-    by_type = {kind.model_type: classes for kind, classes in mapping.items()}
-    told = configuration(weights)
-    kind, saved = told["model_type"], told.get("architectures") or []
-    fitting = by_type.get(kind)
-    if fitting is None:
-        raise UsageError(
-            f"{weights.id} is a {kind}, which is not for {task}; allowed are "
-            f"{', '.join(sorted(by_type))}"
-        )
-    classes = fitting if isinstance(fitting, list | tuple) else (fitting,)
-    names = [one.__name__ for one in classes]
-    if saved and not set(saved) & set(names):
-        raise UsageError(
-            f"{weights.id} was saved as {', '.join(map(str, saved))}, which is not for {task}: it "
-            f"must be {' or '.join(names)}"
-        )
 
 
 def _check_whole(told: Mapping[str, Any], weights: Checkpoint, name: str) -> None:

@@ -118,7 +118,7 @@ def actions(*rows: tuple[float, float, str, str]) -> Actions:
         score=np.full(len(rows), 0.75, np.float32),
         label=tuple(r[2] for r in rows),
         kind=tuple(r[3] for r in rows),
-        model="action/motion",
+        model=("action/motion",) * len(rows),
     )
 
 

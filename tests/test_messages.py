@@ -85,7 +85,7 @@ def test_joined_actions_are_ordered_by_start() -> None:
             score=np.ones(1, np.float32),
             label=(label,),
             kind=("camera",),
-            model="m",
+            model=("m",),
         )
 
     joined = Actions.concat([actions(7, "late"), actions(1, "early")])

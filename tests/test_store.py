@@ -111,7 +111,7 @@ def actions() -> Actions:
         score=np.array([0.5, 1], np.float32),
         label=("pan-left", "static"),
         kind=("camera", "camera"),
-        model="action/motion",
+        model=("action/motion",) * 2,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Actions, Frames, Motion
-from pipeline.stage import Options, Stage
+from pipeline.messages import Actions, Frames, Motion, Scores
+from pipeline.stage import Stage
 from stages.action._camera import (
     FEWEST,
     LABELS,
@@ -24,6 +24,8 @@ from stages.action._camera import (
 from stages.action._decoding import Decoder, Run, Step
 from stages.action._objects import object_evidence
 from stages.action._planar import camera_motion, fit_plane
+from stages.action._recognised import Recognised, RecognisedOptions
+from stages.action._rows import Row, actions_of, recognised_rows
 from stages.action._samples import sample_flow
 
 __all__ = ["Config", "Model"]
@@ -47,8 +49,8 @@ STANDING_FRAME_NS = 40_000_000
 """How long a shot lasts of which only one frame was sampled and that nothing follows."""
 
 
-class Config(Options):
-    """Options of the recognition of camera and object motion."""
+class Config(RecognisedOptions):
+    """Options of the recognition of camera and object motion, and of a recogniser's actions."""
 
     shortest_s: float = Field(
         0.4, ge=0.1, le=2.0, description="camera motions shorter than this join their neighbour"
@@ -99,7 +101,8 @@ class Model(Stage[Config]):
     """Labels what the camera does, when objects move by themselves, and the shots.
 
     Camera segments (kind `camera`) tile each shot and come at most 1.5 s after they end; object
-    segments (kind `object`) lie over them; a shot (kind `shot`) comes when the next one begins. A
+    segments (kind `object`) lie over them; a shot (kind `shot`) comes when the next one begins.
+    What a recogniser saw (kind `action`) comes as `Recognised` settles it. A
     shot of which one frame was sampled has no camera segment. Where too little of the image
     could be followed, the label is the neighbours' or `handheld`, with a score near 0.
     """
@@ -109,11 +112,16 @@ class Model(Stage[Config]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._shot: Shot | None = None
+        self._recognised = Recognised(config)
         self._pairs = self._followed = 0
 
-    def process(self, frames: Frames, motion: Motion) -> Actions | None:
+    def process(
+        self, frames: Frames, motion: Motion, scores: Scores | None = None
+    ) -> Actions | None:
         """Take the next clip and return the segments that it settles."""
         rows: list[Row] = []
+        if scores is not None:
+            rows += recognised_rows(self._recognised.push(scores))
         shot = self._shot
         if shot is not None and frames.shot != shot.number:
             rows += self._end(shot, int(frames.pts_ns[0]))
@@ -128,7 +136,7 @@ class Model(Stage[Config]):
             if frames.pts_ns[t + 1] > shot.last_ns:
                 rows += self._take(shot, self._measure_pair(frames, motion, t))
         shot.last_ns = max(shot.last_ns, int(frames.pts_ns[-1]))
-        return _actions(rows)
+        return actions_of(rows)
 
     def finish(self) -> Actions | None:
         """Return the rest: the last shot and what was not yet settled."""
@@ -140,10 +148,11 @@ class Model(Stage[Config]):
                     f"{self._pairs} pairs of sampled frames: camera labels are uncertain; "
                     "sample more frames a second"
                 )
+        rows = recognised_rows(self._recognised.flush())
         shot, self._shot = self._shot, None
-        if shot is None:
-            return None
-        return _actions(self._end(shot, max(shot.last_ns, shot.start_ns + STANDING_FRAME_NS)))
+        if shot is not None:
+            rows += self._end(shot, max(shot.last_ns, shot.start_ns + STANDING_FRAME_NS))
+        return actions_of(rows)
 
     def snapshot(self) -> Any:
         """Return the shot in progress and the counts."""
@@ -151,11 +160,13 @@ class Model(Stage[Config]):
             "shot": self._shot and self._shot.snapshot(),
             "pairs": self._pairs,
             "followed": self._followed,
+            "recognised": self._recognised.snapshot(),
         }
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
         self._pairs, self._followed = state["pairs"], state["followed"]
+        self._recognised.restore(state["recognised"])
         self._shot = None
         if state["shot"] is not None:
             self._shot = self._begin(state["shot"]["number"], state["shot"]["start_ns"])
@@ -232,12 +243,8 @@ class Model(Stage[Config]):
             runs[-1].end_ns = end_ns
         rows += [_camera_row(run) for run in runs]
         rows += _object_rows(shot.objects.flush())
-        rows.append(("shot", "shot", shot.start_ns, end_ns, 1.0))
+        rows.append(("shot", "shot", shot.start_ns, end_ns, 1.0, MODEL))
         return rows
-
-
-Row = tuple[str, Literal["shot", "camera", "object"], int, int, float]
-"""Label, kind, start, end (ns) and score."""
 
 
 def _unknown(start_ns: int, end_ns: int) -> PairMotion:
@@ -252,22 +259,10 @@ def _object_costs(pair: PairMotion) -> npt.NDArray[np.float64]:
 
 
 def _camera_row(run: Run) -> Row:
-    return LABELS[run.state], "camera", run.start_ns, run.end_ns, run.score
+    return LABELS[run.state], "camera", run.start_ns, run.end_ns, run.score, MODEL
 
 
 def _object_rows(runs: list[Run]) -> list[Row]:
-    return [("object-moving", "object", r.start_ns, r.end_ns, r.score) for r in runs if r.state]
-
-
-def _actions(rows: list[Row]) -> Actions | None:
-    if not rows:
-        return None
-    rows = sorted(rows, key=lambda row: (row[2], row[3]))
-    return Actions(
-        start_ns=np.array([row[2] for row in rows], np.int64),
-        end_ns=np.array([row[3] for row in rows], np.int64),
-        score=np.array([row[4] for row in rows], np.float32),
-        label=tuple(row[0] for row in rows),
-        kind=tuple(row[1] for row in rows),
-        model=MODEL,
-    )
+    return [
+        ("object-moving", "object", r.start_ns, r.end_ns, r.score, MODEL) for r in runs if r.state
+    ]

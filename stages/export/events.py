@@ -50,12 +50,13 @@ class Model(Stage[Config]):
     def process(self, actions: Actions) -> None:
         """Take events; one that came before counts once."""
         rows = [
-            (start_ns, end_ns, kind, label, actions.model, score)
-            for start_ns, end_ns, kind, label, score in zip(
+            (start_ns, end_ns, kind, label, model, score)
+            for start_ns, end_ns, kind, label, model, score in zip(
                 actions.start_ns.tolist(),
                 actions.end_ns.tolist(),
                 actions.kind,
                 actions.label,
+                actions.model,
                 actions.score.tolist(),
                 strict=True,
             )

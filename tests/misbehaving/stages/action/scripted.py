@@ -45,7 +45,7 @@ class Model(Stage[Config]):
             score=np.ones(1, np.float32),
             label=(label,),
             kind=("action",),
-            model="action/scripted",
+            model=("action/scripted",),
         )
 
     def snapshot(self) -> Any:

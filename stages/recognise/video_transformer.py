@@ -1,0 +1,144 @@
+"""Action recognition by any video classifier of transformers, by the name of its checkpoint.
+
+VideoMAE (Tong et al., NeurIPS 2022), TimeSformer (Bertasius et al., ICML 2021), ViViT (Arnab et
+al., ICCV 2021), V-JEPA 2 (Assran et al., 2025) and their kin: the checkpoint says which network it
+is, how its pictures are made ready, how many frames it takes, and what its labels are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.errors import UsageError
+from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.messages import Frames, Scores
+from pipeline.stage import Context
+from stages._pretrained import check_task, configuration, load, processor
+from stages.recognise._labels import own_labels
+from stages.recognise._stage import Recogniser
+from stages.recognise._windows import WindowOptions
+
+__all__ = ["Config", "Model"]
+
+TASK = "action recognition"
+KNOWN = (
+    Known(name="google/vivit-b-16x2-kinetics400", licence="mit", nbytes=356_000_000),
+    Known(
+        name="MCG-NJU/videomae-base-finetuned-kinetics", licence="cc-by-nc-4.0", nbytes=346_000_000
+    ),
+    Known(
+        name="facebook/timesformer-base-finetuned-k400", licence="cc-by-nc-4.0", nbytes=486_000_000
+    ),
+    Known(name="facebook/vjepa2-vitl-fpc16-256-ssv2", licence="mit", nbytes=1_500_000_000),
+)
+"""Licences as their cards say. The first is taken unless another is named: its licence is free."""
+
+
+class Config(WindowOptions):
+    """Options of `recognise/video_transformer`."""
+
+    checkpoint: str = Field(
+        KNOWN[0].name,
+        description="a video classifier of transformers: owner/name on the hub, or a folder",
+    )
+    labels: str = Field(
+        "",
+        description="file of your own labels: one a line in the order of the network's classes, or "
+        ".json that maps its labels to yours (several to one are added up)",
+    )
+
+
+class Model(Recogniser[Config]):
+    """Scores of a network's own classes, or of what its user calls them."""
+
+    @property
+    def weights(self) -> tuple[Checkpoint, ...]:
+        """The checkpoint."""
+        return (_checkpoint(self.config.checkpoint),)
+
+    @classmethod
+    def catalogue(cls) -> tuple[Checkpoint, ...]:
+        """Those that are known by name."""
+        return tuple(_checkpoint(known.name) for known in KNOWN)
+
+    def fetch(self) -> None:
+        """Bring the checkpoint; see that the user's labels fit before anything else is done.
+
+        Raises:
+            UsageError: They do not, or the checkpoint cannot be had or used.
+        """
+        super().fetch()
+        check_task("AutoModelForVideoClassification", self.weights[0], TASK)
+        if self.config.labels:
+            told = configuration(self.weights[0]).get("id2label") or {}
+            own_labels(self.config.labels, list(map(str, told.values())), "recognise.labels")
+
+    def open(self, context: Context) -> None:
+        """Load the network and what makes its pictures ready.
+
+        Raises:
+            UsageError: The checkpoint or the file of labels cannot be used, or there is no such
+                device.
+        """
+        super().open(context)
+        weights = self.weights[0]
+        self._network = load(
+            "AutoModelForVideoClassification",
+            weights,
+            self.config,
+            step="recognise",
+            task=TASK,
+            threads=context.threads,
+        )
+        # The documentation of each network uses the one that its checkpoint was saved with.
+        of_video = (weights.path / "video_preprocessor_config.json").is_file()
+        auto = "AutoVideoProcessor" if of_video else "AutoImageProcessor"
+        self._processor = processor(auto, weights)
+        config = self._network.config
+        self._frames = _frames_of(config, weights)
+        known = [str(config.id2label[n]) for n in range(config.num_labels)]
+        self._labels = own_labels(self.config.labels, known, "recognise.labels")
+        # PretrainedConfig.problem_type; without it a classifier has one label for each video.
+        self._exclusive = config.problem_type != "multi_label_classification"
+
+    def process(self, frames: Frames) -> Scores | None:
+        """Return how well each label fits the windows of a clip."""
+        return self.score_clip(frames, self._labels.names)
+
+    def score_windows(self, videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Return the scores [N, labels] of N windows, each uint8 [frames, H, W, 3]."""
+        import torch
+
+        with torch.inference_mode():
+            ready = self._processor([list(video) for video in videos], return_tensors="pt")
+            ready = {
+                name: tensor.to(self._network.device, self._network.dtype)
+                for name, tensor in ready.items()
+            }
+            logits: Any = self._network(**ready).logits.float()
+            score = logits.softmax(-1) if self._exclusive else logits.sigmoid()
+        return self._labels.gather(score.cpu().numpy(), exclusive=self._exclusive)
+
+
+def _frames_of(config: Any, weights: Checkpoint) -> int:
+    """Return how many frames a network takes: V-JEPA 2 has its own word for it."""
+    for name in ("num_frames", "frames_per_clip"):
+        count = getattr(config, name, None)
+        if isinstance(count, int) and count > 0:
+            return count
+    raise UsageError(f"{weights.id} does not say how many frames it takes (num_frames)")
+
+
+def _checkpoint(name: str) -> Checkpoint:
+    return checkpoint(
+        name,
+        task=TASK,
+        known=KNOWN,
+        instead="recognise.model=none",
+        option="recognise.checkpoint",
+    )
