@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from typing import Any
 import yaml
 
 from pipeline.errors import UsageError
-from pipeline.weights import UNKNOWN, Weights
+from pipeline.weights import UNKNOWN, Weights, one_line
 
-__all__ = ["Checkpoint", "Known", "checkpoint", "hub_cache", "published_licence"]
+__all__ = ["Checkpoint", "Known", "checkpoint", "hub_cache", "is_name", "published_licence"]
 
 TENSORS = ("model.safetensors", "pytorch_model.bin")
 """What holds the weights, the better one first; `<name>.index.json` where they are in parts."""
@@ -80,24 +81,32 @@ class Checkpoint(Weights):
         name = file.resolve().name
         return name if not self.is_own and HASH.fullmatch(name) else ""
 
-    def download(self) -> None:
-        """Bring what is needed of it into the cache.
+    @property
+    def home(self) -> Path:
+        """The cache of the hub's library."""
+        return self.path if self.is_own else hub_cache()
+
+    def download(self) -> Checkpoint:
+        """Bring what is needed of it into the cache; return it as it lies there.
 
         Raises:
             OSError: The network, the hub or the disk does not allow it.
             ValueError: The hub has no such thing, or it has no weights that may be read.
         """
-        api = _api()
-        names = [s.rfilename for s in _info(api, self).siblings or []]
-        wanted = _wanted(self.id, names)
-        folder = api.snapshot_download(
-            self.id.partition("@")[0],
-            revision=self.revision,
-            allow_patterns=[*SETTINGS, *wanted],
-            cache_dir=hub_cache(),
-        )
-        if not replace(self, path=Path(folder)).is_here:
+        with _hub_errors():
+            api = _api()
+            names = [s.rfilename for s in _info(api, self).siblings or []]
+            wanted = _wanted(self.id, names)
+            folder = api.snapshot_download(
+                self.id.partition("@")[0],
+                revision=self.revision,
+                allow_patterns=[*SETTINGS, *wanted],
+                cache_dir=hub_cache(),
+            )
+        here = replace(self, path=Path(folder))
+        if not here.is_here:
             raise OSError("what came is not whole")
+        return here
 
 
 def checkpoint(
@@ -118,7 +127,7 @@ def checkpoint(
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _of_folder(folder, task, option)
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{option} = {name!r}: there is no such folder, and a name on the hub is written "
             "owner/name or owner/name@revision"
@@ -163,6 +172,11 @@ def _of_folder(folder: Path, task: str, option: str) -> Checkpoint:
     )
 
 
+def is_name(text: str) -> bool:
+    """Whether it may be the name of a checkpoint on a hub."""
+    return bool(NAME.fullmatch(text))
+
+
 def hub_cache() -> Path:
     """Return the folder in which the hub's own library keeps what it fetches."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -176,8 +190,26 @@ def published_licence(weights: Checkpoint) -> str:
     Raises:
         OSError: It cannot be asked.
     """
-    card: Any = _info(_api(), weights).card_data
+    with _hub_errors():
+        card: Any = _info(_api(), weights).card_data
     return _as_licence(card.to_dict() if card is not None else {}) or UNKNOWN
+
+
+@contextmanager
+def _hub_errors() -> Generator[None]:
+    """Let the hub's library fail in one way: its own errors and those of its network differ."""
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        yield
+    except GatedRepoError:
+        raise OSError(
+            "it is gated: ask for access on its page, and set HF_TOKEN to your token"
+        ) from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {one_line(error)}") from None
 
 
 def _api() -> Any:

@@ -89,7 +89,7 @@ def check(weights: Weights, stage: str) -> None:
     if not licence and isinstance(weights, Checkpoint):
         try:
             licence = published_licence(weights)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, ValueError):
             return  # that it cannot be had is told, better, when it is fetched
     own = weights.is_own and licence == UNKNOWN
     if is_free(licence) or own or licence in accepted():

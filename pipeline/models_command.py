@@ -11,11 +11,15 @@ from rich.table import Table
 
 from pipeline import licences
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.hub import checkpoint, is_name
 from pipeline.licences import add_licence_option
 from pipeline.stage import find, models, steps
 from pipeline.weights import Weights, bring, fault_of, sha256_of
 
 __all__ = ["add_models"]
+
+WIDTH = 200
+"""Of what goes to a file or a pipe: nothing is cut off."""
 
 
 def add_models(commands: Any) -> None:
@@ -27,7 +31,9 @@ def add_models(commands: Any) -> None:
     check = verbs.add_parser("check", help="whether those on this machine are whole")
     check.set_defaults(command=_check)
     fetch = verbs.add_parser("fetch", help="bring weights to this machine")
-    fetch.add_argument("name", metavar="NAME", help="a model (flow/raft), or one file of weights")
+    fetch.add_argument(
+        "name", metavar="NAME", help="a model (flow/raft), weights of the list, or any owner/name"
+    )
     add_licence_option(fetch)
     fetch.set_defaults(command=_fetch)
 
@@ -55,8 +61,10 @@ def _list(options: argparse.Namespace, console: Console) -> int:
             licence += " (accepted)" if licence in agreed else " (must be accepted)"
         table.add_row(model, weights.id, weights.task, licence, size, here)
     told = Console(highlight=False)
+    if not told.is_terminal:
+        told = Console(highlight=False, width=WIDTH)
     told.print(table)
-    folders = sorted({str(weights.path.parent) for _, weights in there})
+    folders = sorted({str(weights.home) for _, weights in there})
     told.print(
         f"fetch one: reel3d models fetch NAME; it goes to {', '.join(folders)}", soft_wrap=True
     )
@@ -65,12 +73,12 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     del options
-    here = [(model, weights) for model, weights in known() if weights.is_here]
+    here = [weights for _, weights in known() if weights.is_here]
     told = Console(highlight=False)
     if not here:
         told.print("no weights are on this machine; reel3d models list says what there is")
     code = 0
-    for model, weights in here:
+    for weights in here:
         fault = fault_of(weights)
         if fault is None:
             told.print(f"{weights.id}: whole, sha256 {sha256_of(weights)}", soft_wrap=True)
@@ -78,7 +86,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         code = UsageError.exit_code
         console.print(
             f"[bold red]reel3d:[/] the weights {weights.id} {fault}; remove the file, then: reel3d "
-            f"models fetch {model}",
+            f"models fetch {weights.id}",
             soft_wrap=True,
         )
     return code
@@ -88,6 +96,8 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
     del console
     there = list(known())
     wanted = [(m, w) for m, w in there if options.name in (m, w.id)]
+    if not wanted and is_name(options.name) and options.name.partition("/")[0] not in steps():
+        wanted = [("any stage", checkpoint(options.name, task="", instead="", option="NAME"))]
     if not wanted:
         names = sorted({name for model, weights in there for name in (model, weights.id)})
         raise UsageError(
@@ -98,6 +108,6 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
     for model, weights in wanted:
         before = weights.is_here
         licences.check(weights, model)
-        bring(weights, model)
-        told.print(f"{weights.id}: {'was here' if before else 'fetched'}, {weights.path}")
+        here = bring(weights, model)
+        told.print(f"{here.id}: {'was here' if before else 'fetched'}, {here.path}", soft_wrap=True)
     return 0

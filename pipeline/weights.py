@@ -88,8 +88,13 @@ class Weights:
         del file
         return self.sha256
 
-    def download(self) -> None:
-        """Bring it to `path`.
+    @property
+    def home(self) -> Path:
+        """The folder that what is fetched goes to."""
+        return self.path.parent
+
+    def download(self) -> Weights:
+        """Bring it to this machine; return it as it lies there.
 
         Raises:
             OSError: The network or the disk does not allow it.
@@ -102,6 +107,7 @@ class Weights:
         torch.hub.download_url_to_file(
             self.url, str(self.path), hash_prefix=self.sha256 or None, progress=False
         )
+        return self
 
 
 def own_file(path: str, *, task: str) -> Weights:
@@ -128,8 +134,8 @@ def torch_cache() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def bring(weights: Weights, stage: str) -> None:
-    """Have a file of weights on this machine, fetched where it is not, and whole.
+def bring(weights: Weights, stage: str) -> Weights:
+    """Have weights on this machine, fetched where they are not, and whole; return where.
 
     Args:
         weights: The file.
@@ -140,16 +146,17 @@ def bring(weights: Weights, stage: str) -> None:
     """
     if weights.is_here:
         _check(weights, stage)
-        return
+        return weights
     forbids = next((name for name in OFFLINE if os.environ.get(name, "").lower() in YES), None)
     if forbids is not None:
         raise _missing(weights, stage, f"{forbids} says that nothing is to be fetched")
     try:
-        weights.download()
+        weights = weights.download()
     except (OSError, RuntimeError, ValueError) as error:
         # URLError is an OSError; a wrong hash is a RuntimeError.
         raise _missing(weights, stage, f"cannot be fetched: {one_line(error)}") from None
     _check(weights, stage)
+    return weights
 
 
 @functools.lru_cache(maxsize=64)
@@ -266,17 +273,19 @@ def _check(weights: Weights, stage: str) -> None:
     fault = fault_of(weights)
     if fault is not None:
         raise UsageError(
-            f"the weights {weights.id} {fault}; remove the file, then: reel3d models fetch {stage}"
+            f"the weights {weights.id} of {stage} {fault}; remove the file, then: "
+            f"reel3d models fetch {weights.id}"
         )
 
 
 def _missing(weights: Weights, stage: str, why: str) -> UsageError:
-    size = f"{weights.nbytes / 1e6:.0f} MB, " if weights.nbytes else ""
+    size = f"{weights.nbytes / 1e6:.0f} MB" if weights.nbytes else ""
+    facts = ", ".join(fact for fact in (size, weights.licence) if fact)
     instead = f", or take {weights.instead}, which needs none" if weights.instead else ""
     return UsageError(
-        f"{stage} needs the weights {weights.id} ({size}{weights.licence}): they are not on this "
-        f"machine, and {why}; where there is a network: reel3d models fetch {stage} (they go to "
-        f"{weights.path}){instead}"
+        f"{stage} needs the weights {weights.id}{f' ({facts})' if facts else ''}: they are not on "
+        f"this machine, and {why}; where there is a network: reel3d models fetch {weights.id} "
+        f"(they go to {weights.path if weights.url else weights.home}){instead}"
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.chain import ORDER
-from pipeline.messages import Actions, Frames, Keyframes, Motion
+from pipeline.messages import Actions, Frames, Keyframes, Motion, Scores
 from pipeline.snapshots import Snapshots
 from pipeline.stage import Context, Stage, find, iterate, models, options_of, ports
 from pipeline.telemetry import Artefact, Event, Loss, Metric, Warn
@@ -40,6 +40,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "export/storyboard": ({"pictures": 6, "width": 120},),
     "export/events": ({"every_s": 0},),
     "export/flo": ({"every": 2},),
+    "action/recognised": ({"recognised_s": 0}, {"recognised_s": 0.2, "top_k": 2}),
 }
 WHOLE = (
     *("colmap", "depth_png", "depth_video", "held_out", "mesh", "points", "splat", "splat_video"),
@@ -81,12 +82,27 @@ def film() -> list[Parcel]:
             flow[:, 30:60, 40:80, 1] = 4 * (n % 2)
             trust = np.full(flow.shape[:3], 0.9, np.float32)
             motion = Motion(clip=frames.clip, flow=flow, confidence=trust)
-            parcels.append({Frames: frames, Motion: motion})
+            parcels.append({Frames: frames, Motion: motion, Scores: _scores(frames, n)})
             at = int(rows[-1]) + 1
     for n, parcel in enumerate(parcels[1:]):
         parcel[Actions] = results.actions((n / 2, n / 2 + 1, "pan-left", "camera"))
     parcels.append({Keyframes: results.keyframes([0, 6, 30])})
     return parcels
+
+
+def _scores(frames: Frames, n: int) -> Scores:
+    """Two windows; labels come and go, one over several clips, two over one another."""
+    middle_ns, end_ns = int(frames.pts_ns[len(frames.pts_ns) // 2]), int(frames.pts_ns[-1]) + 70_000
+    high = np.array([[0.9, 0.1 + 0.6 * (n % 2), 0.2], [0.4, 0.8, 0.55 * (n == 2)]], np.float32)
+    return Scores(
+        clip=frames.clip,
+        shot=frames.shot,
+        start_ns=np.array([frames.pts_ns[0], middle_ns], np.int64),
+        end_ns=np.array([middle_ns, end_ns], np.int64),
+        score=high,
+        label=("walking", "running", "waving"),
+        model="some/network",
+    )
 
 
 def _fields(message: Any) -> dict[str, Any]:

@@ -91,14 +91,14 @@ def test_offline_is_one_clear_line(
     assert str(told.value) == (
         f"flow/net needs the weights net-v1 (7 MB, MIT): they are not on this machine, and {name} "
         "says that nothing is to be fetched; where there is a network: reel3d models fetch "
-        f"flow/net (they go to {weights.path}), or take flow.model=dis, which needs none"
+        f"net-v1 (they go to {weights.path}), or take flow.model=dis, which needs none"
     )
     assert not weights.path.exists()
 
 
 def test_no_network_is_one_clear_line(tmp_path: Path) -> None:
     weights = named("http://127.0.0.1:1/net.pth", tmp_path / "net.pth")
-    with pytest.raises(UsageError, match=r"and cannot be fetched: .*refused.*fetch flow/net"):
+    with pytest.raises(UsageError, match=r"and cannot be fetched: .*refused.*fetch net-v1"):
         bring(weights, "flow/net")
 
 
