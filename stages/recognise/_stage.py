@@ -47,6 +47,7 @@ class Recogniser(Stage[C]):
     def open(self, context: Context) -> None:
         """Settle how many windows go to the network at a time."""
         super().open(context)
+        self._checkpoint = self.weights[0]
         default = GPU_BATCH if self.device == "cuda" else 1
         self._batches: Batches[list[Any]] = Batches(
             self.config.batch or default,
@@ -64,7 +65,7 @@ class Recogniser(Stage[C]):
         if len(frames.pts_ns) < self._frames and not self._warned:
             self._warned = True
             self.warn(
-                f"{self.weights[0].id} looks at {self._frames} frames, and the clip "
+                f"{self._checkpoint.id} looks at {self._frames} frames, and the clip "
                 f"{frames.clip} has {len(frames.pts_ns)}: some count twice; "
                 f"sample.clip_frames={self._frames} gives it more"
             )
@@ -78,7 +79,8 @@ class Recogniser(Stage[C]):
         if not known.all():
             self.lost(
                 f"actions of clip {frames.clip}",
-                f"{self.weights[0].id} gave scores that are no numbers; its weights may be damaged",
+                f"{self._checkpoint.id} gave scores that are no numbers; "
+                "its weights may be damaged",
             )
         if not known.any():
             return None
@@ -89,7 +91,7 @@ class Recogniser(Stage[C]):
             end_ns=np.array([w.end_ns for w in chosen], np.int64)[known],
             score=np.ascontiguousarray(score[known], np.float32),
             label=labels,
-            model=self.weights[0].id,
+            model=self._checkpoint.id,
         )
 
     def _in_batches(self, videos: Sequence[npt.NDArray[np.uint8]], size: int) -> list[Any]:

@@ -45,7 +45,7 @@ class Window:
     """Rows of the clip's frames, as many as the network takes, never falling."""
     start_ns: int
     end_ns: int
-    """When the frame after its last one begins."""
+    """When the frame after its last one begins, or the clip's last frame."""
 
 
 def windows(clip: Frames, count: int, stride: int, views: int) -> list[Window]:
@@ -57,23 +57,21 @@ def windows(clip: Frames, count: int, stride: int, views: int) -> list[Window]:
         stride: From one to the next; 0 spreads them over the window.
         views: How many windows; fewer where they would be the same.
 
-    A clip that is too short for the stride is spread over its whole length, and where it has
-    fewer frames than the network takes, some come twice.
+    Without a stride, or in a clip that is too short for it, the windows divide the clip, and where
+    one has fewer frames than the network takes, some come twice.
     """
-    length = len(clip.pts_ns)
-    span = (count - 1) * stride + 1
-    if stride and span <= length:
-        starts = np.unique(np.rint(np.linspace(0, length - span, views)).astype(np.int64))
-        chosen = [start + stride * np.arange(count) for start in starts.tolist()]
-        edges = [(start, start + span) for start in starts.tolist()]
+    last = len(clip.pts_ns) - 1
+    span = (count - 1) * stride
+    if stride and span <= last:
+        starts = np.unique(np.rint(np.linspace(0, last - span, views)).astype(np.int64)).tolist()
+        chosen = [start + stride * np.arange(count) for start in starts]
+        edges = [(start, min(start + span + 1, last)) for start in starts]
     else:
-        borders = np.unique(np.rint(np.linspace(0, length, views + 1)).astype(np.int64)).tolist()
+        borders = np.unique(np.rint(np.linspace(0, last, views + 1)).astype(np.int64)).tolist()
         edges = list(pairwise(borders))
-        chosen = [np.rint(np.linspace(a, b - 1, count)).astype(np.int64) for a, b in edges]
-    step_ns = int(clip.pts_ns[-1] - clip.pts_ns[0]) // (length - 1)
-    ends = np.append(clip.pts_ns, clip.pts_ns[-1] + step_ns)
+        chosen = [np.rint(np.linspace(a, b, count)).astype(np.int64) for a, b in edges]
     return [
-        Window(frames, int(clip.pts_ns[a]), int(ends[b]))
+        Window(frames, int(clip.pts_ns[a]), int(clip.pts_ns[b]))
         for frames, (a, b) in zip(chosen, edges, strict=True)
     ]
 

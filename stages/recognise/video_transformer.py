@@ -86,7 +86,7 @@ class Model(Recogniser[Config]):
                 device.
         """
         super().open(context)
-        weights = self.weights[0]
+        weights = self._checkpoint
         self._network = load(
             "AutoModelForVideoClassification",
             weights,

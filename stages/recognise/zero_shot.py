@@ -92,7 +92,7 @@ class Model(Recogniser[Config]):
         super().open(context)
         actions, templates = self._actions(), self._templates()
         self._check_family()
-        weights = self.weights[0]
+        weights = self._checkpoint
         network = load(
             "AutoModel",
             weights,
