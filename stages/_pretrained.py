@@ -130,6 +130,7 @@ def load(
     step: str,
     task: str,
     threads: int = 1,
+    busy: str = "",
 ) -> Any:
     """Return the network of a checkpoint, ready for inference on its device.
 
@@ -141,6 +142,7 @@ def load(
         task: What the network must do, for messages, such as `depth estimation`.
         threads: Of torch on a CPU. More than one changes the last bits of some convolutions, and a
             run must not depend on them; of transformers alone it does not.
+        busy: The part of the network that does the work, where that is not its `forward`.
 
     Raises:
         UsageError: The checkpoint is for another task, damaged, not whole, or no such device.
@@ -172,7 +174,9 @@ def load(
     network = network.eval().requires_grad_(False).to(device)
     if device == "cpu":
         torch.set_num_threads(threads)
-    return torch.compile(network) if options.compiled else network
+    if options.compiled:
+        network.get_submodule(busy).compile()
+    return network
 
 
 def processor(auto: str, weights: Checkpoint, **options: Any) -> Any:

@@ -31,6 +31,8 @@ class Family:
     """Of the texts, as the network was trained."""
     exclusive: bool
     """Whether the texts compete (softmax), or each is judged alone (sigmoid)."""
+    sees: str = "vision_model"
+    """The part of the network that takes the pictures."""
 
 
 FAMILIES = {
@@ -38,7 +40,7 @@ FAMILIES = {
     "siglip": Family(padding="max_length", exclusive=False),
     "siglip2": Family(padding="max_length", exclusive=False),
     "xclip": Family(padding=True, exclusive=True),
-    "videoprism": Family(padding="max_length", exclusive=True),
+    "videoprism": Family(padding="max_length", exclusive=True, sees="video_model"),
 }
 """By `model_type`."""
 

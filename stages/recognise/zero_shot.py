@@ -16,7 +16,7 @@ from pipeline.hub import Checkpoint, Known, checkpoint
 from pipeline.messages import Frames, Scores
 from pipeline.stage import Context
 from stages._pretrained import configuration, load, processor
-from stages.recognise._families import FAMILIES, Watcher
+from stages.recognise._families import FAMILIES, Family, Watcher
 from stages.recognise._labels import read_lines
 from stages.recognise._stage import Recogniser
 from stages.recognise._windows import WindowOptions
@@ -81,7 +81,7 @@ class Model(Recogniser[Config]):
         self._actions()
         self._templates()
         super().fetch()
-        self._check_family()
+        self._family()
 
     def open(self, context: Context) -> None:
         """Load the network and read the words.
@@ -91,8 +91,8 @@ class Model(Recogniser[Config]):
         """
         super().open(context)
         actions, templates = self._actions(), self._templates()
-        self._check_family()
         weights = self._checkpoint
+        family = self._family()
         network = load(
             "AutoModel",
             weights,
@@ -100,9 +100,9 @@ class Model(Recogniser[Config]):
             step="recognise",
             task=TASK,
             threads=context.threads,
+            busy=family.sees,
         )
         texts = [[template.replace("{}", action) for template in templates] for action in actions]
-        family = FAMILIES[network.config.model_type]
         if self.config.none_of_these and family.exclusive:
             texts.append([t.replace("{}", none) for none in NONE_OF_THESE for t in templates])
         self._names = tuple(actions)
@@ -146,13 +146,14 @@ class Model(Recogniser[Config]):
             raise UsageError(f"recognise.templates: '{without}' has no {{}} for the action")
         return templates
 
-    def _check_family(self) -> None:
+    def _family(self) -> Family:
         kind = configuration(self.weights[0])["model_type"]
         if kind not in FAMILIES:
             raise UsageError(
                 f"{self.weights[0].id} is a {kind}, which does not compare pictures with words; "
                 f"allowed are {', '.join(FAMILIES)}"
             )
+        return FAMILIES[kind]
 
 
 def _checkpoint(name: str) -> Checkpoint:
