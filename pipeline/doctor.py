@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import psutil
@@ -48,13 +47,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the machine; libraries are imported in processes of their own."""
-    looks: list[Callable[[], Finding]] = [_python, _machine, _disk]
-    looks += [partial(_library, name, needed=True) for name in NEEDED]
-    looks += [partial(_library, name, needed=False) for name in OPTIONAL]
-    looks += [_codecs, _display, _offscreen, _gpu]
-    # Each imports something heavy, so as many at a time as there are cores.
+    looks: list[Callable[[], list[Finding] | Finding]]
+    looks = [_python, _machine, _disk, _libraries, _codecs, _display, _offscreen, _gpu]
+    # Some import something heavy, so as many at a time as there are cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        findings = list(pool.map(lambda look: look(), looks))
+        found = list(pool.map(lambda look: look(), looks))
+    findings = [one for some in found for one in (some if isinstance(some, list) else [some])]
     findings += [Finding(f"models: {step}", "ok", ", ".join(models(step))) for step in ORDER]
     return findings
 
@@ -92,29 +90,82 @@ def _disk() -> Finding:
     )
 
 
-def _attempt(code: str) -> tuple[int, str]:
+@dataclass(frozen=True)
+class Output:
+    """What a process of its own said and how it ended."""
+
+    code: int
+    lines: list[str]
+    """Its standard output."""
+    why: str
+    """In a few words, where it did not end well."""
+
+
+def _output(code: str) -> Output:
     """Run Python code in a process of its own, since some libraries end theirs on failure."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
         )
-    except subprocess.TimeoutExpired:
-        return 1, "no answer for 60 s"
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return done.returncode, lines[-1] if lines else f"ended with code {done.returncode}"
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
+        return Output(1, said.splitlines(), "no answer for 60 s")
+    faults = done.stderr.strip().splitlines()
+    why = faults[-1] if faults else f"ended with code {done.returncode}"
+    return Output(done.returncode, done.stdout.strip().splitlines(), why)
 
 
-def _library(name: str, *, needed: bool) -> Finding:
+def _attempt(code: str) -> tuple[int, str]:
+    """Return how some code ended, and its last words."""
+    done = _output(code)
+    return done.code, (done.lines[-1:] or [""])[0] if done.code == 0 else done.why
+
+
+def _libraries() -> list[Finding]:
+    """Import all libraries, one after the other; several bring torch, which takes seconds."""
+    told = _imported(tuple(name for name in (*NEEDED, *OPTIONAL) if _version(name)))
+    return [_library(name, told.get(name, "")) for name in (*NEEDED, *OPTIONAL)]
+
+
+def _imported(names: tuple[str, ...]) -> dict[str, str]:
+    """Import libraries in a process of its own; return what went wrong with each.
+
+    A library that ends the process is told from the others by its place: the rest is tried anew.
+    """
+    code = (
+        "import importlib\n"
+        f"for name in {names!r}:\n"
+        "    try: importlib.import_module(name); why = ''\n"
+        "    except Exception as error: why = repr(error)\n"
+        "    print(name, ' '.join(why.split()), flush=True)\n"
+    )
+    done = _output(code)
+    told: dict[str, str] = {}
+    for line in done.lines:
+        name, _, why = line.partition(" ")
+        if name in names:
+            told[name] = why
+    left = names[len(told) :]
+    if not left:
+        return told
+    return {**told, left[0]: done.why, **_imported(left[1:])}
+
+
+def _version(name: str) -> str | None:
     try:
-        version = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
+        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
     except importlib.metadata.PackageNotFoundError:
-        advice = OPTIONAL.get(name, "pip install reel3d")
-        return Finding(name, "broken" if needed else "missing", "not installed", advice)
-    code, told = _attempt(f"import {name}")
-    if code == 0:
+        return None
+
+
+def _library(name: str, why: str) -> Finding:
+    version, fault = _version(name), "broken" if name in NEEDED else "missing"
+    if version is None:
+        return Finding(name, fault, "not installed", OPTIONAL.get(name, "pip install reel3d"))
+    if not why:
         return Finding(name, "ok", version)
     advice = f"apt-get install {DEBIAN_PACKAGES}" if name == "open3d" else "reinstall it"
-    return Finding(name, "broken" if needed else "missing", f"{version}: {told}", advice)
+    return Finding(name, fault, f"{version}: {why}", advice)
 
 
 def _codecs() -> Finding:
