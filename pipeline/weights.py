@@ -285,7 +285,7 @@ def _missing(weights: Weights, stage: str, why: str) -> UsageError:
     return UsageError(
         f"{stage} needs the weights {weights.id}{f' ({facts})' if facts else ''}: they are not on "
         f"this machine, and {why}; where there is a network: reel3d models fetch {weights.id} "
-        f"(they go to {weights.path if weights.url else weights.home}){instead}"
+        f"(they go to {weights.home}){instead}"
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.stage import Context
 from pipeline.telemetry import Warn
 from stages.flow._consistency import confidence
 from stages.flow._tiles import blended, tiles
-from stages.flow.raft import Config, Model
+from stages.flow.raft import Config, Model, published
 from tests.motions import clip_of, opened, texture
 
 SAME_PX = 1e-5
@@ -223,3 +223,15 @@ def test_a_gpu_says_the_same(
     for t in range(3):
         wanted = documented(model, images[t], images[t + 1], 3)
         assert np.abs(motion.flow[t] - wanted).max() <= apart * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_the_weights_are_those_that_torchvision_takes(size: str) -> None:
+    known: Any = optical_flow
+    best = (known.Raft_Large_Weights if size == "large" else known.Raft_Small_Weights).DEFAULT
+    ours = published(size)
+    assert ours.id == f"raft_{size}-{best.name}"
+    assert ours.address() == best.url
+    assert ours.path.name == best.url.rpartition("/")[2]
+    assert ours.nbytes == pytest.approx(best.meta["_file_size"] * 2**20, rel=1e-3)
+    assert not ours.is_own

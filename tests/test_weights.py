@@ -91,7 +91,7 @@ def test_offline_is_one_clear_line(
     assert str(told.value) == (
         f"flow/net needs the weights net-v1 (7 MB, MIT): they are not on this machine, and {name} "
         "says that nothing is to be fetched; where there is a network: reel3d models fetch "
-        f"net-v1 (they go to {weights.path}), or take flow.model=dis, which needs none"
+        f"net-v1 (they go to {weights.home}), or take flow.model=dis, which needs none"
     )
     assert not weights.path.exists()
 

@@ -6,6 +6,7 @@ second a pair of 640 x 360, so it is for a GPU, or for few frames.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -153,24 +154,54 @@ class Model(Stage[Config]):
         return [flow[:height, :width] for flow in flows]
 
 
-def published(size: str) -> Weights:
-    """Return torchvision's own weights of a network, the ones that it takes by default."""
-    require("torchvision")
-    from torchvision.models import optical_flow
+@dataclass(frozen=True, kw_only=True)
+class Published(Weights):
+    """Weights that torchvision publishes; it is asked for their address only to fetch them.
 
-    kinds: Any = optical_flow
-    best = (kinds.Raft_Large_Weights if size == "large" else kinds.Raft_Small_Weights).DEFAULT
-    # The name ends with the first digits of the file's hash: raft_large_C_T_SKHT_V2-ff5fadd5.pth
-    name = best.url.rpartition("/")[2]
-    return Weights(
-        id=f"raft_{size}-{best.name}",
+    Importing it takes seconds, and what there is can be listed without it.
+    """
+
+    size: str
+
+    @property
+    def is_own(self) -> bool:
+        """It is torchvision's."""
+        return False
+
+    def download(self) -> Weights:
+        """Bring it to `path`; see `Weights.download`."""
+        return Weights.download(replace(self, url=self.address()))
+
+    def address(self) -> str:
+        """Return where torchvision has the weights that it takes by default."""
+        require("torchvision")
+        from torchvision.models import optical_flow
+
+        kinds: Any = optical_flow
+        large = self.size == "large"
+        return (kinds.Raft_Large_Weights if large else kinds.Raft_Small_Weights).DEFAULT.url
+
+
+FILES = {
+    "large": ("C_T_SKHT_V2", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21_106_789),
+    "small": ("C_T_V2", "raft_small_C_T_V2-01064c6d.pth", 4_006_609),
+}
+"""What torchvision 0.26 to 0.29 takes by default: name, file, about how many bytes. The file's name
+ends with the first digits of its hash."""
+
+
+def published(size: str) -> Published:
+    """Return torchvision's own weights of a network, the ones that it takes by default."""
+    name, file, nbytes = FILES[size]
+    return Published(
+        id=f"raft_{size}-{name}",
         task=TASK,
         licence="BSD-3-Clause",
-        nbytes=round(best.meta["_file_size"] * 2**20),
-        url=best.url,
-        sha256=name.removesuffix(".pth").rpartition("-")[2],
-        path=torch_cache() / name,
+        nbytes=nbytes,
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        path=torch_cache() / file,
         instead="flow.model=dis",
+        size=size,
     )
 
 
