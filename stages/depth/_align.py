@@ -20,7 +20,16 @@ from pipeline.errors import PartNotMade
 from pipeline.messages import Views
 from stages.depth._robust import Fit, robust_fit
 
-__all__ = ["LEAST_POINTS", "Alignment", "Anchors", "Kind", "align", "anchors_of"]
+__all__ = [
+    "LEAST_POINTS",
+    "Alignment",
+    "Anchors",
+    "Kind",
+    "align",
+    "anchors_of",
+    "one_scale",
+    "residual_of",
+]
 
 Floats = npt.NDArray[np.float64]
 Map = npt.NDArray[np.float32]
@@ -154,6 +163,29 @@ def align(
     for k, sample in enumerate(samples):
         made.residual[k] = _residual(made, k, sample)
     return made
+
+
+def one_scale(
+    measured: npt.NDArray[np.float32], anchors: list[Anchors], *, seed: int = 0
+) -> float | None:
+    """Return by what depth [K, H, W] must be multiplied to agree with the points of all views.
+
+    None where fewer than `LEAST_POINTS` points lie where depth is known.
+    """
+    samples = [_Sample.of("scale", m, a) for m, a in zip(measured, anchors, strict=True)]
+    x = np.concatenate([sample.x for sample in samples])
+    z = np.concatenate([sample.z for sample in samples])
+    if len(x) < LEAST_POINTS:
+        return None
+    fit = robust_fit(np.ones((len(x), 1)), np.log(z / x), [seed], positive=False)
+    return None if fit is None else float(np.exp(fit.theta[0]))
+
+
+def residual_of(depth: npt.NDArray[np.float32], anchors: list[Anchors]) -> float:
+    """Return the median of |depth / measured - 1| over all points of all views; NaN for none."""
+    samples = [_Sample.of("scale", d, a) for d, a in zip(depth, anchors, strict=True)]
+    off = np.concatenate([np.abs(sample.x / sample.z - 1) for sample in samples])
+    return float(np.median(off)) if len(off) else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
