@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,19 @@ def test_predictions_that_are_no_numbers_are_unknown(
     said[:] = np.nan
     with pytest.raises(PartNotMade, match="the best of 6 views has 0 with a prediction"):
         stage.process(views)
+
+
+def test_a_network_that_does_not_follow_the_points_is_told(
+    checkpoints: Path, views: Views, truck: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    stage = opened(checkpoints / "depth_anything_metric", heard, fuse="none")
+    said = np.stack([truck.depth(int(i)) for i in views.index])
+    said *= np.random.default_rng(3).lognormal(0, 0.5, said.shape)
+    with_network(stage, said.astype(np.float32), monkeypatch)
+    stage.process(views)
+    (warning,) = [e.text for e in heard if isinstance(e, Warn)]
+    assert re.search(r"follows the sparse points only to within \d\d % \(median\)", warning)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

@@ -71,7 +71,8 @@ class Alignment:
     shift: Floats
     """[K]: in the units of the inverse depth or of the depth; 0 for `scale`."""
     residual: Floats
-    """[K]: median of |depth / measured - 1| over a view's points; NaN where it has none."""
+    """[K]: median of |aligned / measured - 1| over a view's points, of inverse depths for
+    `inverse`, which is finite also where the depth is not; NaN where it has none."""
     borrowed: npt.NDArray[np.bool_]
     """[K]: views with too few points, which took their neighbours' fits."""
     nearest: float
@@ -317,6 +318,5 @@ def _residual(made: Alignment, k: int, sample: _Sample) -> float:
     if not len(sample.x):
         return float("nan")
     value = made.scale[k] * sample.x + made.shift[k]
-    with np.errstate(divide="ignore"):
-        depth = np.where(value > 0, 1 / value, np.inf) if made.kind == "inverse" else value
-    return float(np.median(np.abs(depth / sample.z - 1)))
+    share = value * sample.z if made.kind == "inverse" else value / sample.z
+    return float(np.median(np.abs(share - 1)))

@@ -40,6 +40,8 @@ Map = npt.NDArray[np.float32]
 
 TASK = "depth estimation"
 GPU_BATCH = 8
+DOUBTFUL = 0.15
+"""Good networks follow sparse points to some five per cent."""
 GRID = 24
 """Geometry lends its depth at so many pixels along each side to views without sparse points."""
 KNOWN = (
@@ -271,7 +273,14 @@ class Model(Stage[Config]):
                 f"{borrowed} of {len(made.borrowed)} views have no {LEAST_POINTS} points that tell "
                 "the scale of their depth; they take that of their neighbours"
             )
-        self.measure("alignment_residual_share", float(np.nanmedian(made.residual)))
+        residual = float(np.nanmedian(made.residual))
+        if residual > DOUBTFUL:
+            self.warn(
+                f"{self.config.checkpoint} follows the sparse points only to within "
+                f"{100 * residual:.0f} % (median), so what it fills in is a guess; take another "
+                "depth.checkpoint, or depth.model=multiview"
+            )
+        self.measure("alignment_residual_share", residual)
         self.measure("alignment_worst_residual_share", float(np.nanmax(made.residual)))
 
 
