@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.host import recalled, remember
+from pipeline.host import _Head, remember
 from pipeline.messages import Frames, Keyframes
+from pipeline.source import Source
 from pipeline.stage import Context, find, options_of
 from stages.pose._views import _undistorted
 from tests.media import HEIGHT, WIDTH, Told, number_of, numbered, read, sample
+from tests.motions import opened
 from tests.test_decode_images import save, transforms
 
 
@@ -235,13 +237,21 @@ def test_depth_goes_with_the_keyframes(model: str, tmp_path: Path) -> None:
         assert same(made.depth[row], metres(int(index)))
 
 
-def test_a_clip_that_is_decoded_again_has_its_depth(tmp_path: Path) -> None:
-    reader = read(kitchen(tmp_path, 3), "images")
-    (clip,) = sample(reader, "dense")
-    again = recalled(remember(clip), clip.images, clip.depth)
-    assert same(again.depth, clip.depth)
+def test_a_clip_that_is_decoded_again_has_its_depth(tmp_path: Path, short_film: Path) -> None:
+    (clip,) = sample(read(kitchen(tmp_path, 3), "images"), "dense")
     assert same(clip.depth, np.stack([metres(i) for i in range(3)]))
-    assert recalled(remember(clip), clip.images).depth is None
+    for model, source in (("images", tmp_path), ("pyav", short_film)):
+        decode = opened("decode", model)
+        named = Source(uri=str(source), shown=source.name, name="clip")
+        head = _Head(decode, opened("sample", "dense"), named)
+        first = sample(read(source, model), "dense")[0]
+        again = head.remake(remember(first))
+        assert np.array_equal(again.images, first.images)
+        if model == "images":
+            assert same(again.depth, clip.depth)
+        else:
+            assert again.depth is None
+        head.close()
 
 
 def test_videos_have_no_depth(short_film: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import solveh_banded
 
 from pipeline.errors import PartNotMade
 from pipeline.messages import Views
 from stages.depth._robust import Fit, robust_fit
+from stages.depth._steady import steady
 
 __all__ = [
     "LEAST_POINTS",
@@ -45,8 +45,6 @@ CELLS = 8
 LEAST_SPREAD = 0.02
 """Points of a view whose predictions differ by less (interquartile range, as a share of that over
 all views) do not tell a scale from a shift."""
-JUMP = 3.0
-"""Neighbouring fits farther apart than so many standard deviations are a jump, and not tied."""
 NEARER, FARTHER = 4.0, 4.0
 """How far depth may go beyond the nearest and the farthest points: they are a sample."""
 
@@ -148,7 +146,7 @@ def align(
         None if fit is None else fit.covariance * sample.dependence(fit.good)
         for fit, sample in zip(fits, samples, strict=True)
     ]
-    theta = _steady(fits, certain, max(drift, 1e-4))
+    theta = steady(fits, certain, drift)
     scale, shift = units.back(theta)
     every = np.concatenate([sample.z for sample in samples])
     near, far = np.percentile(every, [1, 99])
@@ -256,62 +254,6 @@ def _fit(units: _Units, sample: _Sample, seed: list[int]) -> Fit | None:
     if units.kind != "scale" and np.ptp(np.percentile(A[:, 0], [25, 75])) < LEAST_SPREAD:
         return None
     return robust_fit(A, y, seed, positive=units.kind != "scale")
-
-
-def _steady(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
-    """Return theta [K, p]: each view's fit, tied to those of its neighbours.
-
-    It is the most likely path of a random walk that was measured with errors: the solution of a
-    banded linear system (the smoother of Rauch, Tung and Striebel 1965, all at once).
-    """
-    size = len(next(fit.theta for fit in fits if fit is not None))
-    count = len(fits)
-    ties = _ties(fits, certain, drift)
-    # Lower band of a symmetric matrix: band[d, i] is the element (i + d, i).
-    band = np.zeros((size + 1, count * size))
-    right = np.zeros(count * size)
-    for k, (fit, covariance) in enumerate(zip(fits, certain, strict=True)):
-        at = k * size
-        if fit is not None and covariance is not None:
-            # No fit is better than a hundredth of the walk's step: that keeps the system solvable.
-            information = np.linalg.inv(covariance + (0.01 * drift) ** 2 * np.eye(size))
-            for d in range(size):
-                for i in range(size - d):
-                    band[d, at + i] += information[i + d, i]
-            right[at : at + size] += information @ fit.theta
-    for k, tie in enumerate(ties):
-        for i in range(k * size, (k + 1) * size):
-            band[0, i] += tie
-            band[0, i + size] += tie
-            band[size, i] -= tie
-    theta = solveh_banded(band, right, lower=True).reshape(count, size)
-    return _positive(theta, fits) if size == 2 else theta
-
-
-def _ties(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
-    """Return how firmly each pair of neighbours is tied [K - 1]: 1 / drift^2, less at a jump."""
-    ties = np.full(max(len(fits) - 1, 0), drift**-2)
-    for k in range(len(ties)):
-        here, there = fits[k], fits[k + 1]
-        mine, other = certain[k], certain[k + 1]
-        if here is None or there is None or mine is None or other is None:
-            continue
-        apart = there.theta - here.theta
-        expected = mine + other + drift**2 * np.eye(len(apart))
-        ratio = float(apart @ np.linalg.solve(expected, apart)) / len(apart) / JUMP**2
-        if ratio > 1:
-            ties[k] *= ratio**-2
-    return ties
-
-
-def _positive(theta: Floats, fits: list[Fit | None]) -> Floats:
-    """Give views whose scale came out at 0 or below the fit of the nearest view that has one."""
-    own = [k for k, fit in enumerate(fits) if fit is not None]
-    for k in np.flatnonzero(theta[:, 0] <= 0):
-        nearest = fits[min(own, key=lambda j: abs(j - k))]
-        if nearest is not None:
-            theta[k] = nearest.theta
-    return theta
 
 
 def _residual(made: Alignment, k: int, sample: _Sample) -> float:
