@@ -460,12 +460,18 @@ class _Head:
         if self._again is None:
             self._again = self._decode.process(self._source)
         index = [int(i) for i in remembered["index"]]
-        images = [picture.rgb() for picture in self._again.pictures(index)]
-        if len(images) != len(index):
+        pictures = [(p.rgb(), p.depth()) for p in self._again.pictures(index)]
+        if len(pictures) != len(index):
             raise ValueError(
-                f"{self._source.shown}: {len(images)} of {len(index)} frames could be decoded again"
+                f"{self._source.shown}: {len(pictures)} of {len(index)} frames could be decoded "
+                "again"
             )
-        return recalled(remembered, np.stack(images))
+        depth = [measured for _, measured in pictures if measured is not None]
+        return recalled(
+            remembered,
+            np.stack([image for image, _ in pictures]),
+            np.stack(depth) if len(depth) == len(index) else None,
+        )
 
     def stop(self) -> None:
         self._reader.stop()
@@ -540,15 +546,15 @@ def remember(clip: Frames) -> dict[str, Any]:
     }
 
 
-def recalled(remembered: dict[str, Any], images: Array) -> Frames:
-    """Return the clip of which this was remembered, with its pictures."""
+def recalled(remembered: dict[str, Any], images: Array, depth: Array | None = None) -> Frames:
+    """Return the clip of which this was remembered, with its pictures and their depth."""
     given = dict(remembered)
     dtypes = {"pts_ns": np.int64, "index": np.int64, "sharpness": np.float32}
     dtypes |= {"intrinsics": np.float64, "T_world_camera": np.float64}
     for name, dtype in dtypes.items():
         if given[name] is not None:
             given[name] = np.array(given[name], dtype)
-    return Frames(images=images, **given)
+    return Frames(images=images, depth=depth, **given)
 
 
 def _meter_out(meter: Meter) -> dict[str, Any]:

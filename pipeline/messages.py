@@ -130,6 +130,9 @@ class Frames(Message):
     """float64 [T, 4, 4]: poses that came with the source (NaN where one lacks), or None."""
     metric: bool = False
     """Whether the source's own poses are in metres."""
+    depth: Array | None = None
+    """float32 [T, H, W]: z in metres as a sensor measured it beside the images and registered to
+    them, NaN unknown; None where the source has none."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "T H W 3"),
@@ -138,6 +141,7 @@ class Frames(Message):
         "sharpness": ("float32", "T"),
         "intrinsics": ("float64", "T 3 3"),
         "T_world_camera": ("float64", "T 4 4"),
+        "depth": ("float32", "T H W"),
     }
 
     def __post_init__(self) -> None:
@@ -272,6 +276,9 @@ class Keyframes(Message):
     """float64 [K, 4, 4]: poses that came with the source (NaN where one lacks), or None."""
     metric: bool = False
     """Whether the source's own poses are in metres."""
+    depth: Array | None = None
+    """float32 [K, H, W]: z in metres as a sensor measured it beside the images and registered to
+    them, NaN unknown; None where the source has none."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
@@ -282,6 +289,7 @@ class Keyframes(Message):
         "parallax_px": ("float32", "K"),
         "intrinsics": ("float64", "K 3 3"),
         "T_world_camera": ("float64", "K 4 4"),
+        "depth": ("float32", "K H W"),
     }
 
 
@@ -315,6 +323,9 @@ class Views(Message):
     """How many keyframes were tried; `K / candidates` is the registered share."""
     scale: Literal["metric", "arbitrary"] = "arbitrary"
     """Whether world units are metres."""
+    depth: Array | None = None
+    """float32 [K, H, W]: z in metres, whatever `scale` says, as a sensor measured it, for the
+    undistorted images; NaN unknown; None where the source has none."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
@@ -328,6 +339,7 @@ class Views(Message):
         "observed_point": ("int32", "M"),
         "observed_view": ("int32", "M"),
         "observed_xy": ("float32", "M 2"),
+        "depth": ("float32", "K H W"),
     }
 
 

@@ -55,6 +55,8 @@ class Probe:
     container: str = ""
     poses: str = ""
     """Where poses or intrinsics came from, such as `transforms.json`; empty for none."""
+    depth: str = ""
+    """Where sensor depth came from, such as `depth.txt`; empty for none."""
     start_s: float = 0.0
     """The container's own time of what counts as 0 here."""
 
@@ -94,6 +96,13 @@ class Picture(Protocol):
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """Return the upright image at the delivered size, uint8 [H, W, 3]."""
+        ...
+
+    def depth(self) -> npt.NDArray[np.float32] | None:
+        """Return the sensor's depth for `rgb()`, float32 [H, W], z in metres, NaN unknown.
+
+        None where the source has none.
+        """
         ...
 
     @property

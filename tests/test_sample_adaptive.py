@@ -37,6 +37,9 @@ class Grey(Fake):
         size = (width, width * HEIGHT // WIDTH)
         return cv2.resize(self.grey, size, interpolation=cv2.INTER_AREA)
 
+    def depth(self) -> None:
+        return None
+
     def rgb(self) -> np.ndarray:
         return np.repeat(self.grey[::8, ::8, None], 3, axis=2)
 

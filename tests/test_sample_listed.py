@@ -29,6 +29,9 @@ class Fake:
     def luma(self, width: int) -> np.ndarray:
         return np.full((width // 2, width), self.index % 250, np.uint8)
 
+    def depth(self) -> None:
+        return None
+
     def rgb(self) -> np.ndarray:
         return np.full((32, 64, 3), self.index % 250, np.uint8)
 

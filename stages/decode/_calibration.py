@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,6 +56,7 @@ class Lens:
         scale = np.diag([size[0] / camera.width, size[1] / camera.height, 1.0])
         self.K = scale @ camera.K
         self._maps: tuple[AnyImage, AnyImage] | None = None
+        self._bent: tuple[Any, ...] = ()
         if not camera.distorted:
             return
         distortion = np.array(camera.distortion)
@@ -63,15 +65,24 @@ class Lens:
         # The largest view that shows nothing from outside the picture.
         straight, _ = cv2.getOptimalNewCameraMatrix(bent, distortion, size, 0)
         self.K = straight + HALF
-        self._maps = cv2.initUndistortRectifyMap(
-            bent, distortion, None, straight, size, cv2.CV_16SC2
-        )
+        self._bent = (bent, distortion, None, straight, size)
+        self._maps = cv2.initUndistortRectifyMap(*self._bent, cv2.CV_16SC2)
 
     def straighten(self, image: AnyImage) -> AnyImage:
         """Undistort an image of the delivered size."""
         if self._maps is None:
             return image
         return cv2.remap(image, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def straighten_depth(self, depth: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Undistort depth of the delivered size: its numbers are moved, not mixed."""
+        if self._maps is None:
+            return depth
+        # OpenCV's fixed-point maps round down where neighbours are not mixed.
+        maps = cv2.initUndistortRectifyMap(*self._bent, cv2.CV_32FC1)
+        return cv2.remap(
+            depth, *maps, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan
+        )
 
 
 HALF = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])

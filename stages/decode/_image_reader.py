@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ from stages.decode._calibration import Camera, Lens
 from stages.decode._datasets import find_calibration
 from stages.decode._listing import find_images
 from stages.decode._options import DecodeOptions
+from stages.decode._sensor_depth import SensorDepth, find_depth, read_depth
 from stages.decode._size import fitted
 from stages.decode._still import BadImage, read_still
 from stages.decode._wording import named, one_line
@@ -25,6 +26,7 @@ __all__ = ["ImageReader", "Still"]
 
 AnyImage = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+Map = npt.NDArray[np.float32]
 
 SAME_SHAPE = 0.01
 """How far the aspect of an image may differ from the first one's."""
@@ -36,7 +38,7 @@ MOST_LENSES = 8
 class Still:
     """One frame that has its delivered size already."""
 
-    __slots__ = ("T_world_camera", "_image", "index", "intrinsics", "keyframe", "pts_ns")
+    __slots__ = ("T_world_camera", "_depth", "_image", "index", "intrinsics", "keyframe", "pts_ns")
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Still:
         keyframe: bool = True,
         intrinsics: Floats | None = None,
         T_world_camera: Floats | None = None,
+        depth: Callable[[], Map | None] = lambda: None,
     ) -> None:
         self._image = image
         self.index = index
@@ -54,6 +57,7 @@ class Still:
         self.keyframe = keyframe
         self.intrinsics = intrinsics
         self.T_world_camera = T_world_camera
+        self._depth = depth
 
     def luma(self, width: int) -> AnyImage:
         """Return a small grey preview, uint8 [h, width]."""
@@ -67,11 +71,24 @@ class Still:
         """Return the image, uint8 [H, W, 3]."""
         return self._image
 
+    def depth(self) -> Map | None:
+        """Read the sensor's depth, float32 [H, W] in metres: only of frames that are kept."""
+        return self._depth()
+
 
 class ImageReader:
     """An opened folder, glob or still."""
 
-    def __init__(self, source: Source, options: DecodeOptions, notes: Notes, fps: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        options: DecodeOptions,
+        notes: Notes,
+        *,
+        fps: float,
+        depth: bool = True,
+        depth_per_m: float | None = None,
+    ) -> None:
         self.source = source
         self._options = options
         self._notes = notes
@@ -80,6 +97,10 @@ class ImageReader:
         self._calibration = find_calibration(self._images, root)
         for warning in self._calibration.warnings:
             notes.warn(warning)
+        found = find_depth(self._images, root, depth_per_m) if depth else SensorDepth()
+        for warning in found.warnings:
+            notes.warn(warning)
+        self._sensor = found
         self.metric = self._calibration.metric
         self._lenses: dict[object, Lens] = {}
         first = self._first()
@@ -104,6 +125,7 @@ class ImageReader:
             pixel_format="rgb24",
             container="folder" if len(self._images) > 1 else "still",
             poses=self._calibration.origin,
+            depth=found.origin,
         )
 
     def close(self) -> None:
@@ -189,7 +211,7 @@ class ImageReader:
         if (w, h) != self._size:
             image = cv2.resize(image, self._size, interpolation=how)
         camera = self._calibration.cameras.get(path)
-        intrinsics = None
+        intrinsics, lens = None, None
         if camera is not None:
             lens = self._lens(camera, (w, h))
             image, intrinsics = lens.straighten(image), lens.K
@@ -199,7 +221,24 @@ class ImageReader:
             pts_ns=int(self._pts_ns[index]),
             intrinsics=intrinsics,
             T_world_camera=self._calibration.poses.get(path),
+            depth=lambda: self._depth(path, (w, h), lens),
         )
+
+    def _depth(self, path: Path, size: tuple[int, int], lens: Lens | None) -> Map | None:
+        """Return the depth of the frame in `path`, all unknown where it alone has none."""
+        if not self._sensor:
+            return None
+        file = self._sensor.files.get(path)
+        if file is not None:
+            try:
+                depth = read_depth(file, self._sensor, size, self._options.max_pixels)
+            except BadImage as error:
+                self._notes.lost(f"depth image {one_line(file.name)}", str(error))
+            else:
+                if depth.shape[::-1] != self._size:
+                    depth = cv2.resize(depth, self._size, interpolation=cv2.INTER_NEAREST_EXACT)
+                return depth if lens is None else lens.straighten_depth(depth)
+        return np.full(self._size[::-1], np.nan, np.float32)
 
     def _lens(self, camera: Camera, size: tuple[int, int]) -> Lens:
         key = (camera.K.tobytes(), camera.distortion, camera.width, size)

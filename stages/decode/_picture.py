@@ -124,3 +124,6 @@ class VideoPicture:
     def rgb(self) -> AnyImage:
         """Return the upright image at the delivered size, uint8 [H, W, 3]."""
         return self._converter.rgb(self._frame)
+
+    def depth(self) -> None:
+        """Say that videos come without depth."""

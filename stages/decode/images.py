@@ -2,8 +2,9 @@
 
 Poses and intrinsics are read where they lie beside the images: `transforms.json` (nerfstudio,
 instant-ngp), a COLMAP model in `sparse/0`, KITTI's `calib.txt` and `poses.txt`, or 7-Scenes'
-`*.pose.txt`. Distorted images are straightened. Images have no times of their own: they are
-`1 / fps` apart, unless a KITTI `times.txt` says better.
+`*.pose.txt`; so are depth images of a sensor (16-bit PNG), as 7-Scenes, TUM RGB-D and ScanNet have
+them. Distorted images are straightened. Images have no times of their own: they are `1 / fps`
+apart, unless a KITTI `times.txt` says better.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ class Config(DecodeOptions):
     """Options of `decode/images`."""
 
     fps: float = Field(30.0, gt=0, le=1000, description="images a second, where no times are known")
+    depth: bool = Field(True, description="read the depth images of a sensor that lie beside them")
+    depth_per_m: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="units of depth images a metre; unset: as the layout has it (TUM 5000, else "
+        "1000)",
+    )
 
 
 class Model(Stage[Config]):
@@ -44,4 +53,11 @@ class Model(Stage[Config]):
         Raises:
             SourceError: It is missing or holds no image that can be used.
         """
-        return ImageReader(source, self.config, Notes(self.warn, self.lost), self.config.fps)
+        return ImageReader(
+            source,
+            self.config,
+            Notes(self.warn, self.lost),
+            fps=self.config.fps,
+            depth=self.config.depth,
+            depth_per_m=self.config.depth_per_m,
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import PartNotMade
-from pipeline.stage import Stage
 from stages.depth._consistency import drop_speckles, keep_consistent
 from stages.depth._rig import Rig, choose_neighbours
 
@@ -49,7 +48,7 @@ def neighbours_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) ->
 
 
 def finish_maps(
-    stage: Stage[Any],
+    measure: Callable[[str, float], None],
     rig: Rig,
     neighbours: list[list[int]],
     near: npt.NDArray[np.float32],
@@ -71,6 +70,6 @@ def finish_maps(
         kept = drop_speckles(kept, round(SPECKLE_SHARE * kept.size), SPECKLE_STEP)
         np.divide(1, kept, out=depth[i], where=kept > 0)
     known = np.count_nonzero(np.isfinite(depth))
-    stage.measure("depth_known_share", known / depth.size)
-    stage.measure("depth_confirmed_share", known / before if before else 0.0)
+    measure("depth_known_share", known / depth.size)
+    measure("depth_confirmed_share", known / before if before else 0.0)
     return depth

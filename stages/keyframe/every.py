@@ -59,7 +59,7 @@ class Model(Stage[Config]):
             row: dict[str, Any] = {"shot": frames.shot}
             for name in ("pts_ns", "index", "sharpness"):
                 row[name] = getattr(frames, name)[t].item()
-            for name in ("images", "intrinsics", "T_world_camera"):
+            for name in ("images", "intrinsics", "T_world_camera", "depth"):
                 array = getattr(frames, name)
                 if array is not None:
                     row[name] = array[t].copy()

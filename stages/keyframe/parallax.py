@@ -56,7 +56,7 @@ class Config(Options):
         160, ge=2, le=2000, description="above this many keyframes the step is made larger"
     )
     max_memory_mb: int = Field(
-        500, ge=16, le=100_000, description="memory for the images of the keyframes"
+        500, ge=16, le=100_000, description="memory for the images (and depth) of the keyframes"
     )
 
 
@@ -73,6 +73,8 @@ class _Frame:
     intrinsics: Array | None
     T_world_camera: Array | None
     tracks: Tracks
+    depth: Array | None = None
+    """float32 [H, W] metres"""
     way: float = 0.0
     """How far the picture has moved since the start of the shot, in longer sides."""
     own: bool = False
@@ -86,6 +88,9 @@ class _Frame:
                 self.intrinsics = self.intrinsics.copy()
             if self.T_world_camera is not None:
                 self.T_world_camera = self.T_world_camera.copy()
+            if self.depth is not None:
+                self.depth = self.depth.copy()
+                self.depth.flags.writeable = False
             self.own = True
         return self
 
@@ -93,7 +98,7 @@ class _Frame:
         """Return it as plain data, without its tracks."""
         names = ("image", "pts_ns", "index", "sharpness", "shot", "way")
         state = {name: getattr(self, name) for name in names}
-        for name in ("intrinsics", "T_world_camera"):
+        for name in ("intrinsics", "T_world_camera", "depth"):
             if getattr(self, name) is not None:
                 state[name] = getattr(self, name)
         return state
@@ -166,6 +171,7 @@ class Model(Stage[Config]):
             parallax_px=parallax,
             intrinsics=_stacked([frame.intrinsics for frame in kept]),
             T_world_camera=_stacked([frame.T_world_camera for frame in kept]),
+            depth=_stacked([frame.depth for frame in kept]),
             metric=self._metric,
         )
 
@@ -215,6 +221,7 @@ class Model(Stage[Config]):
             intrinsics=None if frames.intrinsics is None else frames.intrinsics[t],
             T_world_camera=None if frames.T_world_camera is None else frames.T_world_camera[t],
             tracks=Tracks(height, width),
+            depth=None if frames.depth is None else frames.depth[t],
         )
         if self._seen <= self.config.min_keyframes:
             self._all.append(frame.owned())
@@ -259,7 +266,8 @@ class Model(Stage[Config]):
         """Make a frame a keyframe; later candidates are measured from it anew."""
         self._kept.append(frame.owned())
         self._candidates = []
-        limit = self.config.max_memory_mb * 2**20 // frame.image.nbytes
+        nbytes = frame.image.nbytes + (0 if frame.depth is None else frame.depth.nbytes)
+        limit = self.config.max_memory_mb * 2**20 // nbytes
         limit = max(2, min(self.config.max_keyframes, limit))
         while len(self._kept) > limit:
             # The newest stays: it is followed. Doubling keeps old and new equally far apart.

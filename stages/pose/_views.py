@@ -65,6 +65,19 @@ def views_from(
         observed_xy=xy,
         candidates=len(keyframes.index) if candidates is None else candidates,
         scale=scale,
+        depth=_depth(keyframes, images),
+    )
+
+
+def _depth(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
+    """Return the sensor's depth for the undistorted images: z stays, pixels move."""
+    if keyframes.depth is None:
+        return None
+    return np.stack(
+        [
+            _undistorted(keyframes.depth[image.image_id - 1], image.camera, measured=True)
+            for image in images
+        ]
     )
 
 
@@ -114,8 +127,11 @@ def _normalised(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Ar
     return poses, xyz - origin
 
 
-def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
-    """Resample an image to the pinhole camera of the same focal length and centre."""
+def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = False) -> Array:
+    """Resample an image to the pinhole camera of the same focal length and centre.
+
+    What was `measured` is not mixed between neighbours, and unknown (NaN) outside of the image.
+    """
     K = pinhole(camera)
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
@@ -127,6 +143,11 @@ def _undistorted(image: Array, camera: pycolmap.Camera) -> Array:
     source = np.asarray(camera.img_from_cam(rays.reshape(-1, 3))).reshape(height, width, 2) - 0.5
     # No inverse there: outside, which the border fills.
     source = np.nan_to_num(source, nan=-1).astype(np.float32)
+    if measured:
+        return cv2.remap(
+            image, source, None, cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan,
+        )  # fmt: skip
     return cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

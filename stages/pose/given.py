@@ -117,4 +117,5 @@ def _with_poses(keyframes: Keyframes) -> Keyframes:
         intrinsics=keyframes.intrinsics[known],
         T_world_camera=poses[known],
         metric=keyframes.metric,
+        depth=None if keyframes.depth is None else keyframes.depth[known],
     )

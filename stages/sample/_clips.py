@@ -60,6 +60,7 @@ class Kept:
     shot: int
     intrinsics: npt.NDArray[np.float64] | None
     T_world_camera: npt.NDArray[np.float64] | None
+    depth: npt.NDArray[np.float32] | None
 
 
 def sharpness_of(luma: npt.NDArray[np.uint8]) -> float:
@@ -79,6 +80,7 @@ def keep(picture: Picture, *, shot: int = 0, sharpness: float | None = None) -> 
         shot,
         picture.intrinsics,
         picture.T_world_camera,
+        picture.depth(),
     )
 
 
@@ -149,6 +151,7 @@ def _tell(carry: Carry, frames: list[Kept], shared: int) -> None:
 def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:
     poses = [k.T_world_camera for k in held if k.T_world_camera is not None]
     intrinsics = [k.intrinsics for k in held if k.intrinsics is not None]
+    depth = [k.depth for k in held if k.depth is not None]
     unknown = np.full((4, 4), np.nan)
     return Frames(
         clip=f"{reader.source.name}/{held[0].index}-{held[-1].index}",
@@ -165,4 +168,5 @@ def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:
             else None
         ),
         metric=reader.metric,
+        depth=np.stack(depth) if len(depth) == len(held) else None,
     )

@@ -28,6 +28,9 @@ class _Picture:
     def luma(self, width: int) -> Any:
         return self.rgb()[..., 0]
 
+    def depth(self) -> None:
+        return None
+
     def rgb(self) -> Any:
         width, height = self._size
         return np.random.default_rng(self.index).integers(0, 255, (height, width, 3), np.uint8)

@@ -1,0 +1,81 @@
+"""Fits of neighbouring views made to agree as far as none is certain.
+
+The most likely path of a random walk that was measured with errors: the smoother of Rauch, Tung
+and Striebel (1965), solved for all views at once as a banded linear system.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import solveh_banded
+
+from stages.depth._robust import Fit
+
+__all__ = ["steady"]
+
+Floats = npt.NDArray[np.float64]
+
+JUMP = 3.0
+"""Neighbouring fits farther apart than so many standard deviations are a jump, and not tied."""
+LEAST_DRIFT = 1e-4
+"""Stands for no drift at all, which would make the system singular."""
+
+
+def steady(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
+    """Return theta [K, p]: each view's fit, tied to those of its neighbours.
+
+    Args:
+        fits: Of K views in the order of time, one at least; None where a view has none.
+        certain: Covariances [p, p] of their coefficients.
+        drift: Standard deviation of a step of the walk, in the units of the coefficients.
+    """
+    drift = max(drift, LEAST_DRIFT)
+    size = len(next(fit.theta for fit in fits if fit is not None))
+    count = len(fits)
+    ties = _ties(fits, certain, drift)
+    # Lower band of a symmetric matrix: band[d, i] is the element (i + d, i).
+    band = np.zeros((size + 1, count * size))
+    right = np.zeros(count * size)
+    for k, (fit, covariance) in enumerate(zip(fits, certain, strict=True)):
+        at = k * size
+        if fit is not None and covariance is not None:
+            # No fit is better than a hundredth of the walk's step: that keeps the system solvable.
+            information = np.linalg.inv(covariance + (0.01 * drift) ** 2 * np.eye(size))
+            for d in range(size):
+                for i in range(size - d):
+                    band[d, at + i] += information[i + d, i]
+            right[at : at + size] += information @ fit.theta
+    for k, tie in enumerate(ties):
+        for i in range(k * size, (k + 1) * size):
+            band[0, i] += tie
+            band[0, i + size] += tie
+            band[size, i] -= tie
+    theta = solveh_banded(band, right, lower=True).reshape(count, size)
+    return _positive(theta, fits) if size == 2 else theta
+
+
+def _ties(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
+    """Return how firmly each pair of neighbours is tied [K - 1]: 1 / drift^2, less at a jump."""
+    ties = np.full(max(len(fits) - 1, 0), drift**-2)
+    for k in range(len(ties)):
+        here, there = fits[k], fits[k + 1]
+        mine, other = certain[k], certain[k + 1]
+        if here is None or there is None or mine is None or other is None:
+            continue
+        apart = there.theta - here.theta
+        expected = mine + other + drift**2 * np.eye(len(apart))
+        ratio = float(apart @ np.linalg.solve(expected, apart)) / len(apart) / JUMP**2
+        if ratio > 1:
+            ties[k] *= ratio**-2
+    return ties
+
+
+def _positive(theta: Floats, fits: list[Fit | None]) -> Floats:
+    """Give views whose scale came out at 0 or below the fit of the nearest view that has one."""
+    own = [k for k, fit in enumerate(fits) if fit is not None]
+    for k in np.flatnonzero(theta[:, 0] <= 0):
+        nearest = fits[min(own, key=lambda j: abs(j - k))]
+        if nearest is not None:
+            theta[k] = nearest.theta
+    return theta

@@ -1,0 +1,311 @@
+"""Depth that a network predicts from each view alone, in the scale of the poses.
+
+Depth Anything, DPT (MiDaS), ZoeDepth, DepthPro, Prompt Depth Anything and GLPN, through
+transformers. Each view is aligned to the sparse points that it observes, steadily over time; by
+default depth triangulated from flow is kept where it is known, and the network fills its holes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.errors import PartNotMade, UsageError
+from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.messages import DepthMaps, Views
+from pipeline.stage import Context, Resources, Stage
+from pipeline.weights import Weights
+from stages._batches import Batches
+from stages._pretrained import (
+    LearnedOptions,
+    configuration,
+    device_of,
+    load,
+    processor,
+    resources_of,
+)
+from stages.depth._align import LEAST_POINTS, Alignment, Anchors, Kind, align, anchors_of
+from stages.depth._fill import filled
+from stages.depth._flow_depth import FlowDepth, FlowDepthOptions
+from stages.depth._networks import network_of
+from stages.depth._prompt import prompt_of
+
+__all__ = ["Config", "Model"]
+
+Map = npt.NDArray[np.float32]
+
+TASK = "depth estimation"
+GPU_BATCH = 8
+DOUBTFUL = 0.15
+"""Good networks follow sparse points to some five per cent."""
+GRID = 24
+"""Geometry lends its depth at so many pixels along each side to views without sparse points."""
+KNOWN = (
+    Known(
+        name="depth-anything/Depth-Anything-V2-Small-hf",
+        licence="apache-2.0",
+        nbytes=99_200_000,
+        about="relative, 25 M parameters",
+    ),
+    Known(
+        name="LiheYoung/depth-anything-small-hf",
+        licence="apache-2.0",
+        nbytes=99_200_000,
+        about="relative, version 1",
+    ),
+    Known(
+        name="Intel/dpt-large",
+        licence="apache-2.0",
+        nbytes=1_370_000_000,
+        about="relative, MiDaS 3.0",
+    ),
+    Known(
+        name="Intel/zoedepth-nyu-kitti",
+        licence="mit",
+        nbytes=1_380_000_000,
+        about="metric, indoors and out",
+    ),
+    Known(
+        name="depth-anything/prompt-depth-anything-vits-hf",
+        licence="apache-2.0",
+        nbytes=0,
+        about="is shown the sparse points as well",
+    ),
+)
+"""Licences as their pages on the hub say."""
+
+
+class Config(LearnedOptions):
+    """Options of `depth/transformer`."""
+
+    checkpoint: str = Field(
+        KNOWN[0].name,
+        description="network: a name on the hub (owner/name) or a folder as save_pretrained makes",
+    )
+    fuse: Literal["multiview", "none"] = Field(
+        "multiview",
+        description="multiview: keep triangulated depth where it is known, fill the holes; "
+        "none: the network everywhere",
+    )
+    predicts: Literal["auto", "inverse", "metric"] = Field(
+        "auto", description="what the network says; auto: as its configuration tells"
+    )
+    shift: bool = Field(
+        False, description="fit a shift beside the scale of a network that predicts depth"
+    )
+    drift: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="how far the network's scale wanders from view to view (a share): less is "
+        "steadier",
+    )
+    mirror: bool = Field(
+        False, description="ZoeDepth: average with the prediction for the mirrored picture"
+    )
+
+
+class Model(Stage[Config]):
+    """A network of transformers, aligned and fused."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return resources_of(self.config, self._checkpoint().nbytes)
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return device_of(self.config.device)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The chosen checkpoint."""
+        return (self._checkpoint(),)
+
+    @classmethod
+    def catalogue(cls) -> tuple[Weights, ...]:
+        """The checkpoints that it knows by name."""
+        return tuple(_named(known.name) for known in KNOWN)
+
+    def _checkpoint(self) -> Checkpoint:
+        return _named(self.config.checkpoint)
+
+    def open(self, context: Context) -> None:
+        """Load the network.
+
+        Raises:
+            UsageError: There is no such device, or the checkpoint is damaged or for another task.
+        """
+        super().open(context)
+        cv2.setNumThreads(context.threads)
+        config, weights = self.config, self._checkpoint()
+        network = load("AutoModelForDepthEstimation", weights, config, step="depth", task=TASK)
+        told = configuration(weights)
+        self._family = network_of(told, config.checkpoint)
+        if config.mirror and not self._family.mirrors:
+            raise UsageError(
+                f"depth.mirror=on is for zoedepth, and {config.checkpoint} is a "
+                f"{told['model_type']}; leave it off"
+            )
+        predicts = self._family.predicts(told) if config.predicts == "auto" else config.predicts
+        if config.shift and predicts == "inverse":
+            raise UsageError(
+                "depth.shift=on is for networks that predict depth; the shift of inverse depth is "
+                "fitted always: leave it off"
+            )
+        self._kind: Kind = (
+            "inverse" if predicts == "inverse" else "affine" if config.shift else "scale"
+        )
+        from stages.depth._predict import Predictor
+
+        self._predictor = Predictor(
+            network,
+            processor("AutoImageProcessor", weights),
+            self._family,
+            device=self.device,
+            precision=config.precision,
+            mirror=config.mirror,
+            threads=context.threads,
+            batches=Batches(
+                config.batch or (GPU_BATCH if self.device == "cuda" else 1),
+                "pictures",
+                "take a smaller depth.checkpoint, or depth.precision=float16",
+                self.warn,
+            ),
+        )
+
+    def process(self, views: Views) -> DepthMaps:
+        """Return the depth of each view, NaN where unknown.
+
+        Raises:
+            PartNotMade: The pictures are tiny, or no view has measured points to align to.
+        """
+        count, rows, columns = views.images.shape[:3]
+        least = self._family.least_side_px
+        if min(rows, columns) < least:
+            raise PartNotMade(
+                f"depth needs pictures of at least {least} px a side, got {columns}x{rows}"
+            )
+        geometry = self._geometry(views) if self.config.fuse == "multiview" else None
+        anchors = _measured(views, geometry)
+        predicted = self._predicted(views, anchors, geometry)
+        made = align(
+            predicted, anchors, self._kind, drift=self.config.drift, seed=self.context.seed
+        )
+        self._tell(made)
+        for k in range(count):
+            own = made.depth(k, predicted[k])
+            predicted[k] = own if geometry is None else filled(geometry[k], own)
+        known = np.count_nonzero(np.isfinite(predicted))
+        self.measure("depth_known_share", known / predicted.size)
+        if geometry is not None:
+            measured = np.count_nonzero(np.isfinite(geometry))
+            self.measure("depth_filled_share", (known - measured) / predicted.size)
+        return DepthMaps(depth=predicted)
+
+    def _geometry(self, views: Views) -> Map | None:
+        """Return depth triangulated from flow, float32 [K, H, W], where there can be any."""
+        triangulated = FlowDepth(
+            FlowDepthOptions(),
+            threads=self.context.threads,
+            progress=lambda done, total: self.progress(done, 2 * total, "flow"),
+            measure=lambda name, value: self.measure(f"multiview_{name}", value),
+        )
+        try:
+            return triangulated.depth(views)
+        except PartNotMade as reason:
+            self.warn(f"the network alone makes the depth, because for multiview {reason}")
+            return None
+
+    def _predicted(self, views: Views, anchors: list[Anchors], geometry: Map | None) -> Map:
+        """Return what the network says, float32 [K, H, W], NaN where it is not finite."""
+        count = len(views.images)
+        prompts = None
+        if self._family.prompted:
+            prompts = self._prompts(views, anchors, geometry)
+        predicted = np.empty(views.images.shape[:3], np.float32)
+        before = 0 if geometry is None else count
+        spoiled = 0
+        for k, said in enumerate(self._predictor.maps(views.images, prompts)):
+            finite = np.isfinite(said)
+            spoiled += not finite.all()
+            predicted[k] = np.where(finite, said, np.float32(np.nan))
+            self.progress(before + k + 1, before + count, "network")
+        if spoiled:
+            self.warn(
+                f"{self.config.checkpoint} says something that is no number of {spoiled} of "
+                f"{count} views; their depth stays unknown there"
+                + ("" if self.config.precision == "float32" else "; try depth.precision=float32")
+            )
+        return predicted
+
+    def _prompts(self, views: Views, anchors: list[Anchors], geometry: Map | None) -> list[Map]:
+        lacking = [k for k, some in enumerate(anchors) if not len(some.z)]
+        every = np.concatenate([some.z for some in anchors])
+        if not len(every):
+            raise PartNotMade(
+                f"{self.config.checkpoint} must be shown measured depth, but no view has sparse "
+                "points; take another depth.checkpoint"
+            )
+        if lacking:
+            self.warn(
+                f"{len(lacking)} of {len(anchors)} views have no sparse points to show to "
+                f"{self.config.checkpoint}; it is shown a wall at the usual depth"
+            )
+        size = views.images.shape[1], views.images.shape[2]
+        usual = Anchors(np.array([[size[1] / 2, size[0] / 2]]), np.median(every, keepdims=True))
+        return [
+            prompt_of(some if len(some.z) else usual, size, None if geometry is None else there)
+            for some, there in zip(
+                anchors, geometry if geometry is not None else [None] * len(anchors), strict=True
+            )
+        ]
+
+    def _tell(self, made: Alignment) -> None:
+        borrowed = np.count_nonzero(made.borrowed)
+        if borrowed:
+            self.warn(
+                f"{borrowed} of {len(made.borrowed)} views have no {LEAST_POINTS} points that tell "
+                "the scale of their depth; they take that of their neighbours"
+            )
+        residual = float(np.nanmedian(made.residual))
+        if residual > DOUBTFUL:
+            self.warn(
+                f"{self.config.checkpoint} follows the sparse points only to within "
+                f"{100 * residual:.0f} % (median), so what it fills in is a guess; take another "
+                "depth.checkpoint, or depth.model=multiview"
+            )
+        self.measure("alignment_residual_share", residual)
+        self.measure("alignment_worst_residual_share", float(np.nanmax(made.residual)))
+
+
+def _named(name: str) -> Checkpoint:
+    return checkpoint(
+        name,
+        task=TASK,
+        known=KNOWN,
+        instead="depth.model=multiview",
+        option="depth.checkpoint",
+    )
+
+
+def _measured(views: Views, geometry: Map | None) -> list[Anchors]:
+    """Return the sparse points of each view; of geometry where a view has too few."""
+    anchors = anchors_of(views)
+    if geometry is None:
+        return anchors
+    rows, columns = views.images.shape[1:3]
+    row = ((np.arange(GRID) + 0.5) * rows / GRID).astype(int)
+    column = ((np.arange(GRID) + 0.5) * columns / GRID).astype(int)
+    xy = np.stack(np.meshgrid(column + 0.5, row + 0.5), axis=-1).reshape(-1, 2)
+    for k, some in enumerate(anchors):
+        if len(some.z) < LEAST_POINTS:
+            z = geometry[k][np.ix_(row, column)].ravel().astype(np.float64)
+            known = np.isfinite(z)
+            anchors[k] = Anchors(xy[known], z[known])
+    return anchors
