@@ -465,13 +465,13 @@ def test_what_compares_no_pictures_with_words_is_told(
 # Clips -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 200), (60, 90), (1080, 1920)])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 200), (60, 90), (4320, 7680)])
 def test_any_size_of_frame_is_scored(
     size: tuple[int, int], checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
     stage = opened("video_transformer", checkpoint=str(checkpoints("videomae")))
-    grey = np.full((6, *size, 3), 128, np.uint8)
-    found = stage.process(clip_of(grey, np.arange(6) * 40_000_000))
+    grey = np.full((2, *size, 3), 128, np.uint8)
+    found = stage.process(clip_of(grey, np.arange(2) * 40_000_000))
     assert np.isfinite(found.score).all()
 
 

@@ -22,6 +22,7 @@ from pipeline.weights import Weights
 from stages._batches import Batches
 from stages._pretrained import (
     LearnedOptions,
+    check_task,
     configuration,
     device_of,
     load,
@@ -134,6 +135,17 @@ class Model(Stage[Config]):
 
     def _checkpoint(self) -> Checkpoint:
         return _named(self.config.checkpoint)
+
+    def fetch(self) -> None:
+        """Bring the checkpoint; see that it is one for depth before anything else is done.
+
+        Raises:
+            UsageError: It is not, or it cannot be had.
+        """
+        super().fetch()
+        weights = self._checkpoint()
+        check_task("AutoModelForDepthEstimation", weights, TASK)
+        network_of(configuration(weights), self.config.checkpoint)
 
     def open(self, context: Context) -> None:
         """Load the network.
