@@ -108,6 +108,7 @@ class Model(Stage[Config]):
     """
 
     scope = "stream"
+    version = 2
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
