@@ -4,7 +4,8 @@
 
     decode ─► sample ─► Frames ─┬─► flow ─► Motion ─┬─► action ─► Actions
                                 └─────────┬─────────┘
-                                          ▼
+                                          ├─► segment ─► Masks ─► track ─► Tracks
+                                          ▼               ▼
                      keyframe ─► Keyframes ─► pose ─► Views ─► depth ─► DepthMaps
                                                         └────────┬─────────┘
                                                                  ▼
@@ -21,7 +22,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
-from pipeline.messages import Actions, DepthMaps, Keyframes, Points, RunSummary, Splats, Views
+from pipeline.messages import (
+    Actions,
+    DepthMaps,
+    Keyframes,
+    Points,
+    RunSummary,
+    Splats,
+    Tracks,
+    Views,
+)
 from pipeline.source import Source
 from pipeline.stage import Ports, Stage, find, ports
 
@@ -34,13 +44,20 @@ EXPORT, REPORT = "export", "report"
 HEAD = ("decode", "sample")
 """The steps that run together in one worker, so that sampling steers decoding."""
 
-ORDER = (*HEAD, "flow", "action", "keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT)
+ORDER = (
+    *(*HEAD, "flow", "action", "segment", "track"),
+    *("keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT),
+)
 
-STREAM_LEVEL = (Actions, Keyframes, Views, DepthMaps, Points, Splats)
+FOLLOWS = {"track": "segment"}
+"""Steps that go without saying once another one is there, and are no loss without it."""
+
+STREAM_LEVEL = (Actions, Tracks, Keyframes, Views, DepthMaps, Points, Splats)
 """Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
     Actions: "events",
+    Tracks: "tracks of things",
     Keyframes: "keyframes",
     Views: "camera poses",
     DepthMaps: "depth maps",
@@ -115,7 +132,10 @@ def wire(choices: tuple[Choice, ...]) -> Chain:
     made: set[type] = {Source}
     links: list[Link] = []
     left_out: dict[str, str] = {}
+    steps = {choice.step for choice in choices}
     for choice in choices:
+        if FOLLOWS.get(choice.step, choice.step) not in steps:
+            continue
         model = find(choice.step, choice.model)
         link = Link(choice, model, ports(model))
         available = made | ({RunSummary} if choice.step == REPORT else set[type]())

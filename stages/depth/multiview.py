@@ -97,7 +97,8 @@ class Model(Stage[Config]):
                 near[i][contrast(grey[i]) < self.config.min_contrast] = 0
                 waiting[i] = {}
                 self.progress(count + i + 1, 2 * count + 1)
-        depth = finish_maps(self, rig, neighbours, near, self.config.consistency)
+        tolerance = self.config.consistency
+        depth = finish_maps(self, rig, neighbours, near, tolerance, views.masks)
         self.progress(2 * count + 1, 2 * count + 1)
         return DepthMaps(depth=depth)
 
