@@ -73,11 +73,9 @@ class Model(Stage[Config]):
                 score.append(mean / (1 + mean))
             frame += [t] * len(boxes)
             box.append(boxes * scale)
-            large = cv2.resize(
-                patch.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST
-            )
-            instance[t] = large
-            moving[t] = grown(large > 0, self.config.margin)
+            instance[t] = _enlarged(patch.astype(np.uint16), width, height)
+            left_out = grown(mask, self.config.margin).astype(np.uint8)
+            moving[t] = _enlarged(left_out, width, height) > 0
         self.measure("moving_share", float(moving.mean()))
         return Masks(
             clip=frames.clip,
@@ -89,6 +87,10 @@ class Model(Stage[Config]):
             model="segment/moving",
             instance=instance,
         )
+
+
+def _enlarged(values: Array, width: int, height: int) -> Array:
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _scaled(flow: Array, size: tuple[int, int]) -> Array:

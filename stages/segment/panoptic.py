@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from pydantic import Field
 
@@ -39,6 +40,9 @@ class Config(LookingOptions):
     """Options of `segment/panoptic`."""
 
     checkpoint: str = Field(KNOWN[0].name, description="name on the hub or folder")
+    largest_px: int = Field(
+        1920, ge=64, le=16384, description="longer side at which masks of larger frames are made"
+    )
 
 
 class Model(Looker[Config]):
@@ -99,17 +103,25 @@ class Model(Looker[Config]):
             found = self._processor.post_process_instance_segmentation(
                 outputs,
                 threshold=self.config.threshold,
-                target_sizes=[image.shape[:2] for image in images],
+                target_sizes=[self._size(*image.shape[:2]) for image in images],
             )
             good = torch.isfinite(outputs.class_queries_logits).flatten(1).all(1)
             good &= torch.isfinite(outputs.masks_queries_logits).flatten(1).all(1)
         return [
-            self._things(one) if fine else None
-            for fine, one in zip(good.tolist(), found, strict=True)
+            self._things(one, image.shape[:2]) if fine else None
+            for fine, one, image in zip(good.tolist(), found, images, strict=True)
         ]
 
-    def _things(self, result: Any) -> list[Seen]:
-        segmentation = result["segmentation"].cpu().numpy()
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of masks: there is one for every query at first, and they must fit in."""
+        share = min(1.0, self.config.largest_px / max(height, width))
+        return max(1, round(height * share)), max(1, round(width * share))
+
+    def _things(self, result: Any, shape: tuple[int, ...]) -> list[Seen]:
+        segmentation = result["segmentation"].cpu().numpy().astype(np.int16)
+        if segmentation.shape != shape:
+            size = (shape[1], shape[0])
+            segmentation = cv2.resize(segmentation, size, interpolation=cv2.INTER_NEAREST)
         things = list[Seen]()
         for segment in result["segments_info"]:
             mask = segmentation == segment["id"]
