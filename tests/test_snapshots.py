@@ -43,7 +43,17 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "export/flo": ({"every": 2},),
 }
 WHOLE = (
-    *("colmap", "depth_png", "depth_video", "held_out", "mesh", "points", "splat", "splat_video"),
+    *(
+        "colmap",
+        "depth_png",
+        "depth_video",
+        "held_out",
+        "masks",
+        "mesh",
+        "points",
+        "splat",
+        "splat_video",
+    ),
     *("splats", "spz", "trajectory", "transforms"),
 )
 """Exports that take a whole stream in one call: nothing to remember between two."""
