@@ -117,8 +117,6 @@ class Place:
     views: Views
     rmse_mm: float
     cloud: CloudScore
-    on_ball: int
-    """Points of the cloud that lie where the ball was."""
 
 
 def reconstruct(
@@ -134,25 +132,22 @@ def reconstruct(
     error = trajectory_error(views.T_world_camera, truth.T_world_camera[views.index])
     xyz = error.alignment(points.xyz.astype(np.float64))
     true = true_cloud(truth, views.index[::2].tolist(), voxel_m=0.02, every=2)
-    centres = truth.T_world_ball[views.index, :3, 3]
-    away = np.linalg.norm(xyz[:, None] - centres[None], axis=-1).min(axis=1)
-    on_ball = int((away < 0.26).sum())
-    return Place(views, 1000 * error.rmse_m, cloud_score(xyz, true, 0.05), on_ball)
+    return Place(views, 1000 * error.rmse_m, cloud_score(xyz, true, 0.05))
 
 
 def test_masking_what_moves_lowers_the_error_of_trajectory_and_cloud(
     truth: Truth, shot: list[tuple[Frames, Motion]]
 ) -> None:
-    """Measured: trajectory 19.6 mm without, 8.2 with `segment/moving`, 3.5 with ideal masks; cloud
-    within 5 cm (F) .17, .79, .76. Of the same film at 480x270: 18.8, 0.8, 0.8 mm; .19, .85, .87;
-    of room 0: 58, 1.8, 1.9 mm; .12, .83, .81.
+    """Measured: trajectory 19.6 mm without, 3.8 with `segment/moving`, 3.5 with ideal masks; cloud
+    within 5 cm (F) .17, .77, .76. Of the same film at 480x270: 18.8, 0.8, 0.8 mm; .19, .85, .87;
+    of room 0: 58, 1.8, 1.9 mm; .12, .83, .81. (Room 1 hangs on COLMAP's seed: 94 or 2.5 mm.)
     """
     moving = opened("segment", "moving")
     found = [moving.process(frames=frames, motion=motion) for frames, motion in shot]
     without = reconstruct(truth, shot, [None] * len(shot))
     masked = reconstruct(truth, shot, found)
     perfect = reconstruct(truth, shot, [ideal(truth, frames) for frames, _ in shot])
-    told = [(p.rmse_mm, p.cloud.f, p.on_ball) for p in (without, masked, perfect)]
+    told = [(p.rmse_mm, p.cloud.f) for p in (without, masked, perfect)]
     assert masked.rmse_mm < 0.6 * without.rmse_mm, told
     assert perfect.rmse_mm < 0.4 * without.rmse_mm, told
     assert masked.cloud.f > without.cloud.f + 0.4, told
