@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pipeline.flowing import Call
 from pipeline.lanes import Budget
-from pipeline.messages import Actions
+from pipeline.messages import Actions, Tracks
 from pipeline.streams import Stream
 from pipeline.workforce import Workforce
 
@@ -141,7 +141,7 @@ class Admission:
     def pass_gate(self, stream: Stream, call: Call) -> None:
         """Hand a call out, or let it wait until there is room for the end of its stream."""
         # Events are small; what a reconstruction begins with may fill the store.
-        large = call.verb == "finish" and set(call.node.job.link.ports.makes) - {Actions}
+        large = call.verb == "finish" and set(call.node.job.link.ports.makes) - {Actions, Tracks}
         if large and self._may_not_end(stream):
             self._gate.append((stream, call))
             return

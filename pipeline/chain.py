@@ -5,7 +5,8 @@
                                 ┌─► recognise ─► Scores ─┐
     decode ─► sample ─► Frames ─┼─► flow ─► Motion ─┬────┴─► action ─► Actions
                                 └─────────┬─────────┘
-                                          ▼
+                                          ├─► segment ─► Masks ─► track ─► Tracks
+                                          ▼               ▼
                      keyframe ─► Keyframes ─► pose ─► Views ─► depth ─► DepthMaps
                                                         └────────┬─────────┘
                                                                  ▼
@@ -30,6 +31,7 @@ from pipeline.messages import (
     RunSummary,
     Scores,
     Splats,
+    Tracks,
     Views,
 )
 from pipeline.source import Source
@@ -45,25 +47,20 @@ HEAD = ("decode", "sample")
 """The steps that run together in one worker, so that sampling steers decoding."""
 
 ORDER = (
-    *HEAD,
-    "flow",
-    "recognise",
-    "action",
-    "keyframe",
-    "pose",
-    "depth",
-    "fuse",
-    "splat",
-    EXPORT,
-    REPORT,
+    *(*HEAD, "flow", "recognise", "action", "segment", "track"),
+    *("keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT),
 )
 
-STREAM_LEVEL = (Actions, Keyframes, Views, DepthMaps, Points, Splats)
+FOLLOWS = {"track": "segment"}
+"""Steps that go without saying once another one is there, and are no loss without it."""
+
+STREAM_LEVEL = (Actions, Tracks, Keyframes, Views, DepthMaps, Points, Splats)
 """Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
     Scores: "recognised actions",
     Actions: "events",
+    Tracks: "tracks of things",
     Keyframes: "keyframes",
     Views: "camera poses",
     DepthMaps: "depth maps",
@@ -138,7 +135,10 @@ def wire(choices: tuple[Choice, ...]) -> Chain:
     made: set[type] = {Source}
     links: list[Link] = []
     left_out: dict[str, str] = {}
+    steps = {choice.step for choice in choices}
     for choice in choices:
+        if FOLLOWS.get(choice.step, choice.step) not in steps:
+            continue
         model = find(choice.step, choice.model)
         link = Link(choice, model, ports(model))
         available = made | ({RunSummary} if choice.step == REPORT else set[type]())

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.chain import HEAD, STREAM_LEVEL
-from pipeline.messages import Actions, Frames
+from pipeline.messages import Actions, Frames, Tracks
 from pipeline.packing import Packed
 from pipeline.parcels import FINISH, Call, Kind, Node, Outputs, Parcel, Verb
 from pipeline.plan import Job
@@ -562,7 +562,7 @@ class Flow:
         """Whether what a stage made of the end of the stream can be read from the run folder."""
         names = node.job.entry.kept if node.job.entry else node.kept
         # Events are kept joined over the whole stream: that is not what `finish` made.
-        alike = not node.runs or Actions not in parcel.outputs.get(node.index, {})
+        alike = not node.runs or not {Actions, Tracks} & set(parcel.outputs.get(node.index, {}))
         return bool(names) and not node.keeping and alike
 
     def _ask_again(self, parcel: Parcel) -> None:

@@ -13,7 +13,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from pipeline import fetch
 from pipeline.chain import STREAM_LEVEL
 from pipeline.lanes import StageSpec
-from pipeline.messages import Actions, Array, Frames, Message, RunSummary
+from pipeline.messages import Actions, Array, Frames, Message, RunSummary, Tracks
 from pipeline.packing import Forward, Parcel, pack, unpack
 from pipeline.snapshots import Snapshots
 from pipeline.source import Probe, Source
@@ -499,14 +499,8 @@ class _KeptActions:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not self._parts:
                 self._path.unlink(missing_ok=True)
-            row = {
-                "start_ns": actions.start_ns.tolist(),
-                "end_ns": actions.end_ns.tolist(),
-                "score": actions.score.tolist(),
-                "label": actions.label,
-                "kind": actions.kind,
-                "model": actions.model,
-            }
+            values = {part.name: getattr(actions, part.name) for part in fields(actions)}
+            row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         self._parts.append(actions)
@@ -518,17 +512,16 @@ class _KeptActions:
         if len(rows) < length:
             raise ValueError(f"{self._path} holds {len(rows)} of {length} events")
         for row in map(json.loads, rows):
-            arrays = {
-                "start_ns": np.array(row.pop("start_ns"), np.int64),
-                "end_ns": np.array(row.pop("end_ns"), np.int64),
-                "score": np.array(row.pop("score"), np.float32),
-            }
+            made = Tracks if "track" in row else Actions
+            for name, (dtype, shape) in made.SPEC.items():
+                # No rows at all have lost their length.
+                row[name] = np.array(row[name], dtype).reshape(-1, *map(int, shape.split()[1:]))
             names = {key: tuple(row.pop(key)) for key in ("label", "kind", "model")}
-            self._parts.append(Actions(**arrays, **names, **row))
+            self._parts.append(made(**names, **row))
         self._path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 
     def joined(self) -> Actions | None:
-        return Actions.concat(self._parts) if self._parts else None
+        return type(self._parts[0]).concat(self._parts) if self._parts else None
 
 
 def remember(clip: Frames) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class _Node:
     def _settle(self) -> None:
         job = self._job
         if self._actions and not self._over:
-            joined = Actions.concat(self._actions)
+            joined = type(self._actions[0]).concat(self._actions)
             self._kept.append(self._execution.folder.keep(job.name, job.key, joined))
         if self._stage is not None and not self._over:
             job.state = "made"

@@ -27,12 +27,14 @@ __all__ = [
     "DepthMaps",
     "Frames",
     "Keyframes",
+    "Masks",
     "Message",
     "Motion",
     "Points",
     "RunSummary",
     "Scores",
     "Splats",
+    "Tracks",
     "Views",
 ]
 
@@ -240,17 +242,75 @@ class Actions(Message):
     def concat(cls, parts: list[Self]) -> Self:
         """Join the rows of several messages, ordered by their start."""
         order = np.argsort(np.concatenate([p.start_ns for p in parts]), kind="stable")
-        label = [label for p in parts for label in p.label]
-        kind = [kind for p in parts for kind in p.kind]
-        model = [model for p in parts for model in p.model]
-        return cls(
-            start_ns=np.concatenate([p.start_ns for p in parts])[order],
-            end_ns=np.concatenate([p.end_ns for p in parts])[order],
-            score=np.concatenate([p.score for p in parts])[order],
-            label=tuple(label[i] for i in order),
-            kind=tuple(kind[i] for i in order),
-            model=tuple(model[i] for i in order),
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(p, name) for p in parts])[order] for name in cls.SPEC
+        }
+        for name in ("label", "kind", "model"):
+            rows = [row for p in parts for row in getattr(p, name)]
+            joined[name] = tuple(rows[i] for i in order)
+        return cls(**joined)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Tracks(Actions):
+    """Things followed through a stream: events that also say which thing, and where it was."""
+
+    track: Array
+    """int64 [N]: number of the thing in its stream, from 1."""
+    start_box: Array
+    """float32 [N, 4] px: left, top, right, bottom where it was first seen."""
+    end_box: Array
+    """float32 [N, 4] px: where it was last seen."""
+
+    SPEC: ClassVar = {
+        **Actions.SPEC,
+        "track": ("int64", "N"),
+        "start_box": ("float32", "N 4"),
+        "end_box": ("float32", "N 4"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Masks(Message):
+    """What a model saw in one clip, and which pixels must be kept out of the geometry.
+
+    The rows of `frame`, `box`, `score` and `label` are the things seen, frame by frame.
+    """
+
+    clip: str
+    """The clip of the `Frames` that it belongs to."""
+    moving: Array
+    """bool [T, H, W]: the pixel shows something that moves or may move, or its border."""
+    frame: Array
+    """int32 [N]: the frame of the clip, never falling."""
+    box: Array
+    """float32 [N, 4] px: left, top, right, bottom; inside the picture."""
+    score: Array
+    """float32 [N] in 0..1."""
+    label: tuple[str, ...]
+    """N labels, such as `person`."""
+    model: str
+    """The model that said so, such as `segment/detection`."""
+    instance: Array | None = None
+    """uint16 [T, H, W]: which thing of its frame a pixel shows, counted from 1 in the order of the
+    rows of that frame; 0 none. None where the model knows boxes only."""
+
+    SPEC: ClassVar = {
+        "moving": ("bool", "T H W"),
+        "frame": ("int32", "N"),
+        "box": ("float32", "N 4"),
+        "score": ("float32", "N"),
+        "instance": ("uint16", "T H W"),
+    }
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        if len(self.label) != len(self.frame):
+            raise ValueError(
+                f"Masks must have as many labels ({len(self.label)}) as rows ({len(self.frame)})"
+            )
+        if np.any(np.diff(self.frame) < 0):
+            raise ValueError(f"Masks.frame must never fall, got {self.frame.tolist()}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -279,9 +339,12 @@ class Keyframes(Message):
     depth: Array | None = None
     """float32 [K, H, W]: z in metres as a sensor measured it beside the images and registered to
     them, NaN unknown; None where the source has none."""
+    masks: Array | None = None
+    """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
+        "masks": ("bool", "K H W"),
         "pts_ns": ("int64", "K"),
         "index": ("int64", "K"),
         "sharpness": ("float32", "K"),
@@ -326,9 +389,12 @@ class Views(Message):
     depth: Array | None = None
     """float32 [K, H, W]: z in metres, whatever `scale` says, as a sensor measured it, for the
     undistorted images; NaN unknown; None where the source has none."""
+    masks: Array | None = None
+    """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
+        "masks": ("bool", "K H W"),
         "pts_ns": ("int64", "K"),
         "index": ("int64", "K"),
         "intrinsics": ("float64", "K 3 3"),

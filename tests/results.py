@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.geometry import invert, project, unproject
-from pipeline.messages import Actions, DepthMaps, Frames, Keyframes, Motion, Points, Views
+from pipeline.messages import (
+    Actions,
+    DepthMaps,
+    Frames,
+    Keyframes,
+    Motion,
+    Points,
+    Tracks,
+    Views,
+)
 from pipeline.stage import Context, Stage, find, options_of, ports
 from pipeline.telemetry import Artefact, Event, Warn
 
@@ -119,6 +128,22 @@ def actions(*rows: tuple[float, float, str, str]) -> Actions:
         label=tuple(r[2] for r in rows),
         kind=tuple(r[3] for r in rows),
         model=("action/motion",) * len(rows),
+    )
+
+
+def tracks(*rows: tuple[float, float, str, int]) -> Tracks:
+    """Rows of (start_s, end_s, label, number)."""
+    box = np.array([[r[3], 2, r[3] + 10, 20] for r in rows], np.float32).reshape(-1, 4)
+    return Tracks(
+        start_ns=np.array([round(r[0] * 1e9) for r in rows], np.int64),
+        end_ns=np.array([round(r[1] * 1e9) for r in rows], np.int64),
+        score=np.full(len(rows), 0.75, np.float32),
+        label=tuple(r[2] for r in rows),
+        kind=("object",) * len(rows),
+        model=("segment/detection",) * len(rows),
+        track=np.array([r[3] for r in rows], np.int64),
+        start_box=box,
+        end_box=box + 3,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.chain import ORDER
-from pipeline.messages import Actions, Frames, Keyframes, Motion, Scores
+from pipeline.messages import Actions, Frames, Keyframes, Masks, Motion, Scores, Tracks
 from pipeline.snapshots import Snapshots
 from pipeline.stage import Context, Stage, find, iterate, models, options_of, ports
 from pipeline.telemetry import Artefact, Event, Loss, Metric, Warn
@@ -37,17 +37,28 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
         {"min_keyframes": 100},
     ),
     "keyframe/every": ({"n": 5},),
+    "track/overlap": ({"patience_s": 0.2}, {"min_seen": 1, "min_overlap": 0.6}),
     "export/storyboard": ({"pictures": 6, "width": 120},),
     "export/events": ({"every_s": 0},),
     "export/flo": ({"every": 2},),
     "action/recognised": ({"recognised_s": 0}, {"recognised_s": 0.2, "top_k": 2}),
 }
 WHOLE = (
-    *("colmap", "depth_png", "depth_video", "held_out", "mesh", "points", "splat", "splat_video"),
+    *(
+        "colmap",
+        "depth_png",
+        "depth_video",
+        "held_out",
+        "masks",
+        "mesh",
+        "points",
+        "splat",
+        "splat_video",
+    ),
     *("splats", "spz", "trajectory", "transforms"),
 )
 """Exports that take a whole stream in one call: nothing to remember between two."""
-STEPS = ("flow", "action", "keyframe", "export")
+STEPS = ("flow", "action", "segment", "track", "keyframe", "export")
 FOLDING = [
     (step, model)
     for step in STEPS
@@ -83,10 +94,18 @@ def film() -> list[Parcel]:
             flow[:, 30:60, 40:80, 1] = 4 * (n % 2)
             trust = np.full(flow.shape[:3], 0.9, np.float32)
             motion = Motion(clip=frames.clip, flow=flow, confidence=trust)
-            parcels.append({Frames: frames, Motion: motion, Scores: _scores(frames, n)})
+            parcels.append(
+                {
+                    Frames: frames,
+                    Motion: motion,
+                    Scores: _scores(frames, n),
+                    Masks: _masks(frames, rows),
+                }
+            )
             at = int(rows[-1]) + 1
     for n, parcel in enumerate(parcels[1:]):
         parcel[Actions] = results.actions((n / 2, n / 2 + 1, "pan-left", "camera"))
+        parcel[Tracks] = results.tracks((n / 2, n / 2 + 1, "person", n + 1))
     parcels.append({Keyframes: results.keyframes([0, 6, 30])})
     return parcels
 
@@ -103,6 +122,31 @@ def _scores(frames: Frames, n: int) -> Scores:
         score=high,
         label=("walking", "running", "waving"),
         model="some/network",
+    )
+
+
+def _masks(frames: Frames, rows: np.ndarray) -> Masks:
+    """A thing that crosses the picture and is hidden now and then, and one that is always there."""
+    instance = np.zeros((len(rows), HEIGHT, WIDTH), np.uint16)
+    for t, row in enumerate(rows.tolist()):
+        instance[t, 60:80, 10:40] = 1
+        if row % 9 < 6:
+            left = (3 * row) % 100
+            instance[t, 20:50, left : left + 30] = 2
+    seen = [(t, n) for t in range(len(rows)) for n in np.unique(instance[t])[1:].tolist()]
+    boxes = [(10, 60, 40, 80), (0, 20, 30, 50)]
+    box = np.array([boxes[n - 1] for _, n in seen], np.float32)
+    moved = np.array([(3 * int(rows[t])) % 100 if n == 2 else 0 for t, n in seen])
+    box[:, [0, 2]] += moved[:, None]
+    return Masks(
+        clip=frames.clip,
+        moving=instance == 2,
+        frame=np.array([t for t, _ in seen], np.int32),
+        box=box,
+        score=np.array([0.5 + n / 10 for _, n in seen], np.float32),
+        label=tuple(("dog", "person")[n - 1] for _, n in seen),
+        model="segment/scripted",
+        instance=instance,
     )
 
 

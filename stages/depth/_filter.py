@@ -53,11 +53,15 @@ def finish_maps(
     neighbours: list[list[int]],
     near: npt.NDArray[np.float32],
     tolerance: float,
+    masks: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Turn inverse depths [K, H, W] (0 unknown) into filtered depth maps (NaN unknown).
 
+    What `masks` [K, H, W] leaves out is unknown, and confirms nothing in another view.
     Reports `depth_known_share` and `depth_confirmed_share` (of what was known before).
     """
+    if masks is not None:
+        near = np.where(masks, np.float32(0), near)
     before, depth = 0, np.full(near.shape, np.nan, np.float32)
     for i, mates in enumerate(neighbours):
         before += np.count_nonzero(near[i])

@@ -107,7 +107,9 @@ class FlowDepth:
                 near[i][contrast(grey[i]) < self._options.min_contrast] = 0
                 waiting[i] = {}
                 self._progress(count + i + 1, 2 * count + 1)
-        depth = finish_maps(self._measure, rig, neighbours, near, self._options.consistency)
+        depth = finish_maps(
+            self._measure, rig, neighbours, near, self._options.consistency, views.masks
+        )
         self._progress(2 * count + 1, 2 * count + 1)
         return depth
 

@@ -76,4 +76,6 @@ class Model(Stage[Config]):
                 f"the sensor's depth and the sparse points differ by {100 * residual:.0f} % "
                 "(median): see decode.depth_per_m, and whether depth and colour are of one camera"
             )
+        if views.masks is not None:
+            depth[views.masks] = np.nan
         return DepthMaps(depth=depth)

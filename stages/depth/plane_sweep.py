@@ -72,6 +72,7 @@ class Model(Stage[Config]):
         with ThreadPoolExecutor(self.context.threads) as pool:
             for done, _ in enumerate(pool.map(one, range(count)), 1):
                 self.progress(done, count + 1)
-        depth = finish_maps(self.measure, rig, neighbours, near, self.config.consistency)
+        tolerance = self.config.consistency
+        depth = finish_maps(self.measure, rig, neighbours, near, tolerance, views.masks)
         self.progress(count + 1, count + 1)
         return DepthMaps(depth=depth)

@@ -213,6 +213,8 @@ class Model(Stage[Config]):
         for k in range(count):
             own = made.depth(k, predicted[k])
             predicted[k] = own if geometry is None else filled(geometry[k], own)
+        if views.masks is not None:
+            predicted[views.masks] = np.nan
         known = np.count_nonzero(np.isfinite(predicted))
         self.measure("depth_known_share", known / predicted.size)
         if geometry is not None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
-from pipeline.messages import Actions
+from pipeline.messages import Actions, Tracks
 from pipeline.stage import Context, Options, Stage
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
@@ -21,8 +22,9 @@ __all__ = ["Config", "Model"]
 KINDS = ("shot", "camera", "object", "action")
 
 Event = dict[str, Any]
-Row = tuple[int, int, str, str, str, float]
-"""Start and end (ns), kind, label, model and score."""
+Row = list[Any]
+"""Start and end (ns), kind, label, model and score; of a thing that was followed also its number
+and its first and last box."""
 
 
 class Config(Options):
@@ -47,20 +49,9 @@ class Model(Stage[Config]):
         self._events: dict[tuple[Any, ...], Event] = {}
         self._written_at = -math.inf
 
-    def process(self, actions: Actions) -> None:
+    def process(self, actions: Actions | None = None, tracks: Tracks | None = None) -> None:
         """Take events; one that came before counts once."""
-        rows = [
-            (start_ns, end_ns, kind, label, model, score)
-            for start_ns, end_ns, kind, label, model, score in zip(
-                actions.start_ns.tolist(),
-                actions.end_ns.tolist(),
-                actions.kind,
-                actions.label,
-                actions.model,
-                actions.score.tolist(),
-                strict=True,
-            )
-        ]
+        rows = [row for message in (actions, tracks) if message for row in _rows(message)]
         if self._scratch.lasts:
             self._spool.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         self._take(rows)
@@ -68,8 +59,8 @@ class Model(Stage[Config]):
             self._write()
 
     def _take(self, rows: Iterable[Row]) -> None:
-        for start_ns, end_ns, kind, label, model, score in rows:
-            self._events[start_ns, end_ns, kind, label, model] = {
+        for start_ns, end_ns, kind, label, model, score, *thing in rows:
+            event = {
                 "start_s": start_ns / 1e9,
                 "end_s": end_ns / 1e9,
                 "label": label,
@@ -77,6 +68,9 @@ class Model(Stage[Config]):
                 "score": round(score, 4) if math.isfinite(score) else None,
                 "model": model,
             }
+            if thing:
+                event |= dict(zip(("track", "start_box", "end_box"), thing, strict=True))
+            self._events[start_ns, end_ns, kind, label, model, *thing[:1]] = event
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return where the spool ends: in a stream of days the events themselves are many."""
@@ -104,10 +98,23 @@ class Model(Stage[Config]):
             lines = (json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events)
             path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         with publish(self, "actions.vtt", "chapters") as path:
-            path.write_text(chapters(events), encoding="utf-8")
+            # Things that come and go side by side make no chapters.
+            told = (event for event in events if "track" not in event)
+            path.write_text(chapters(told), encoding="utf-8")
         self._written_at = time.monotonic()
 
 
 def _order(event: Event) -> tuple[Any, ...]:
     rank = KINDS.index(event["kind"]) if event["kind"] in KINDS else len(KINDS)
-    return event["start_s"], -event["end_s"], rank, event["label"]
+    return event["start_s"], -event["end_s"], rank, event["label"], event.get("track", 0)
+
+
+def _rows(message: Actions | Tracks) -> list[Row]:
+    columns = [
+        *(message.start_ns.tolist(), message.end_ns.tolist(), message.kind, message.label),
+        *(message.model, message.score.tolist()),
+    ]
+    if isinstance(message, Tracks):
+        boxes = (box.astype(np.float64) for box in (message.start_box, message.end_box))
+        columns += [message.track.tolist(), *(np.round(box, 1).tolist() for box in boxes)]
+    return [list(row) for row in zip(*columns, strict=True)]

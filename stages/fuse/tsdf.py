@@ -81,7 +81,8 @@ class Model(Stage[Config]):
             PartNotMade: No depth is known, or no surface was seen often enough.
         """
         known = depth.depth[:, ::4, ::4]
-        known = known[np.isfinite(known) & (known > 0)]
+        rests = True if views.masks is None else ~views.masks[:, ::4, ::4]
+        known = known[np.isfinite(known) & (known > 0) & rests]
         if known.size == 0:
             raise PartNotMade(
                 f"fusion needs depth, but none is known in any of the {len(depth.depth)} views; "
@@ -128,6 +129,9 @@ class Model(Stage[Config]):
         for i in range(count):
             z = np.nan_to_num(depth.depth[i], nan=0.0, posinf=0.0, neginf=0.0)
             z[z > farthest] = 0
+            if views.masks is not None:
+                # Whatever made the depth: nothing that moves becomes part of the place.
+                z[views.masks[i]] = 0
             if not z.any():
                 continue
             image = self.o3d.t.geometry.Image(core.Tensor(z[..., None]))

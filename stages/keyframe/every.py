@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.errors import PartNotMade
-from pipeline.messages import Array, Frames, Keyframes
+from pipeline.messages import Array, Frames, Keyframes, Masks
 from pipeline.stage import Context, Options, Stage
+from stages.keyframe._masks import row_of, stacked_masks
 from stages.keyframe._tracks import parallax_between
 
 __all__ = ["Config", "Model"]
@@ -41,7 +42,7 @@ class Model(Stage[Config]):
         self._last_index = -1
         self._metric = False
 
-    def process(self, frames: Frames) -> None:
+    def process(self, frames: Frames, masks: Masks | None = None) -> None:
         """Keep the clip's share."""
         self._metric = frames.metric
         for t in range(len(frames.images)):
@@ -64,6 +65,9 @@ class Model(Stage[Config]):
                 if array is not None:
                     row[name] = array[t].copy()
                     row[name].flags.writeable = False
+            mask = row_of(masks, frames, t)
+            if mask is not None:
+                row["mask"] = mask
             self._kept.append(row)
 
     def snapshot(self) -> dict[str, Any]:
@@ -96,5 +100,6 @@ class Model(Stage[Config]):
                 parallax[i] = parallax_between(grey[i - 1], grey[i])
             self.progress(i, len(kept))
         self.measure("keyframes_count", len(kept))
-        fields: dict[str, Any] = {name: stacked(name) for name in kept[0]}
-        return Keyframes(**fields, parallax_px=parallax, metric=self._metric)
+        fields: dict[str, Any] = {name: stacked(name) for name in kept[0] if name != "mask"}
+        masks = stacked_masks([row.get("mask") for row in kept], *grey[0].shape, self.warn)
+        return Keyframes(**fields, parallax_px=parallax, metric=self._metric, masks=masks)

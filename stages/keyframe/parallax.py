@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.messages import Array, Frames, Keyframes, Motion
+from pipeline.messages import Array, Frames, Keyframes, Masks, Motion
 from pipeline.stage import Context, Options, Stage
+from stages.keyframe._masks import row_of, stacked_masks
 from stages.keyframe._tracks import Tracks, parallax_between
 
 __all__ = ["Config", "Model"]
@@ -72,6 +73,8 @@ class _Frame:
     shot: int
     intrinsics: Array | None
     T_world_camera: Array | None
+    mask: Array | None
+    """Packed."""
     tracks: Tracks
     depth: Array | None = None
     """float32 [H, W] metres"""
@@ -98,7 +101,7 @@ class _Frame:
         """Return it as plain data, without its tracks."""
         names = ("image", "pts_ns", "index", "sharpness", "shot", "way")
         state = {name: getattr(self, name) for name in names}
-        for name in ("intrinsics", "T_world_camera", "depth"):
+        for name in ("intrinsics", "T_world_camera", "depth", "mask"):
             if getattr(self, name) is not None:
                 state[name] = getattr(self, name)
         return state
@@ -107,8 +110,8 @@ class _Frame:
     def restored(cls, state: dict[str, Any]) -> _Frame:
         """Return the frame of a snapshot; its tracks begin anew."""
         height, width = state["image"].shape[:2]
-        given: dict[str, Any] = {"intrinsics": None, "T_world_camera": None, **state}
-        return cls(**given, tracks=Tracks(height, width), own=True)
+        given: dict[str, Any] = {"intrinsics": None, "T_world_camera": None, "mask": None}
+        return cls(**given | state, tracks=Tracks(height, width), own=True)
 
 
 class Model(Stage[Config]):
@@ -129,7 +132,7 @@ class Model(Stage[Config]):
         self._shot = -1
         self._last_index = -1
 
-    def process(self, frames: Frames, motion: Motion) -> None:
+    def process(self, frames: Frames, motion: Motion, masks: Masks | None = None) -> None:
         """Follow the clip and keep its keyframes."""
         self._metric = frames.metric
         for t in range(len(frames.images)):
@@ -145,7 +148,7 @@ class Model(Stage[Config]):
             self._shot = frames.shot
             self._last_index = int(frames.index[t])
             self._seen += 1
-            self._take(frames, t)
+            self._take(frames, t, row_of(masks, frames, t))
             if self._seen > self.config.min_keyframes:
                 self._all = []
 
@@ -173,6 +176,7 @@ class Model(Stage[Config]):
             T_world_camera=_stacked([frame.T_world_camera for frame in kept]),
             depth=_stacked([frame.depth for frame in kept]),
             metric=self._metric,
+            masks=stacked_masks([frame.mask for frame in kept], *grey[0].shape, self.warn),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -209,7 +213,7 @@ class Model(Stage[Config]):
         for frame in (*self._kept[-1:], *self._candidates):
             frame.tracks.follow(flow, confidence)
 
-    def _take(self, frames: Frames, t: int) -> None:
+    def _take(self, frames: Frames, t: int, mask: Array | None) -> None:
         """Consider one new frame: a keyframe, a candidate, or neither."""
         height, width = frames.images.shape[1:3]
         frame = _Frame(
@@ -220,6 +224,7 @@ class Model(Stage[Config]):
             shot=frames.shot,
             intrinsics=None if frames.intrinsics is None else frames.intrinsics[t],
             T_world_camera=None if frames.T_world_camera is None else frames.T_world_camera[t],
+            mask=mask,
             tracks=Tracks(height, width),
             depth=None if frames.depth is None else frames.depth[t],
         )

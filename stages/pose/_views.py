@@ -47,10 +47,11 @@ def views_from(
     point, view, xy = _observations(model, images, number)
     if normalise:
         poses, xyz = _normalised(poses, xyz, point, view)
-    pixels = [
-        _undistorted(keyframes.images[row], image.camera)
-        for row, image in zip(rows, images, strict=True)
-    ]
+    taken = list(zip(rows, images, strict=True))
+    pixels = [_undistorted(keyframes.images[row], image.camera) for row, image in taken]
+    masks = keyframes.masks
+    if masks is not None:
+        masks = np.stack([_undistorted_mask(masks[row], image.camera) for row, image in taken])
     return Views(
         images=np.stack(pixels),
         pts_ns=keyframes.pts_ns[rows],
@@ -66,6 +67,7 @@ def views_from(
         candidates=len(keyframes.index) if candidates is None else candidates,
         scale=scale,
         depth=_depth(keyframes, images),
+        masks=masks,
     )
 
 
@@ -125,6 +127,11 @@ def _normalised(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Ar
     poses[:, :3, 3] = poses[:, :3, 3] @ R_up.T / unit - origin
     poses[:, :3, :3] = R_up @ poses[:, :3, :3]
     return poses, xyz - origin
+
+
+def _undistorted_mask(mask: Array, camera: pycolmap.Camera) -> Array:
+    """Resample a mask as its image; a pixel with any part of what is left out is left out."""
+    return _undistorted(mask.astype(np.uint8) * 255, camera) > 0
 
 
 def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = False) -> Array:

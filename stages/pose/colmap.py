@@ -29,6 +29,7 @@ from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
 from stages.pose._features import Features, extract
 from stages.pose._mapping import fill_database, map_incrementally
+from stages.pose._masking import at_rest
 from stages.pose._matching import Pair, choose_pairs, match_pairs
 from stages.pose._parallax import Evidence, parallax_evidence
 from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
@@ -123,7 +124,8 @@ class Model(ColmapStage[Config]):
         count = len(keyframes.index)
         features = []
         for i, image in enumerate(keyframes.images):
-            features.append(extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=most))
+            found = extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=most)
+            features.append(at_rest(found, keyframes.masks, i))
             self.progress(i, 4 * count)
         if why_nothing_to_map(keyframes, features):
             return _Seen(features=features, pairs=[], evidence=Evidence())

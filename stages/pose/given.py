@@ -19,6 +19,7 @@ from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
 from stages.pose._features import extract
 from stages.pose._mapping import fill_database, triangulate
+from stages.pose._masking import at_rest
 from stages.pose._matching import choose_pairs, match_pairs
 from stages.pose._views import views_from
 
@@ -56,9 +57,8 @@ class Model(ColmapStage[Config]):
         cameras = cameras_for(posed)
         features = []
         for i, image in enumerate(posed.images):
-            features.append(
-                extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=self.config.features)
-            )
+            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+            features.append(at_rest(extract(grey, most=self.config.features), posed.masks, i))
             self.progress(i, 2 * count)
         wanted = choose_pairs(
             features, posed.shot, overlap=self.config.overlap, exhaustive=count <= 12
@@ -118,4 +118,5 @@ def _with_poses(keyframes: Keyframes) -> Keyframes:
         T_world_camera=poses[known],
         metric=keyframes.metric,
         depth=None if keyframes.depth is None else keyframes.depth[known],
+        masks=None if keyframes.masks is None else keyframes.masks[known],
     )

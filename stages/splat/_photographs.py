@@ -34,6 +34,8 @@ class Shot:
     """float32 [4, 4]: world to camera."""
     K: Tensor
     """float32 [3, 3] px for this resolution."""
+    mask: Tensor | None = None
+    """bool [H, W]: pixels of what moves, which say nothing; None where all count."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +78,17 @@ class Photographs:
             target,
             torch.from_numpy(self._view[number]).to(self.device),
             torch.from_numpy(K.astype(np.float32)).to(self.device),
+            self._mask(number, size),
         )
+
+    def _mask(self, number: int, size: tuple[int, int]) -> Tensor | None:
+        """Return a view's mask at a size; a pixel with any part of what moves is left out."""
+        if self._views.masks is None:
+            return None
+        share = self._views.masks[number].astype(np.float32)
+        if share.shape[::-1] != size:
+            share = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(share > 0).to(self.device)
 
     def _size(self, halvings: int) -> tuple[int, int]:
         width, height = (max(1, side >> halvings) for side in self.size)

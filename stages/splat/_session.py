@@ -68,6 +68,7 @@ class Session:
         )
         folder = stage.context.folder
         scene = [views.images, views.intrinsics, views.T_world_camera, xyz, rgb]
+        scene += [] if views.masks is None else [views.masks]
         self._path = None if folder is None else folder / CHECKPOINT
         self._key = key_of(options, seed, scene)
         self._told = self._kept = time.monotonic()
@@ -168,7 +169,8 @@ class Session:
             return None
         found: list[Quality] = []
         if fits(lambda: found.append(self.trainer.measure(numbers))):
-            return found[0]
+            # Views of which everything moves measure nothing.
+            return found[0] if math.isfinite(found[0][0]) else None
         self._stage.warn("memory ran out when the splats were measured: a figure is left out")
         return None
 

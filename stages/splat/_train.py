@@ -152,7 +152,7 @@ class Trainer:
         rendering = self._render(shot, self.schedule.harmonics(p))
         self.growth.before(rendering)
         image = self.corrections.picture(shot.number, rendering.image)
-        loss = self.backend.loss(image, shot.target, self.options.dssim)
+        loss = self.backend.loss(_seen(image, shot), shot.target, self.options.dssim)
         self.loss = float(loss.detach())
         penalty = self.corrections.penalty(shot.number)
         (loss if penalty is None else loss + penalty).backward()
@@ -276,10 +276,16 @@ class Trainer:
         found = []
         for number in numbers.tolist():
             shot = self.photographs.shot(number)
-            image = self.draw(shot).clamp(0, 1)
-            error = float(torch.mean((image - shot.target) ** 2))
-            alike = ssim(image.cpu().numpy(), shot.target.cpu().numpy())
+            share = 1.0 if shot.mask is None else 1 - float(shot.mask.float().mean())
+            if share == 0:
+                continue
+            image = _seen(self.draw(shot).clamp(0, 1), shot)
+            error = float(torch.mean((image - shot.target) ** 2)) / share
+            # What is left out counts as alike, which it must not.
+            alike = 1 - (1 - ssim(image.cpu().numpy(), shot.target.cpu().numpy())) / share
             found.append((-10 * math.log10(max(error, 1e-10)), alike))
+        if not found:
+            return math.nan, math.nan
         psnr, alike = np.mean(found, axis=0)
         return float(psnr), float(alike)
 
@@ -298,3 +304,13 @@ class Trainer:
         """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
         rendering = self._render(shot, self.options.degree)
         return self.corrections.picture(shot.number, rendering.image)
+
+
+def _seen(image: Tensor, shot: Shot) -> Tensor:
+    """Return a rendering [H, W, 3] with the photograph's own pixels where something moves.
+
+    No error and no gradient comes from there, whatever the backend's loss is.
+    """
+    if shot.mask is None:
+        return image
+    return torch.where(shot.mask[..., None], shot.target, image)

@@ -1,0 +1,137 @@
+"""Which pixels of a pair move by themselves: what no motion of the camera explains.
+
+The homography that most of the picture follows is the motion of its dominant plane; a camera that
+only turns or zooms moves all of it so. What is left over is parallax or an object. Parallax is as
+long as depth allows, and points to or from one epipole (plane + parallax: Irani and Anandan, PAMI
+1998, eq. 7). So what is too long counts first, and is kept out of the fundamental matrix that the
+rest is then held to: one that may use it takes it for parallax (measured: a ball that covers a
+fifth of a room becomes an inlier).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.messages import Array
+
+__all__ = ["evidence_of_motion"]
+
+ACROSS = 64
+"""Samples to a row of the picture."""
+LEAST_SAMPLES = 40
+TEXTURED = 4.0
+"""Squared grey levels a pixel; below it flow is a guess."""
+SURE = 0.5
+"""Confidence of the flow below which a pixel is no witness."""
+MOVING_PX, LEAST_PX = (0.25, 1.0), (0.6, 1.2)
+"""Least residual of an object before a camera at rest, and before one that moves by the second
+figure: edges slide along themselves by up to a pixel (as `action/motion` has measured)."""
+TIMES_NOISE = 5.0
+"""Least residual of an object in medians of all residuals."""
+OF_MOTION = 0.15
+"""Least residual of an object in sizes of the camera's motion: flow errs by a share of it."""
+FLAT = 0.02
+"""Median residual, in sizes of the camera's motion, up to which there is no parallax."""
+DEPTH = (0.3, 2.0)
+"""Longest residual, in sizes of the camera's motion, that depth is believed to cause: where there
+is no parallax to speak of, and where there is."""
+LEAST_OFF_LINE_PX = 1.0
+"""Least distance of an object from its epipolar line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    here: Array
+    there: Array
+
+
+def evidence_of_motion(flow: Array, confidence: Array, grey: Array) -> Array:
+    """Return how far beyond what the camera explains each pixel moves, float32 [H, W].
+
+    1 is the limit, above it something moves; 0 where the flow is not known. All 0 where too
+    little of the picture has texture to tell the camera's motion.
+
+    Args:
+        flow: float32 [H, W, 2] px to the next frame.
+        confidence: float32 [H, W] in 0..1.
+        grey: uint8 [H, W], the first frame.
+    """
+    samples = _sampled(flow, confidence, grey)
+    nothing = np.zeros(grey.shape, np.float32)
+    if samples is None:
+        return nothing
+    H, _ = cv2.findHomography(samples.here, samples.there, cv2.USAC_MAGSAC, 1.0)
+    if H is None or not np.isfinite(H).all():
+        return nothing
+    height, width = grey.shape
+    v, u = np.mgrid[:height, :width].astype(np.float32) + 0.5
+    here = np.stack([u, v], axis=-1)
+    known = np.isfinite(flow).all(axis=-1) & (confidence >= SURE)
+    there = here + np.where(known[..., None], flow, 0)
+    residual = np.linalg.norm(_moved(H, here) - there, axis=-1)
+    fitted = _moved(H, samples.here)
+    size = float(np.mean(np.linalg.norm(fitted - samples.here, axis=-1)))
+    length = np.linalg.norm(fitted - samples.there, axis=-1)
+    noise = float(np.median(length))
+    flat = noise < FLAT * size or size < MOVING_PX[0]
+    least = max(float(np.interp(size, MOVING_PX, LEAST_PX)), TIMES_NOISE * noise)
+    limit = max(least, OF_MOTION * size, DEPTH[0 if flat else 1] * size)
+    strength = residual / limit
+    if not flat:
+        fits = length < limit
+        off = _off_line(samples.here[fits], samples.there[fits], here, there, size)
+        strength = np.maximum(strength, off)
+    return np.where(known, strength, 0).astype(np.float32)
+
+
+def _sampled(flow: Array, confidence: Array, grey: Array) -> _Samples | None:
+    """Return textured, trusted points of a grid and where they went, float64 [N, 2] px."""
+    height, width = grey.shape
+    step = max(1, round(max(width, height) / ACROSS))
+    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8)
+    texture = cv2.blur(dx * dx + dy * dy, (5, 5))
+    v, u = (a.ravel() for a in np.mgrid[step // 2 : height : step, step // 2 : width : step])
+    moved = flow[v, u].astype(np.float64)
+    good = (confidence[v, u] >= SURE) & (texture[v, u] >= TEXTURED) & np.isfinite(moved).all(1)
+    if good.sum() < LEAST_SAMPLES:
+        return None
+    here = np.stack([u[good], v[good]], axis=1) + 0.5
+    return _Samples(here, here + moved[good])
+
+
+def _moved(H: Array, points: Array) -> Array:
+    """Return points [..., 2] moved by a homography; far away where it sends them to infinity."""
+    x, y = points[..., 0], points[..., 1]
+    w = H[2, 0] * x + H[2, 1] * y + H[2, 2]
+    w = np.where(np.abs(w) < 1e-9, 1e-9, w)
+    along = [(H[i, 0] * x + H[i, 1] * y + H[i, 2]) / w for i in (0, 1)]
+    return np.stack(along, axis=-1)
+
+
+def _off_line(a: Array, b: Array, here: Array, there: Array, size: float) -> Array:
+    """Return the distance of all pixels from the epipolar lines of the points a to b, in limits.
+
+    The distance is Sampson's (Hartley and Zisserman, eq. 11.9, its root).
+    """
+    nothing = np.zeros(here.shape[:2], np.float32)
+    if len(a) < LEAST_SAMPLES:
+        return nothing
+    F, _ = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, 0.5, 0.999, 2000)
+    if F is None or F.shape != (3, 3):
+        return nothing
+    median = float(np.median(_sampson(F, a, b)))
+    limit = max(LEAST_OFF_LINE_PX, TIMES_NOISE * median, OF_MOTION * size)
+    return _sampson(F, here, there) / limit
+
+
+def _sampson(F: Array, a: Array, b: Array) -> Array:
+    x, y, u, v = a[..., 0], a[..., 1], b[..., 0], b[..., 1]
+    forth = [F[i, 0] * x + F[i, 1] * y + F[i, 2] for i in range(3)]
+    back = [F[0, i] * u + F[1, i] * v + F[2, i] for i in range(2)]
+    error = np.abs(u * forth[0] + v * forth[1] + forth[2])
+    length = np.sqrt(forth[0] ** 2 + forth[1] ** 2 + back[0] ** 2 + back[1] ** 2)
+    return error / np.maximum(length, 1e-12)

@@ -1,0 +1,107 @@
+"""What the networks of this step have in common: frames in batches, things out, masks of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.hub import Checkpoint
+from pipeline.messages import Array, Frames, Masks
+from pipeline.stage import Context, Resources, Stage
+from stages._batches import Batches
+from stages._pretrained import LearnedOptions, device_of, resources_of
+from stages.segment._labels import MOVERS
+from stages.segment._seen import Seen, masks_of
+
+__all__ = ["Looker", "LookingOptions"]
+
+GPU_BATCH = 8
+
+
+class LookingOptions(LearnedOptions):
+    """Options of every network that names what it sees."""
+
+    labels: str = Field(
+        MOVERS, description="comma-separated labels of what may move, or all that it knows"
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="least score of a thing")
+    margin: float = Field(
+        0.008, ge=0, le=0.1, description="how far masks are grown, share of the longer side"
+    )
+
+
+C = TypeVar("C", bound=LookingOptions)
+
+
+class Looker(Stage[C]):
+    """A network that sees things in single frames.
+
+    It is clip-scoped: any worker may take any clip, and `track` follows the things.
+    """
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return device_of(self.config.device)
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return resources_of(self.config, sum(weights.nbytes for weights in self.weights))
+
+    @property
+    def weights(self) -> tuple[Checkpoint, ...]:
+        """Its checkpoints."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def look(self, images: list[Array]) -> list[list[Seen] | None]:
+        """Return what is seen in each picture, uint8 [H, W, 3]; None where scores are no numbers.
+
+        Called from several threads.
+        """
+
+    def open(self, context: Context) -> None:
+        """Settle how many frames go to the network at a time."""
+        super().open(context)
+        default = GPU_BATCH if self.device == "cuda" else 1
+        self._batches: Batches[list[list[Seen] | None]] = Batches(
+            self.config.batch or default,
+            "frames",
+            "take a smaller checkpoint, or segment.device=cpu",
+            self.warn,
+        )
+
+    def process(self, frames: Frames) -> Masks:
+        """Return what is seen in the frames of a clip.
+
+        Raises:
+            UsageError: Not even one frame fits into the memory of the GPU.
+        """
+        seen: list[list[Seen] | None] = []
+        threads = 1 if self.device == "cuda" else self.context.threads
+        while len(seen) < len(frames.images):
+            # As many as run side by side: what does not fit is not begun.
+            group = frames.images[len(seen) : len(seen) + self._batches.size * threads]
+            seen += self._batches.attempt(lambda size, g=group: self._looked(g, size, threads))
+        lost = sum(things is None for things in seen)
+        if lost:
+            self.warn(
+                f"in {lost} of {len(seen)} frames of {frames.clip} the network's scores are no "
+                "numbers: nothing was seen there; try segment.precision=float32"
+            )
+        step, _, model = type(self).__module__.removeprefix("stages.").partition(".")
+        found = [things or [] for things in seen]
+        return masks_of(frames, found, self.config.margin, f"{step}/{model}")
+
+    def _looked(self, images: Array, size: int, threads: int) -> list[list[Seen] | None]:
+        # Messages are read-only, which torch warns of.
+        own = [np.require(image, requirements="W") for image in images]
+        spans: Sequence[Any] = [own[at : at + size] for at in range(0, len(own), size)]
+        with ThreadPoolExecutor(threads) as pool:
+            return [things for batch in pool.map(self.look, spans) for things in batch]

@@ -1,0 +1,144 @@
+"""Networks of transformers that cut things out pixel by pixel: Mask2Former, MaskFormer, EoMT.
+
+The instances are those of the checkpoint's own processor. The usual Mask2Former checkpoints say
+`other` of their licence, so the one taken by default is EoMT's (Kerssies et al., CVPR 2025), MIT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline.errors import UsageError
+from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.messages import Array
+from pipeline.stage import Context
+from stages._pretrained import configuration, load, processor
+from stages.segment._labels import kept_labels
+from stages.segment._seen import Seen
+from stages.segment._stage import Looker, LookingOptions
+
+__all__ = ["Config", "Model"]
+
+TASK = "instance segmentation"
+FAMILIES = ("mask2former", "maskformer", "eomt")
+"""OneFormer wants the task told in words, and is left out."""
+KNOWN = (
+    Known(
+        name="tue-mps/coco_instance_eomt_large_640",
+        licence="mit",
+        nbytes=1_270_000_000,
+        about="EoMT, large, COCO",
+    ),
+)
+
+
+class Config(LookingOptions):
+    """Options of `segment/panoptic`."""
+
+    checkpoint: str = Field(KNOWN[0].name, description="name on the hub or folder")
+    largest_px: int = Field(
+        1920, ge=64, le=16384, description="longer side at which masks of larger frames are made"
+    )
+
+
+class Model(Looker[Config]):
+    """Masks of things."""
+
+    @property
+    def weights(self) -> tuple[Checkpoint, ...]:
+        """The chosen checkpoint."""
+        return (_checkpoint(self.config.checkpoint),)
+
+    @classmethod
+    def catalogue(cls) -> tuple[Checkpoint, ...]:
+        """The checkpoints known by name."""
+        return tuple(_checkpoint(known.name) for known in KNOWN)
+
+    def open(self, context: Context) -> None:
+        """Load the network.
+
+        Raises:
+            UsageError: The checkpoint is for another task, damaged, or knows none of the labels.
+        """
+        super().open(context)
+        weights = self.weights[0]
+        kind = configuration(weights)["model_type"]
+        if kind not in FAMILIES:
+            raise UsageError(
+                f"segment.checkpoint: {weights.id} is a {kind}, which is not for {TASK} here; "
+                f"allowed are {', '.join(FAMILIES)}"
+            )
+        self._network = load(
+            "AutoModelForUniversalSegmentation", weights, self.config, step="segment", task=TASK
+        )
+        self._processor = processor("AutoImageProcessor", weights)
+        self._labels = kept_labels(
+            self.config.labels, self._network.config.id2label, "segment.labels"
+        )
+
+    def look(self, images: list[Array]) -> list[list[Seen] | None]:
+        """Return the things in each picture; None where scores are no numbers."""
+        import torch
+
+        with torch.inference_mode():
+            ready = self._processor(
+                images=images, input_data_format="channels_last", return_tensors="pt"
+            )
+            wanted = {"pixel_values", "pixel_mask"} & set(ready)
+            # EoMT takes no mask, and what else is prepared belongs to other tasks.
+            inputs = {
+                n: ready[n].to(
+                    self._network.device,
+                    self._network.dtype if ready[n].is_floating_point() else None,
+                )
+                for n in wanted
+            }
+            outputs = self._network(**inputs)
+            outputs.class_queries_logits = outputs.class_queries_logits.float()
+            outputs.masks_queries_logits = outputs.masks_queries_logits.float()
+            found = self._processor.post_process_instance_segmentation(
+                outputs,
+                threshold=self.config.threshold,
+                target_sizes=[self._size(*image.shape[:2]) for image in images],
+            )
+            good = torch.isfinite(outputs.class_queries_logits).flatten(1).all(1)
+            good &= torch.isfinite(outputs.masks_queries_logits).flatten(1).all(1)
+        return [
+            self._things(one, image.shape[:2]) if fine else None
+            for fine, one, image in zip(good.tolist(), found, images, strict=True)
+        ]
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of masks: there is one for every query at first, and they must fit in."""
+        share = min(1.0, self.config.largest_px / max(height, width))
+        return max(1, round(height * share)), max(1, round(width * share))
+
+    def _things(self, result: Any, shape: tuple[int, ...]) -> list[Seen]:
+        segmentation = result["segmentation"].cpu().numpy().astype(np.int16)
+        if segmentation.shape != shape:
+            size = (shape[1], shape[0])
+            segmentation = cv2.resize(segmentation, size, interpolation=cv2.INTER_NEAREST)
+        things = list[Seen]()
+        for segment in result["segments_info"]:
+            mask = segmentation == segment["id"]
+            # One that others cover wholly has no pixel left.
+            if segment["label_id"] in self._labels and mask.any():
+                label = self._labels[segment["label_id"]]
+                things.append(Seen(_box_of(mask), float(segment["score"]), label, mask))
+        return things
+
+
+def _box_of(mask: Array) -> Array:
+    """Return left, top, right, bottom of a mask [H, W] with a pixel at least."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def _checkpoint(name: str) -> Checkpoint:
+    return checkpoint(
+        name, task=TASK, known=KNOWN, instead="segment.model=moving", option="segment.checkpoint"
+    )

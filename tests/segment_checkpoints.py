@@ -1,0 +1,184 @@
+"""Tiny detectors and segmenters of random numbers, written as the library itself writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+
+__all__ = ["DETECTORS", "LABELS", "SEGMENTERS", "save", "save_by_text"]
+
+LABELS = {0: "person", 1: "chair", 2: "dog"}
+NAMED = {"id2label": LABELS, "label2id": {name: n for n, name in LABELS.items()}}
+SIZE = {"height": 64, "width": 64}
+DETR: dict[str, Any] = {
+    **NAMED,
+    "encoder_hidden_dim": 16,
+    "d_model": 16,
+    "encoder_in_channels": [8, 16, 16],
+    "feat_strides": [8, 16, 32],
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 16,
+    "encoder_attention_heads": 2,
+    "decoder_in_channels": [16, 16, 16],
+    "decoder_ffn_dim": 16,
+    "num_feature_levels": 3,
+    "decoder_n_points": 2,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "num_queries": 12,
+    "num_denoising": 0,
+}
+
+
+def _resnet() -> Any:
+    return tf.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+
+
+def _hgnet() -> Any:
+    return tf.HGNetV2Config(
+        stem_channels=[3, 8, 8],
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        embedding_size=8,
+        stage_in_channels=[8, 8, 8, 16],
+        stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[8, 8, 16, 16],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[2, 2, 2, 2],
+        out_features=["stage2", "stage3", "stage4"],
+    )
+
+
+def _swin(*stages: str) -> Any:
+    return tf.SwinConfig(
+        image_size=32,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        out_features=list(stages),
+    )
+
+
+DETECTORS: dict[str, Any] = {
+    "rt_detr": lambda: (
+        tf.RTDetrForObjectDetection,
+        tf.RTDetrConfig(backbone_config=_resnet(), **DETR),
+        tf.RTDetrImageProcessor(size=SIZE),
+    ),
+    "rt_detr_v2": lambda: (
+        tf.RTDetrV2ForObjectDetection,
+        tf.RTDetrV2Config(backbone_config=_resnet(), **DETR),
+        tf.RTDetrImageProcessor(size=SIZE),
+    ),
+    "d_fine": lambda: (
+        tf.DFineForObjectDetection,
+        tf.DFineConfig(backbone_config=_hgnet(), hidden_expansion=0.5, **DETR),
+        tf.RTDetrImageProcessor(size=SIZE),
+    ),
+}
+"""model_type to the class, its configuration and its processor."""
+
+SEGMENTERS: dict[str, Any] = {
+    "mask2former": lambda: (
+        tf.Mask2FormerForUniversalSegmentation,
+        tf.Mask2FormerConfig(
+            backbone_config=_swin("stage1", "stage2", "stage3", "stage4"),
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            encoder_feedforward_dim=16,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            dim_feedforward=16,
+            num_queries=6,
+            **NAMED,
+        ),
+        tf.Mask2FormerImageProcessor(size=SIZE),
+    ),
+    "eomt": lambda: (
+        tf.EomtForUniversalSegmentation,
+        tf.EomtConfig(
+            hidden_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            image_size=64,
+            patch_size=8,
+            num_upscale_blocks=1,
+            num_blocks=1,
+            num_queries=6,
+            **NAMED,
+        ),
+        tf.EomtImageProcessor(
+            size={"shortest_edge": 64, "longest_edge": 64}, do_split_image=False, do_pad=True
+        ),
+    ),
+}
+
+
+def save(folder: Path, kind: str, seed: int = 0) -> Any:
+    """Write a checkpoint with its processor; return the network."""
+    network_class, config, processor = {**DETECTORS, **SEGMENTERS}[kind]()
+    network = _random(network_class, config, seed)
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return network
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "a", "dog", "person", "red", "car")
+
+
+def save_by_text(folder: Path, seed: int = 0) -> Any:
+    """Write a tiny Grounding DINO; return the network."""
+    config = tf.GroundingDinoConfig(
+        backbone_config=_swin("stage2", "stage3", "stage4"),
+        text_config=tf.BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=64,
+        ),
+        d_model=32,
+        encoder_layers=1,
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        decoder_layers=2,
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        num_queries=10,
+        num_feature_levels=4,
+        encoder_n_points=2,
+        decoder_n_points=2,
+        max_text_len=32,
+    )
+    network = _random(tf.GroundingDinoForObjectDetection, config, seed)
+    network.save_pretrained(folder)
+    words = tf.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
+    pictures = tf.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 100})
+    tf.GroundingDinoProcessor(pictures, words).save_pretrained(folder)
+    return network
+
+
+def _random(network_class: Any, config: Any, seed: int) -> Any:
+    """Return a network whose outputs differ: fresh heads are all but zero."""
+    torch.manual_seed(seed)
+    network = network_class(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+    return network
