@@ -82,7 +82,7 @@ class _Attempt:
 
 
 class StructureFromMotion(ColmapStage[C]):
-    """Structure from motion by COLMAP; a model names its front end and how many features it wants."""
+    """Structure from motion by COLMAP; a model names its front end and how many features."""
 
     @property
     def most(self) -> int:
