@@ -32,17 +32,28 @@ def room(count: int, height: int, width: int, step: int = 5, seed: int = 0) -> n
 def detector(name: str) -> dict[str, Any]:
     """The state_dict of one of kornia's detectors, as its published file has it."""
     torch.manual_seed(5)
-    network: Any = {
-        "aliked": lambda: kornia.feature.ALIKED("aliked-n16"),
-        "disk": kornia.feature.DISK,
-        "xfeat": kornia.feature.XFeat,
-    }[name]()
+    seen = torch.from_numpy(room(2, 96, 128)).permute(0, 3, 1, 2).float().div(255)
+    if name == "disk":
+        return kornia.feature.DISK().state_dict()
+    network: Any = kornia.feature.XFeat() if name == "xfeat" else kornia.feature.ALIKED()
     inside = network.net if name == "xfeat" else network
-    if name == "xfeat":
-        with torch.no_grad():
+    with torch.no_grad():
+        for layer in inside.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0
+        # What differs between the places of a picture stays, what they share goes: otherwise all
+        # random descriptors are alike.
+        if name == "xfeat":
+            features, _, _ = inside(seen)
+            inside.block_fusion[-1].bias -= features.mean((0, 2, 3))
             inside.keypoint_head[-1].weight.mul_(40)
-    state = {k: v for k, v in inside.state_dict().items() if not k.endswith("hw_grid")}
-    return state
+        else:
+            features, _ = network.extract_dense_map(seen)
+            common = torch.nn.functional.normalize(features.mean((0, 2, 3)), dim=0)
+            mix = network.desc_head.sf_conv.weight[:, :, 0, 0]
+            mix -= torch.outer(mix @ common, common)
+            mix *= 20
+    return {k: v for k, v in inside.state_dict().items() if not k.endswith("hw_grid")}
 
 
 def glue(name: str) -> dict[str, Any]:

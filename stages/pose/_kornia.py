@@ -132,8 +132,11 @@ class LightGlue:
                 for n, one in enumerate((a, b))
             }
         )
-        sound = bool(torch.isfinite(told["matching_scores0"]).all())
-        return told["matches"][0].cpu().numpy() if sound else None
+        # Not there where no keypoint of one of the two is worth a match.
+        certain = told.get("log_assignment", told["matching_scores0"])
+        if torch.isnan(certain).any():
+            return None
+        return told["matches"][0].cpu().numpy()
 
     def _tensor(self, array: Array) -> Any:
         return torch.from_numpy(np.ascontiguousarray(array))[None].to(self._device)

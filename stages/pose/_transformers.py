@@ -177,7 +177,7 @@ class LightGlue:
         # Of the pictures only their size is asked for.
         told = self.prepared.network(torch.zeros((), device=device).expand(1, 2, 1, height, width))
         matches, scores = told.matches[0, 0, : len(a)], told.matching_scores[0, 0, : len(a)]
-        if not torch.isfinite(scores).all():
+        if torch.isnan(scores).any():
             return None
         good = (scores > 0) & (matches > -1) & (matches < len(b))
         rows = torch.nonzero(good)[:, 0]
@@ -238,7 +238,7 @@ class EfficientLoftr:
         blank = torch.zeros((), device=self.prepared.device).expand(1, 2, 1, height, width)
         told = self.prepared.network(blank)
         scores = told.matching_scores[0, 0]
-        if not torch.isfinite(scores).all():
+        if torch.isnan(scores).any():
             return None
         good = (scores > 0) & (told.matches[0] > -1).all(0)
         size = torch.tensor(grid.size, device=scores.device)
