@@ -2,8 +2,7 @@
 
 A detector-free matcher says anew for each pair where a point lies. Structure from motion needs
 points that are the same in many images, so what falls within a small radius of one image becomes
-one feature, at the place of the most certain (as hloc does with LoFTR: Sarlin et al., hloc
-`match_dense`, there within 1 px).
+one feature, at the place of the most certain, as hloc does with LoFTR (`match_dense`).
 """
 
 from __future__ import annotations
@@ -19,8 +18,12 @@ from stages.pose._front_end import Matched
 
 __all__ = ["MERGE_PX", "Correspondences", "features_of"]
 
-MERGE_PX = 1.0
-"""Points of one image that are closer than this are one feature."""
+MERGE_PX = 0.5
+"""Points of one image that are closer than this are one feature, in pixels of the picture that the
+matcher saw. Measured on ten keyframes of a rendered room with exact correspondences of every
+eighth pixel, off by 0.3 px (0.7 px): trajectory error at 0.25 px 0.09 % (0.36 %), at 0.5 px 0.14 %
+(0.20 %), at 0.75 px 0.54 % (0.78 %), at hloc's 1 px 0.98 % (3.3 %): the points of many pairs lie so
+dense that a wider radius joins strangers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

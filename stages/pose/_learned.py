@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.messages import Array, Keyframes
 from stages._batches import Batches
-from stages.pose._correspondences import Correspondences, features_of
+from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
 from stages.pose._front_end import Matched, Sift, admitted, kept
 from stages.pose._sighted import Grid
@@ -198,7 +198,11 @@ class DetectorFree:
                 found.extend(self._rows.attempt(together))
         del self._seen
         _tell_unsound(sum(one is None for one in found), len(pairs), self._warn)
-        return features_of([one for one in found if one is not None], len(keyframes.index))
+        images = keyframes.images
+        grid = self._matcher.grid((images.shape[2], images.shape[1]))
+        radius_px = MERGE_PX * max(np.divide(grid.full, grid.size))
+        known = [one for one in found if one is not None]
+        return features_of(known, len(images), radius_px=radius_px)
 
     def _row(
         self, keyframes: Keyframes, pairs: list[tuple[int, int]]

@@ -77,8 +77,10 @@ class _Attempt:
 
     @property
     def views(self) -> int:
-        """How many keyframes the largest model holds."""
-        return self.models[0].num_reg_images() if self.models else 0
+        """How many keyframes the largest model holds; one whose points are all gone holds none."""
+        if not self.models or not self.models[0].num_points3D():
+            return 0
+        return self.models[0].num_reg_images()
 
 
 class StructureFromMotion(ColmapStage[C]):
