@@ -119,7 +119,7 @@ def assert_true(views: Views, film: Truth) -> None:
     estimated, true = views.T_world_camera[:, :3, :3], film.T_world_camera[views.index, :3, :3]
     turned = np.einsum("nji,jk,nkl->nil", estimated, estimated[0] @ true[0].T, true)
     angles = np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
-    assert angles.max() < 0.3
+    assert angles.max() < 0.6
     off = []
     for k in range(len(views.index)):
         seen = views.observed_view == k
@@ -135,7 +135,7 @@ def quiet(_: str) -> None:
 
 
 def test_where_sift_finds_nothing_correspondences_give_poses(film: Truth) -> None:
-    what = keyframes_of(film, 6)
+    what = keyframes_of(film, 8)
     stage = colmap.Model(colmap.Config())
     stage.open(Context())
     with pytest.raises(PartNotMade, match="too much blur or too little texture"):
@@ -152,7 +152,7 @@ def test_where_sift_finds_nothing_correspondences_give_poses(film: Truth) -> Non
 
 
 def test_where_sift_finds_nothing_keypoints_give_poses(film: Truth) -> None:
-    what = keyframes_of(film, 6)
+    what = keyframes_of(film, 8)
     front_end = Learned(
         ExactPoints(film, what), Nearest(device="cpu"), sure=4, batch=3, threads=2, warn=quiet
     )
@@ -161,7 +161,7 @@ def test_where_sift_finds_nothing_keypoints_give_poses(film: Truth) -> None:
 
 
 def test_a_picture_is_looked_at_once_for_all_its_pairs(film: Truth) -> None:
-    what = keyframes_of(film, 6)
+    what = keyframes_of(film, 8)
     looked: list[int] = []
 
     class Counted(ExactPairs):
@@ -171,7 +171,7 @@ def test_a_picture_is_looked_at_once_for_all_its_pairs(film: Truth) -> None:
             return found
 
     front_end = DetectorFree(Counted(film, what), sure=4, threads=1, warn=quiet)
-    pairs = [(i, j) for i in range(10) for j in range(i + 1, min(10, i + 5))]
+    pairs = [(i, j) for i in range(8) for j in range(i + 1, min(8, i + 5))]
     front_end.describe(what, 500, lambda i: None)
     features, matched = front_end.match(what, [], pairs)
     assert [(one.i, one.j) for one in matched] == pairs
