@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -86,6 +86,9 @@ class _Attempt:
 class StructureFromMotion(ColmapStage[C]):
     """Structure from motion by COLMAP; a model names its front end and how many features."""
 
+    otherwise: ClassVar[str] = ""
+    """What else the user may do where too little was found or matched, after a comma."""
+
     @property
     def most(self) -> int:
         """How many features of a keyframe the first attempt takes."""
@@ -113,7 +116,7 @@ class StructureFromMotion(ColmapStage[C]):
         assert best is not None
         seen = best.seen
         if reason := why_no_model(keyframes, seen.features, seen.pairs, seen.evidence, best.views):
-            raise PartNotMade(reason)
+            raise PartNotMade(reason if seen.evidence.no_parallax else reason + self.otherwise)
         views = views_from(best.models[0], keyframes, scale="arbitrary", normalise=True)
         if text := left_out(keyframes, views):
             self.warn(text)

@@ -25,6 +25,8 @@ class Config(MappingOptions):
 class Model(StructureFromMotion[Config]):
     """Structure from motion on SIFT features."""
 
+    otherwise = ", or try pose.model=learned"
+
     @property
     def most(self) -> int:
         """How many features of a keyframe the first attempt takes."""
