@@ -113,12 +113,14 @@ class Learned:
                 for one in self._batches.attempt(look):
                     features.append(one)
                     found(len(features) - 1)
-        usable = kept(keyframes, features)
-        lost = sum(len(a) - len(b) for a, b in zip(features, usable, strict=True))
+        numbers = [
+            np.isfinite(some.xy).all(axis=1) & np.isfinite(some.descriptors).all(axis=1)
+            for some in features
+        ]
+        lost, total = sum(int((~rows).sum()) for rows in numbers), sum(map(len, features))
         if lost:
-            total = sum(len(some) for some in features)
             self._warn(f"{lost} of {total} learned keypoints are left out: they are no numbers")
-        return usable
+        return kept(keyframes, features)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
