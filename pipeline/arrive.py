@@ -24,6 +24,7 @@ MODULES = {
     "fsspec": "fsspec",
     "gsplat": "gsplat",
     "huggingface_hub": "huggingface-hub",
+    "kornia": "kornia",
     "numba": "numba",
     "numpy": "numpy",
     "open3d": "open3d",

@@ -203,8 +203,13 @@ def _hash_of(file: Path) -> str:
     return _hash(str(file), known.st_size, known.st_mtime_ns)
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path, *, within: str = "") -> dict[str, Any]:
     """Read a file of weights: names to tensors on the CPU.
+
+    Args:
+        path: The file.
+        within: Some makers save the state_dicts of several networks side by side; the name of the
+            one that is wanted, where the file has one of that name.
 
     Raises:
         UsageError: It is truncated, holds something else than tensors, or is no such file.
@@ -229,6 +234,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as weights ({one_line(error)}); it may be truncated: fetch or "
             "save it again"
         ) from None
+    if within and isinstance(read, Mapping) and isinstance(read.get(within), Mapping):
+        read = read[within]
     if not isinstance(read, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in read.items()
     ):

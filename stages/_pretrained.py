@@ -16,11 +16,12 @@ from pydantic import Field
 from pipeline.errors import UsageError, require
 from pipeline.hub import Checkpoint
 from pipeline.stage import Options, Resources
-from pipeline.weights import one_line, read_tensors
+from pipeline.weights import Weights, one_line, read_tensors
 
 __all__ = [
     "LearnedOptions",
     "check_device",
+    "check_finite",
     "check_task",
     "configuration",
     "device_of",
@@ -75,6 +76,22 @@ def check_device(step: str, device: str, precision: str) -> None:
         raise UsageError(f"{step}.device=cuda: there is no CUDA device; take cpu or auto")
     if precision != "float32" and device == "cpu":
         raise UsageError(f"{step}.precision={precision} needs a GPU; on the CPU it is float32")
+
+
+def check_finite(network: Any, weights: Weights) -> None:
+    """See that a network is made of numbers: with others it sees nothing, and does not say why.
+
+    Raises:
+        UsageError: Some of its tensors hold NaN or infinity.
+    """
+    import torch
+
+    wrong = [n for n, t in network.state_dict().items() if not torch.isfinite(t).all()]
+    if wrong:
+        raise UsageError(
+            f"{weights.id} holds values that are not finite ({_listed(wrong, 'spoilt')}); fetch or "
+            "save it again"
+        )
 
 
 def configuration(weights: Checkpoint) -> dict[str, Any]:

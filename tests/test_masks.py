@@ -21,7 +21,7 @@ from pipeline.store import RunFolder
 from pipeline.telemetry import Event, Warn
 from stages._packed import packed, unpacked
 from stages.pose._features import Features
-from stages.pose._masking import at_rest
+from stages.pose._front_end import kept
 from tests import results
 from tests.motions import clip_of
 from tests.posed import posed_views
@@ -97,11 +97,12 @@ def test_features_on_what_moves_are_dropped() -> None:
     features = Features(xy=xy, descriptors=np.arange(4, dtype=np.float32)[:, None] * np.ones(128))
     left_out = np.zeros((2, 40, 60), bool)
     left_out[1, 4, 10] = left_out[1, 39, 59] = True
-    kept = at_rest(features, left_out, 1)
-    np.testing.assert_array_equal(kept.xy, xy[[0, 3]])
-    np.testing.assert_array_equal(kept.descriptors[:, 0], [0, 3])
-    assert at_rest(features, None, 1) is features
-    assert len(at_rest(features, left_out, 0)) == 4
+    plain = replace(results.keyframes([0, 1]), images=np.zeros((2, 40, 60, 3), np.uint8))
+    whole, some = kept(replace(plain, masks=left_out), [features, features])
+    np.testing.assert_array_equal(some.xy, xy[[0, 3]])
+    np.testing.assert_array_equal(some.descriptors[:, 0], [0, 3])
+    assert whole is features
+    assert kept(plain, [features, features])[1] is features
 
 
 @pytest.fixture(scope="module")

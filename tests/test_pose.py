@@ -154,7 +154,8 @@ def test_flat_pictures_of_any_size_have_no_texture(size):
     text = reason(keyframes(np.full((5, *size, 3), 90, np.uint8)))
     assert text == (
         f"too little texture: 0 features in the median keyframe ({size[1]}x{size[0]}), at least "
-        "60 are needed: film sharper, with more light or at a larger size"
+        "60 are needed: film sharper, with more light or at a larger size, or try "
+        "pose.model=learned"
     )
 
 
@@ -179,7 +180,7 @@ def test_strangers_have_too_little_overlap():
     text = reason(keyframes(coarse.repeat(4, axis=1).repeat(4, axis=2)))
     assert text == (
         "too little overlap: at most 1 of 5 keyframes show the same place (0 pairs match): film "
-        "slower, or give more frames (sample.fps)"
+        "slower, or give more frames (sample.fps), or try pose.model=learned"
     )
 
 

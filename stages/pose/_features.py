@@ -8,6 +8,7 @@ the same number of features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import cv2
 import numpy as np
@@ -27,10 +28,15 @@ class Features:
     xy: Array
     """float32 [N, 2] px, pixel centres at 0.5."""
     descriptors: Array
-    """float32 [N, 128], unit length."""
+    """float32 [N, D], unit length; D is 128 for SIFT."""
 
     def __len__(self) -> int:
         return len(self.xy)
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return no features."""
+        return cls(xy=np.zeros((0, 2), np.float32), descriptors=np.zeros((0, 128), np.float32))
 
 
 def extract(grey: Array, *, most: int, contrast: float = 0.013) -> Features:
@@ -39,15 +45,14 @@ def extract(grey: Array, *, most: int, contrast: float = 0.013) -> Features:
     The contrast threshold is a third of OpenCV's default: blurred and dim video has few features
     above that one (measured: 400 against 1,500 on an aerial clip).
     """
-    nothing = Features(xy=np.zeros((0, 2), np.float32), descriptors=np.zeros((0, 128), np.float32))
     if min(grey.shape) < SMALLEST_SIDE:
-        return nothing
+        return Features.none()
     sift = cv2.SIFT_create(
         nfeatures=most, contrastThreshold=contrast, edgeThreshold=10, enable_precise_upscale=True
     )
     keypoints, descriptors = sift.detectAndCompute(grey, None)
     if descriptors is None or not len(keypoints):
-        return nothing
+        return Features.none()
     order = np.argsort([-k.response for k in keypoints], kind="stable")[:most]
     xy = np.array([keypoints[i].pt for i in order], np.float32) + 0.5
     # RootSIFT: the Hellinger kernel as a dot product (Arandjelovic and Zisserman, CVPR 2012).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from pipeline.errors import later
 from pipeline.messages import Array
 from stages.pose._features import Features, match
+from stages.pose._front_end import Matched
 
 pycolmap = later("pycolmap")
 
-__all__ = ["Pair", "choose_pairs", "match_pairs"]
+__all__ = ["Pair", "choose_pairs", "verify"]
 
 COARSE = 256
 """Strongest features of an image that stand for it when overlap is guessed."""
@@ -37,13 +38,14 @@ class Pair:
 
 
 def choose_pairs(
-    features: list[Features], shot: Array, *, overlap: int, exhaustive: bool
+    features: list[Features], shot: Array, *, overlap: int, exhaustive: bool, sure: int = 2
 ) -> list[tuple[int, int]]:
     """Return the pairs worth matching in full, nearest first.
 
     Neighbours up to `overlap` within a shot, then ever wider gaps, then for each image the best
     of those far away (a loop, another shot of the same place); all of them judged by a quick
-    match of the strongest features. `exhaustive` takes every pair that this does not rule out.
+    match of the strongest features. `exhaustive` takes every pair that this does not rule out;
+    neighbours up to `sure` within a shot are not judged.
     """
     count = len(features)
     few = [Features(xy=f.xy[:COARSE], descriptors=f.descriptors[:COARSE]) for f in features]
@@ -52,7 +54,7 @@ def choose_pairs(
     score = np.zeros((count, count), np.int32)
     for i in range(count):
         for j in range(i + 1, count):
-            if j - i <= 2 and shot[i] == shot[j]:
+            if j - i <= sure and shot[i] == shot[j]:
                 always.append((i, j))
             # Far away in a long video every other image stands for its neighbour.
             elif count <= 120 or j - i <= 40 or (i % 2 == 0 and j % 2 == 0):
@@ -68,15 +70,15 @@ def choose_pairs(
     return sorted(chosen, key=lambda pair: (pair[1] - pair[0], pair[0]))
 
 
-def match_pairs(
+def verify(
+    matched: Iterable[Matched],
     features: list[Features],
     cameras: list[pycolmap.Camera],
-    pairs: list[tuple[int, int]],
     *,
     seed: int,
     tick: Callable[[], None],
 ) -> list[Pair]:
-    """Match the pairs and keep those that an epipolar geometry or a homography explains."""
+    """Keep the pairs whose matches an epipolar geometry or a homography explains."""
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = MIN_INLIERS
     options.ransac.random_seed = seed
@@ -85,17 +87,17 @@ def match_pairs(
     # A video's channel logo is no watermark of a photo collection: it is filtered by RANSAC.
     options.detect_watermark = False
     found = []
-    for i, j in pairs:
+    for one in matched:
         tick()
-        matches = match(features[i], features[j])
-        if len(matches) < MIN_INLIERS:
+        i, j = one.i, one.j
+        if len(one.matches) < MIN_INLIERS:
             continue
         geometry = pycolmap.estimate_two_view_geometry(
             cameras[i],
             features[i].xy.astype(np.float64),
             cameras[j],
             features[j].xy.astype(np.float64),
-            matches.astype(np.uint32),
+            one.matches.astype(np.uint32),
             options,
         )
         inliers = np.asarray(geometry.inlier_matches, np.int64)

@@ -7,7 +7,6 @@ they are; keyframes without a pose are left out.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from pydantic import Field
 
@@ -17,10 +16,9 @@ from pipeline.messages import Array, Keyframes, Views
 from pipeline.stage import Options
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
-from stages.pose._features import extract
+from stages.pose._front_end import Sift
 from stages.pose._mapping import fill_database, triangulate
-from stages.pose._masking import at_rest
-from stages.pose._matching import choose_pairs, match_pairs
+from stages.pose._matching import choose_pairs, verify
 from stages.pose._views import views_from
 
 pycolmap = later("pycolmap")
@@ -55,15 +53,15 @@ class Model(ColmapStage[Config]):
             )
         count = len(posed.index)
         cameras = cameras_for(posed)
-        features = []
-        for i, image in enumerate(posed.images):
-            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-            features.append(at_rest(extract(grey, most=self.config.features), posed.masks, i))
-            self.progress(i, 2 * count)
+        front_end = Sift()
+        features = front_end.describe(
+            posed, self.config.features, lambda i: self.progress(i, 2 * count)
+        )
         wanted = choose_pairs(
             features, posed.shot, overlap=self.config.overlap, exhaustive=count <= 12
         )
-        pairs = match_pairs(features, cameras, wanted, seed=self.context.seed, tick=lambda: None)
+        features, matched = front_end.match(posed, features, wanted)
+        pairs = verify(matched, features, cameras, seed=self.context.seed, tick=lambda: None)
         self.progress(2 * count - 1, 2 * count)
         assert posed.T_world_camera is not None
         model = triangulate(

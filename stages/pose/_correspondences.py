@@ -1,0 +1,101 @@
+"""From correspondences without a detector to features that several pairs share.
+
+A detector-free matcher says anew for each pair where a point lies. Structure from motion needs
+points that are the same in many images, so what falls within a small radius of one image becomes
+one feature, at the place of the most certain, as hloc does with LoFTR (`match_dense`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from pipeline.messages import Array
+from stages.pose._features import Features
+from stages.pose._front_end import Matched
+
+__all__ = ["MERGE_PX", "Correspondences", "features_of"]
+
+MERGE_PX = 0.5
+"""Points of one image that are closer than this are one feature, in pixels of the picture that the
+matcher saw. Measured on ten keyframes of a rendered room with exact correspondences of every
+eighth pixel, off by 0.3 px (0.7 px): trajectory error at 0.25 px 0.09 % (0.36 %), at 0.5 px 0.14 %
+(0.20 %), at 0.75 px 0.54 % (0.78 %), at hloc's 1 px 0.98 % (3.3 %): the points of many pairs lie so
+dense that a wider radius joins strangers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correspondences:
+    """The same points in two images."""
+
+    i: int
+    j: int
+    xy_i: Array
+    """float32 [M, 2] px, pixel centres at 0.5."""
+    xy_j: Array
+    """float32 [M, 2] px."""
+    score: Array
+    """float32 [M]: how certain, higher is better."""
+
+
+def features_of(
+    found: list[Correspondences], count: int, *, radius_px: float = MERGE_PX
+) -> tuple[list[Features], list[Matched]]:
+    """Merge the points of each image, and return the matches of the features they become.
+
+    Args:
+        found: What the pairs say.
+        count: How many images there are.
+        radius_px: In the pixels of the images.
+
+    Returns:
+        The features of every image, the most certain first and without descriptors; and the
+        matches of each pair, in its order, one for each feature at most.
+    """
+    # The ends of all correspondences, image by image: which pair, and which of its rows.
+    ends: list[list[tuple[Array, Array]]] = [[] for _ in range(count)]
+    for one in found:
+        ends[one.i].append((one.xy_i, one.score))
+        ends[one.j].append((one.xy_j, one.score))
+    features, numbers = [], []
+    for image in ends:
+        xy = np.concatenate([np.zeros((0, 2), np.float32), *(xy for xy, _ in image)])
+        score = np.concatenate([np.zeros(0, np.float32), *(score for _, score in image)])
+        kept, which = _merged(xy, score, radius_px)
+        features.append(Features(xy=xy[kept], descriptors=np.zeros((len(kept), 0), np.float32)))
+        lengths = np.cumsum([len(part) for part, _ in image])[:-1]
+        numbers.append(iter(np.split(which, lengths) if image else []))
+    return features, [
+        Matched(i=one.i, j=one.j, matches=_unique(pair, one.score))
+        for one in found
+        for pair in [np.stack([next(numbers[one.i]), next(numbers[one.j])], axis=1)]
+    ]
+
+
+def _merged(xy: Array, score: Array, radius_px: float) -> tuple[Array, Array]:
+    """Return the rows that stay, the best first, and for each row the number of its one.
+
+    A row stays unless a better one that stays lies within the radius; it joins the nearest.
+    """
+    if not len(xy):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = np.argsort(-score, kind="stable")
+    near = cKDTree(xy[order]).query_ball_point(xy[order], radius_px)
+    stays = np.ones(len(xy), bool)
+    for rank, others in enumerate(near):
+        if stays[rank]:
+            stays[[other for other in others if other > rank]] = False
+    kept = order[stays]
+    _, which = cKDTree(xy[kept]).query(xy)
+    return kept, which.astype(np.int64)
+
+
+def _unique(matches: Array, score: Array) -> Array:
+    """Return the rows [M, 2] in which each number of either side is the best of its own."""
+    rows = np.argsort(-score, kind="stable")
+    for side in (0, 1):
+        _, first = np.unique(matches[rows, side], return_index=True)
+        rows = rows[np.sort(first)]
+    return matches[np.sort(rows)]

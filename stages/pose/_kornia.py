@@ -1,0 +1,194 @@
+"""Kornia's detectors (ALIKED, DISK, XFeat) and LightGlue, filled with weights and run.
+
+- ALIKED: Zhao et al., IEEE TIM 2023. DISK: Tyszkiewicz et al., NeurIPS 2020. XFeat: Potje et al.,
+  CVPR 2024. LightGlue: Lindenberger et al., ICCV 2023.
+
+The networks are built without kornia's own download, and called as its pages do: RGB in 0..1,
+ALIKED above its detection threshold, DISK with the picture padded to multiples of 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import kornia.feature
+import numpy as np
+import torch
+
+from pipeline.messages import Array
+from pipeline.weights import Weights, fit, read_tensors
+from stages._pretrained import check_finite
+from stages.pose._features import Features
+from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced, reduced_size, strongest
+
+__all__ = ["Detector", "LightGlue", "Nearest", "glue_configuration"]
+
+ALIKED = "aliked-n16"
+XFEAT_STEP = 32
+"""XFeat looks at a picture whose sides are multiples of this."""
+MATCHER_PREFIX = "matcher."
+"""How the names of LightGlue's tensors begin in a checkpoint of glue-factory."""
+
+
+class Detector:
+    """One of kornia's networks that find and describe keypoints."""
+
+    def __init__(self, name: str, weights: Weights, *, device: str, side: int) -> None:
+        """Build and fill it.
+
+        Args:
+            name: `aliked`, `disk` or `xfeat`.
+            weights: Its file.
+            device: As torch names it.
+            side: Pictures with a longer side in px are made smaller first.
+
+        Raises:
+            UsageError: The file is damaged, or holds the weights of something else.
+        """
+        builders: dict[str, Any] = {
+            "aliked": kornia.feature.ALIKED,
+            "disk": kornia.feature.DISK,
+            "xfeat": kornia.feature.XFeat,
+        }
+        network = builders[name](ALIKED) if name == "aliked" else builders[name]()
+        tensors = read_tensors(weights.path, within="extractor")
+        # XFeat's weights are those of the network inside it.
+        _fill(network.net if name == "xfeat" else network, tensors, weights, f"{name} (kornia)")
+        self._network = _ready(network, device)
+        self._name = name
+        self._device = device
+        self._side = side
+
+    def grid(self, full: tuple[int, int]) -> Grid:
+        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        width, height = size = reduced_size(full, self._side)
+        if self._name != "xfeat":
+            return Grid(size=size, full=full)
+        # It resizes to multiples of 32 and scales pixel numbers back, not pixel centres.
+        whole = (max(XFEAT_STEP, length // XFEAT_STEP * XFEAT_STEP) for length in size)
+        across, down = whole
+        return Grid(size=size, full=full, centre=(width / across / 2, height / down / 2))
+
+    @torch.inference_mode()
+    def look(self, images: Array, most: int) -> list[Features]:
+        """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
+        grid = self.grid((images.shape[2], images.shape[1]))
+        if min(grid.size) < SMALLEST_SIDE:
+            return [Features.none()] * len(images)
+        pixels = torch.tensor(reduced(images, grid.size))
+        rgb = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255)
+        return [strongest(grid, *some, most) for some in self._found(rgb, most)]
+
+    def _found(self, rgb: Any, most: int) -> list[tuple[Any, Any, Any]]:
+        """Return keypoints [N, 2], descriptors [N, D] and scores [N] of each of [B, 3, H, W]."""
+        network = self._network
+        if self._name == "xfeat":
+            found = network.detectAndCompute(rgb, top_k=most)
+            return [(f["keypoints"], f["descriptors"], f["scores"]) for f in found]
+        if self._name == "disk":
+            found = network(rgb, n=most, pad_if_not_divisible=True)
+            return [(f.keypoints, f.descriptors, f.detection_scores) for f in found]
+        network.dkd.n_limit = most
+        return [(f.keypoints, f.descriptors, f.keypoint_scores) for f in network(rgb)]
+
+
+class LightGlue:
+    """Kornia's LightGlue, for the features that it was trained on."""
+
+    def __init__(self, name: str, weights: Weights, *, device: str) -> None:
+        """Build and fill it.
+
+        Args:
+            name: Of the features.
+            weights: Its file.
+            device: As torch names it.
+
+        Raises:
+            UsageError: The file is damaged, or holds the weights of something else.
+        """
+        network = kornia.feature.LightGlue(None, **glue_configuration(name))
+        tensors = _renamed(read_tensors(weights.path), network.conf.n_layers)
+        _fill(network, tensors, weights, f"LightGlue for {name} (kornia)")
+        self._network = _ready(network, device)
+        self._device = device
+
+    @torch.inference_mode()
+    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+        """Return matches int64 [M, 2], None where the scores are no numbers; in any thread.
+
+        One pair at a time: in a batch, kornia stops early only where all pairs would.
+        """
+        if min(len(a), len(b)) < 2:
+            return np.zeros((0, 2), np.int64)
+        size = torch.tensor([grid.size], device=self._device)
+        told = self._network(
+            {
+                f"image{n}": {
+                    "keypoints": self._tensor(grid.to_network(one.xy)),
+                    "descriptors": self._tensor(one.descriptors),
+                    "image_size": size,
+                }
+                for n, one in enumerate((a, b))
+            }
+        )
+        # Not there where no keypoint of one of the two is worth a match.
+        certain = told.get("log_assignment", told["matching_scores0"])
+        if torch.isnan(certain).any():
+            return None
+        return told["matches"][0].cpu().numpy()
+
+    def _tensor(self, array: Array) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(array))[None].to(self._device)
+
+
+class Nearest:
+    """Kornia's mutual nearest neighbours with the ratio test in both directions."""
+
+    def __init__(self, *, device: str) -> None:
+        """Work on a device, as torch names it."""
+        self._device = device
+
+    @torch.inference_mode()
+    def pair(self, a: Features, b: Features, grid: Grid) -> Array:
+        """Return matches int64 [M, 2]; in any thread."""
+        del grid
+        if min(len(a), len(b)) < 2:
+            return np.zeros((0, 2), np.int64)
+        one, other = (torch.from_numpy(f.descriptors).to(self._device) for f in (a, b))
+        return kornia.feature.match_smnn(one, other)[1].cpu().numpy()
+
+
+def glue_configuration(name: str) -> dict[str, Any]:
+    """Return how kornia builds LightGlue for some features, without where its weights are."""
+    return {k: v for k, v in kornia.feature.LightGlue.features[name].items() if k != "weights"}
+
+
+def _renamed(tensors: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Give the tensors of published files the names that kornia's network has."""
+    named = {name.removeprefix(MATCHER_PREFIX): tensor for name, tensor in tensors.items()}
+    for i in range(layers):
+        for kind in ("self_attn", "cross_attn"):
+            before, after = f"{kind}.{i}.", f"transformers.{i}.{kind}."
+            named = {
+                after + name.removeprefix(before) if name.startswith(before) else name: tensor
+                for name, tensor in named.items()
+            }
+    return named
+
+
+def _fill(network: Any, tensors: Mapping[str, Any], weights: Weights, what: str) -> None:
+    """Fill a network; tables that it works out by itself need not be in the file."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    tables = {
+        name: table for name, table in network.named_buffers() if not name.endswith(statistics)
+    }
+    fit(network, {**tables, **tensors}, weights, what)
+    check_finite(network, weights)
+
+
+def _ready(network: Any, device: str) -> Any:
+    if device == "cpu":
+        # How many threads work at a sum changes its last bits; pictures go side by side instead.
+        torch.set_num_threads(1)
+    return network.eval().requires_grad_(False).to(device)

@@ -1,0 +1,258 @@
+"""Front ends of learned networks: a picture is looked at once, and serves all its pairs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.messages import Array, Keyframes
+from stages._batches import Batches
+from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
+from stages.pose._features import Features
+from stages.pose._front_end import Matched, Sift, admitted, kept
+from stages.pose._sighted import Grid
+
+__all__ = ["DetectorFree", "Learned"]
+
+REMEMBERED = 12
+"""Pictures whose maps a matcher without keypoints keeps: a keyframe and its usual partners. They
+take 34 MB each in EfficientLoFTR at 640x480."""
+
+
+class Detector(Protocol):
+    """Finds keypoints and describes them; may be called from several threads."""
+
+    def grid(self, full: tuple[int, int]) -> Grid:
+        """Return where its coordinates lie in keyframes of a size (width, height)."""
+        ...
+
+    def look(self, images: Array, most: int) -> list[Features]:
+        """Return up to `most` features of each of uint8 [N, H, W, 3], the strongest first."""
+        ...
+
+
+class Matcher(Protocol):
+    """Matches the features of two pictures; may be called from several threads."""
+
+    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+        """Return int64 [M, 2], or None where its scores are no numbers."""
+        ...
+
+
+class PairMatcher(Protocol):
+    """Matches two pictures without keypoints; may be called from several threads."""
+
+    def grid(self, full: tuple[int, int]) -> Grid:
+        """Return where its coordinates lie in keyframes of a size (width, height)."""
+        ...
+
+    def look(self, images: Array) -> list[Any]:
+        """Return what it needs to know of each of uint8 [N, H, W, 3]."""
+        ...
+
+    def pair(self, a: Any, b: Any, grid: Grid) -> tuple[Array, Array, Array] | None:
+        """Return points [M, 2] px of both, and scores [M]; None where those are no numbers."""
+        ...
+
+
+class Learned:
+    """Keypoints of a network, matched by another or by their descriptors.
+
+    Args:
+        detector: Finds keypoints.
+        matcher: Matches them.
+        sure: Neighbours that are matched whatever their features say.
+        batch: Pictures at a time.
+        threads: Batches side by side.
+        warn: Takes warnings.
+    """
+
+    detects = True
+
+    def __init__(
+        self,
+        detector: Detector,
+        matcher: Matcher,
+        *,
+        sure: int,
+        batch: int,
+        threads: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.sure = sure
+        self._detector, self._matcher = detector, matcher
+        self._batches: Batches[list[Features]] = Batches(
+            batch, "pictures", "lower pose.working_side or pose.keypoints", warn
+        )
+        self._pairs: Batches[list[Array | None]] = Batches(1, "pairs", "lower pose.keypoints", warn)
+        self._threads = threads
+        self._warn = warn
+
+    def describe(
+        self, keyframes: Keyframes, most: int, found: Callable[[int], None]
+    ) -> list[Features]:
+        """Return features of each keyframe; those that are no numbers are left out, and told."""
+        images, features = keyframes.images, list[Features]()
+        with ThreadPoolExecutor(self._threads) as pool:
+
+            def look(size: int) -> list[Features]:
+                first, last = len(features), len(features) + size * self._threads
+                starts = range(first, min(last, len(images)), size)
+                some = pool.map(
+                    lambda at: self._detector.look(images[at : min(at + size, last)], most), starts
+                )
+                return [one for batch in some for one in batch]
+
+            while len(features) < len(images):
+                for one in self._batches.attempt(look):
+                    features.append(one)
+                    found(len(features) - 1)
+        numbers = [
+            np.isfinite(some.xy).all(axis=1) & np.isfinite(some.descriptors).all(axis=1)
+            for some in features
+        ]
+        lost, total = sum(int((~rows).sum()) for rows in numbers), sum(map(len, features))
+        if lost:
+            self._warn(f"{lost} of {total} learned keypoints are left out: they are no numbers")
+        return kept(keyframes, features)
+
+    def match(
+        self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
+    ) -> tuple[list[Features], Iterator[Matched]]:
+        """Return the matches of the pairs, worked out side by side."""
+        grid = self._detector.grid((keyframes.images.shape[2], keyframes.images.shape[1]))
+        return features, self._matched(features, pairs, grid)
+
+    def _matched(
+        self, features: list[Features], pairs: list[tuple[int, int]], grid: Grid
+    ) -> Iterator[Matched]:
+        unsound = 0
+        with ThreadPoolExecutor(self._threads) as pool:
+            for at in range(0, len(pairs), self._threads):
+                some = pairs[at : at + self._threads]
+
+                def together(_: int, some: list[tuple[int, int]] = some) -> list[Array | None]:
+                    ends = ((features[i], features[j]) for i, j in some)
+                    return list(pool.map(lambda ab: self._matcher.pair(*ab, grid), ends))
+
+                for (i, j), matches in zip(some, self._pairs.attempt(together), strict=True):
+                    unsound += matches is None
+                    none = np.zeros((0, 2), np.int64)
+                    yield Matched(i=i, j=j, matches=none if matches is None else matches)
+        _tell_unsound(unsound, len(pairs), self._warn)
+
+
+class DetectorFree:
+    """Correspondences of a network that looks at both pictures; SIFT only tells what is alike.
+
+    Args:
+        matcher: The network.
+        sure: Neighbours that are matched whatever SIFT says.
+        threads: Pairs side by side.
+        warn: Takes warnings.
+    """
+
+    detects = False
+
+    def __init__(
+        self, matcher: PairMatcher, *, sure: int, threads: int, warn: Callable[[str], None]
+    ) -> None:
+        self.sure = sure
+        self._matcher = matcher
+        self._rows: Batches[list[Correspondences | None]] = Batches(
+            1, "pairs", "lower pose.working_side", warn
+        )
+        self._threads = threads
+        self._warn = warn
+        self._most = 0
+
+    def describe(
+        self, keyframes: Keyframes, most: int, found: Callable[[int], None]
+    ) -> list[Features]:
+        """Return SIFT features, by which the pairs are chosen."""
+        self._most = most
+        return Sift().describe(keyframes, most, found)
+
+    def match(
+        self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
+    ) -> tuple[list[Features], list[Matched]]:
+        """Return the correspondences of the pairs as features that they share."""
+        del features
+        self._seen = _Seen(self._matcher)
+        rows = [list(row) for _, row in groupby(sorted(pairs), key=lambda pair: pair[0])]
+        found: list[Correspondences | None] = []
+        with ThreadPoolExecutor(self._threads) as pool:
+            for at in range(0, len(rows), self._threads):
+                some = rows[at : at + self._threads]
+
+                def together(
+                    _: int, some: list[list[tuple[int, int]]] = some
+                ) -> list[Correspondences | None]:
+                    done = pool.map(lambda row: self._row(keyframes, row), some)
+                    return [one for row in done for one in row]
+
+                found.extend(self._rows.attempt(together))
+        del self._seen
+        _tell_unsound(sum(one is None for one in found), len(pairs), self._warn)
+        images = keyframes.images
+        grid = self._matcher.grid((images.shape[2], images.shape[1]))
+        radius_px = MERGE_PX * max(np.divide(grid.full, grid.size))
+        known = [one for one in found if one is not None]
+        return features_of(known, len(images), radius_px=radius_px)
+
+    def _row(
+        self, keyframes: Keyframes, pairs: list[tuple[int, int]]
+    ) -> list[Correspondences | None]:
+        """Match one keyframe with all its partners: it is looked at once for them."""
+        images = keyframes.images
+        grid = self._matcher.grid((images.shape[2], images.shape[1]))
+        first = pairs[0][0]
+        a = self._seen.get(images, first)
+        found: list[Correspondences | None] = []
+        for i, j in pairs:
+            b = self._seen.get(images, j)
+            told = self._matcher.pair(a, b, grid)
+            if told is None:
+                found.append(None)
+                continue
+            xy_i, xy_j, score = told
+            # The best, where there are more than is wanted.
+            best = np.sort(np.argsort(-score, kind="stable")[: self._most])
+            rows = best[admitted(keyframes, i, xy_i[best]) & admitted(keyframes, j, xy_j[best])]
+            found.append(
+                Correspondences(i=i, j=j, xy_i=xy_i[rows], xy_j=xy_j[rows], score=score[rows])
+            )
+        return found
+
+
+class _Seen:
+    """What a matcher saw in the pictures that were asked for last."""
+
+    def __init__(self, matcher: PairMatcher) -> None:
+        self._matcher = matcher
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, images: Array, i: int) -> Any:
+        """Return what it sees in picture i, which it looks at unless it did so lately."""
+        with self._lock:
+            if i in self._kept:
+                self._kept.move_to_end(i)
+                return self._kept[i]
+        (seen,) = self._matcher.look(images[i : i + 1])
+        with self._lock:
+            self._kept[i] = seen
+            if len(self._kept) > REMEMBERED:
+                self._kept.popitem(last=False)
+        return seen
+
+
+def _tell_unsound(count: int, pairs: int, warn: Callable[[str], None]) -> None:
+    if count:
+        warn(f"{count} of {pairs} pairs have no matches: the network's scores are no numbers")

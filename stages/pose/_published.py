@@ -1,0 +1,148 @@
+"""The weights that learned front ends can fetch: where they are, and under which licence.
+
+Kornia's addresses are those in its own source (0.9), and so are the names under which they lie in
+torch's cache, so that what kornia has fetched is found. It publishes no hashes of them.
+
+Licences: cvg/LightGlue's page has LightGlue's own weights and DISK's under Apache-2.0 and ALIKED's
+under BSD-3-Clause (whose notice stands in kornia's source); verlab/accelerated_features has XFeat
+and LighterGlue under Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Weights, torch_cache
+
+__all__ = ["CHECKPOINTS", "DETECTORS", "GLUES", "every", "hub", "kornia"]
+
+INSTEAD = "pose.model=colmap"
+FEATURES, MATCHING = "image features", "feature matching"
+KORNIA = "https://huggingface.co/kornia"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published:
+    """A file that kornia fetches."""
+
+    id: str
+    task: str
+    licence: str
+    nbytes: int
+    url: str
+    file: str
+    """Its name in torch's cache."""
+
+
+DETECTORS = {
+    "aliked": _Published(
+        id="aliked-n16",
+        task=FEATURES,
+        licence="BSD-3-Clause",
+        nbytes=2_700_000,
+        url=f"{KORNIA}/aliked/resolve/main/aliked-n16.pth",
+        file="aliked-n16.pth",
+    ),
+    "disk": _Published(
+        id="disk-depth",
+        task=FEATURES,
+        licence="Apache-2.0",
+        nbytes=4_400_000,
+        url=f"{KORNIA}/disk/resolve/main/depth-save.pth",
+        file="depth-save.pth",
+    ),
+    "xfeat": _Published(
+        id="xfeat",
+        task=FEATURES,
+        licence="Apache-2.0",
+        nbytes=6_200_000,
+        url="https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt",
+        file="xfeat.pt",
+    ),
+}
+GLUES = {
+    "aliked": _Published(
+        id="lightglue-aliked",
+        task=MATCHING,
+        licence="Apache-2.0",
+        nbytes=47_500_000,
+        url=f"{KORNIA}/lightglue/resolve/main/aliked_lightglue.pth",
+        file="aliked_lightglue_v0-1_arxiv-pth",
+    ),
+    "disk": _Published(
+        id="lightglue-disk",
+        task=MATCHING,
+        licence="Apache-2.0",
+        nbytes=47_500_000,
+        url=f"{KORNIA}/lightglue/resolve/main/disk_lightglue.pth",
+        file="disk_lightglue_v0-1_arxiv-pth",
+    ),
+    "xfeat": _Published(
+        id="lighterglue-xfeat",
+        task=MATCHING,
+        licence="Apache-2.0",
+        nbytes=4_500_000,
+        url=f"{KORNIA}/lightglue/resolve/main/xfeat-lighterglue.pt",
+        file="xfeat-lighterglue.pt",
+    ),
+}
+
+SUPERPOINT_LICENCE = "superpoint-noncommercial"
+"""Magic Leap's, for research only (the LICENSE file of the checkpoint). The cards say `other`,
+which may mean anything: who agrees to this one must not have agreed to every other."""
+
+CHECKPOINTS = {
+    "superpoint": Known(
+        name="magic-leap-community/superpoint",
+        licence=SUPERPOINT_LICENCE,
+        nbytes=5_210_000,
+        about="keypoints for nearest neighbours",
+    ),
+    "superpoint+lightglue": Known(
+        name="ETH-CVG/lightglue_superpoint",
+        licence=SUPERPOINT_LICENCE,
+        nbytes=55_000_000,
+        about="SuperPoint's keypoints and their matcher",
+    ),
+    "efficient_loftr": Known(
+        name="zju-community/efficientloftr",
+        licence="apache-2.0",
+        nbytes=64_300_000,
+        about="matches without keypoints",
+    ),
+}
+
+
+def kornia(published: _Published) -> Weights:
+    """Return a file of kornia's where torch keeps it."""
+    return Weights(
+        id=published.id,
+        task=published.task,
+        licence=published.licence,
+        nbytes=published.nbytes,
+        url=published.url,
+        path=torch_cache() / published.file,
+        instead=INSTEAD,
+    )
+
+
+def hub(kind: str, name: str = "") -> Checkpoint:
+    """Return a checkpoint of a kind of `CHECKPOINTS`, by its name or path, or the known one.
+
+    Raises:
+        UsageError: There is no such folder, and it is no name on the hub.
+    """
+    return checkpoint(
+        name or CHECKPOINTS[kind].name,
+        task=FEATURES if kind == "superpoint" else MATCHING,
+        known=CHECKPOINTS.values(),
+        instead=INSTEAD,
+        option="pose.checkpoint",
+    )
+
+
+def every() -> tuple[Weights, ...]:
+    """Return all that can be fetched."""
+    files = (*DETECTORS.values(), *GLUES.values())
+    return (*(kornia(file) for file in files), *(hub(kind) for kind in CHECKPOINTS))

@@ -1,0 +1,73 @@
+"""The picture that a network sees, and where its pixels lie in the keyframe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.messages import Array
+from stages.pose._features import Features
+
+__all__ = ["SMALLEST_SIDE", "Grid", "reduced", "reduced_size", "strongest"]
+
+SMALLEST_SIDE = 32
+"""Shorter sides leave the coarsest maps of the networks without a value to compare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """How a network's coordinates become those of a keyframe.
+
+    The networks put the centre of the first pixel at 0; keyframes, as COLMAP, put it at 0.5.
+    """
+
+    size: tuple[int, int]
+    """(width, height) px, in the network's own coordinates."""
+    full: tuple[int, int]
+    """(width, height) px of the keyframe."""
+    centre: tuple[float, float] = (0.5, 0.5)
+    """(x, y): what is added to the network's coordinates so that pixel centres lie at a half."""
+
+    def to_image(self, xy: Array) -> Array:
+        """Return points [N, 2] of the network in the keyframe, float32 px."""
+        scale = np.divide(self.full, self.size)
+        return ((xy.astype(np.float64) + self.centre) * scale).astype(np.float32)
+
+    def to_network(self, xy: Array) -> Array:
+        """Return points [N, 2] px of the keyframe as the network counts them, float32."""
+        scale = np.divide(self.size, self.full)
+        return (xy.astype(np.float64) * scale - self.centre).astype(np.float32)
+
+
+def reduced_size(full: tuple[int, int], side: int, step: int = 1) -> tuple[int, int]:
+    """Return (width, height) with the longer side at most `side`, multiples of `step`."""
+    scale = min(1.0, side / max(full))
+    width, height = (max(step, round(length * scale / step) * step) for length in full)
+    return width, height
+
+
+def reduced(images: Array, size: tuple[int, int]) -> Array:
+    """Return pictures uint8 [N, H, W, 3] at (width, height)."""
+    if (images.shape[2], images.shape[1]) == size:
+        return images
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+
+
+def strongest(grid: Grid, xy: Any, descriptors: Any, scores: Any, most: int) -> Features:
+    """Return features in the keyframe, the strongest first.
+
+    Args:
+        grid: Of the network.
+        xy: Tensor [N, 2], in the network's coordinates.
+        descriptors: Tensor [N, D].
+        scores: Tensor [N].
+        most: How many.
+    """
+    order = scores.argsort(descending=True, stable=True)[:most]
+    return Features(
+        xy=grid.to_image(xy[order].float().cpu().numpy()),
+        descriptors=np.ascontiguousarray(descriptors[order].float().cpu().numpy()),
+    )

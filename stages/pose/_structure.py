@@ -1,0 +1,208 @@
+"""Structure from motion by COLMAP on the features of any front end.
+
+The incremental mapper builds the model. One camera is assumed for each shot, its focal length and
+radial distortion estimated, unless the source gives intrinsics, which are then kept.
+
+A first attempt that leaves out more than a twentieth of the keyframes of its shots is followed by
+others: a focal length of its own for every keyframe (a lens that zoomed meanwhile), then all
+pairs with twice the features. The best attempt counts, the first among equals.
+
+A camera that stands still, turns or zooms on the spot is found out before any mapping, since
+COLMAP would register it: see `_still.py` and `_parallax.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.errors import PartNotMade, later
+from pipeline.messages import Array, Keyframes, Views
+from pipeline.stage import Options
+from stages.pose._cameras import cameras_for
+from stages.pose._colmap_stage import ColmapStage
+from stages.pose._features import Features
+from stages.pose._front_end import FrontEnd
+from stages.pose._mapping import fill_database, map_incrementally
+from stages.pose._matching import Pair, choose_pairs, verify
+from stages.pose._parallax import Evidence, parallax_evidence
+from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
+from stages.pose._views import views_from
+
+pycolmap = later("pycolmap")
+
+__all__ = ["MappingOptions", "StructureFromMotion"]
+
+GOOD_SHARE = 0.95
+"""Of the keyframes of the shots that a model reaches into: less asks for another attempt."""
+BETTER = 1.1
+"""A later attempt must pose so many times as many keyframes to count for more."""
+FEW = 12
+"""Up to so many keyframes, all pairs are tried at once."""
+
+
+class MappingOptions(Options):
+    """How much is matched and what counts as a model."""
+
+    overlap: int = Field(4, ge=1, le=50, description="neighbours that each keyframe is matched to")
+    attempts: int = Field(3, ge=1, le=3, description="strategies tried before giving up")
+    init_angle_deg: float = Field(
+        6.0, gt=0, le=45, description="triangulation angle that the first pair should have"
+    )
+
+
+C = TypeVar("C", bound=MappingOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What the keyframes show, and what it says about the camera's motion."""
+
+    features: list[Features]
+    pairs: list[Pair]
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """What one strategy came to: its models, the largest first."""
+
+    seen: _Seen
+    models: list[pycolmap.Reconstruction]
+
+    @property
+    def views(self) -> int:
+        """How many keyframes the largest model holds; one whose points are all gone holds none."""
+        if not self.models or not self.models[0].num_points3D():
+            return 0
+        return self.models[0].num_reg_images()
+
+
+class StructureFromMotion(ColmapStage[C]):
+    """Structure from motion by COLMAP; a model names its front end and how many features."""
+
+    otherwise: ClassVar[str] = ""
+    """What else the user may do where too little was found or matched, after a comma."""
+
+    @property
+    def most(self) -> int:
+        """How many features of a keyframe the first attempt takes."""
+        raise NotImplementedError
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What finds and matches features, once the stage is open."""
+        raise NotImplementedError
+
+    def process(self, keyframes: Keyframes) -> Views:
+        """Find the poses of the keyframes.
+
+        Raises:
+            PartNotMade: No model; the message says why, with figures.
+        """
+        if reason := why_no_motion(keyframes):
+            raise PartNotMade(reason)
+        best: _Attempt | None = None
+        for attempt in islice(self._strategies(keyframes), self.config.attempts):
+            if best is None or attempt.views >= BETTER * best.views:
+                best = attempt
+            if attempt.seen.evidence.no_parallax or _complete(best, keyframes):
+                break
+        assert best is not None
+        seen = best.seen
+        if reason := why_no_model(keyframes, seen.features, seen.pairs, seen.evidence, best.views):
+            raise PartNotMade(reason if seen.evidence.no_parallax else reason + self.otherwise)
+        views = views_from(best.models[0], keyframes, scale="arbitrary", normalise=True)
+        if text := left_out(keyframes, views):
+            self.warn(text)
+        self._measure(best, views)
+        return views
+
+    def _strategies(self, keyframes: Keyframes) -> Iterator[_Attempt]:
+        few = len(keyframes.index) <= FEW
+        angle = self.config.init_angle_deg
+        seen = self._look(keyframes, self.most, exhaustive=few)
+        yield self._map(keyframes, seen, angle_deg=angle, inliers=60)
+        if keyframes.intrinsics is None:
+            yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30, each=True)
+        seen = self._look(keyframes, 2 * self.most, exhaustive=True)
+        yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
+
+    def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Seen:
+        """Find features, match them and weigh the evidence for parallax."""
+        front_end, count = self.front_end, len(keyframes.index)
+        features = front_end.describe(keyframes, most, lambda i: self.progress(i, 4 * count))
+        if front_end.detects and why_nothing_to_map(keyframes, features):
+            return _Seen(features=features, pairs=[], evidence=Evidence())
+        wanted = choose_pairs(
+            features,
+            keyframes.shot,
+            overlap=self.config.overlap,
+            exhaustive=exhaustive,
+            sure=front_end.sure,
+        )
+        tick = self._counter(count, 2 * count / max(1, len(wanted)), 4 * count)
+        features, matched = front_end.match(keyframes, features, wanted)
+        seed = self.context.seed
+        pairs = verify(matched, features, cameras_for(keyframes), seed=seed, tick=tick)
+        height, width = keyframes.images.shape[1:3]
+        focal_px = None if keyframes.intrinsics is None else float(keyframes.intrinsics[0, 0, 0])
+        evidence = parallax_evidence(pairs, features, (width, height), focal_px)
+        return _Seen(features=features, pairs=pairs, evidence=evidence)
+
+    def _map(
+        self,
+        keyframes: Keyframes,
+        seen: _Seen,
+        *,
+        angle_deg: float,
+        inliers: int,
+        each: bool = False,
+    ) -> _Attempt:
+        """Build models from what was seen; `each` keyframe may have its own focal length."""
+        if not seen.pairs or seen.evidence.no_parallax:
+            return _Attempt(seen=seen, models=[])
+        count = len(keyframes.index)
+        models = map_incrementally(
+            fill_database(seen.features, cameras_for(keyframes, each=each), seen.pairs),
+            seed=self.context.seed,
+            threads=self.context.threads,
+            refine_focal=keyframes.intrinsics is None,
+            init_min_tri_angle_deg=angle_deg,
+            init_min_num_inliers=inliers,
+            registered=self._counter(3 * count, 1, 4 * count),
+        )
+        return _Attempt(seen=seen, models=models)
+
+    def _counter(self, start: float, step: float, total: float) -> Callable[[], None]:
+        done = start
+
+        def tick() -> None:
+            nonlocal done
+            done += step
+            self.progress(min(done, total), total)
+
+        return tick
+
+    def _measure(self, attempt: _Attempt, views: Views) -> None:
+        model = attempt.models[0]
+        self.measure("registered_share", len(views.index) / views.candidates)
+        self.measure("reprojection_error_px", model.compute_mean_reprojection_error())
+        self.measure("points_count", len(views.points))
+        self.measure("track_length_views", model.compute_mean_track_length())
+        self.measure("unexplained_by_turn_share", attempt.seen.evidence.unexplained)
+        self.measure("focal_length_px", float(np.median(views.intrinsics[:, 0, 0])))
+
+
+def _complete(attempt: _Attempt, keyframes: Keyframes) -> bool:
+    """Whether the model holds nearly all keyframes of the shots that it reaches into."""
+    if not attempt.models:
+        return False
+    rows = np.array(sorted(attempt.models[0].reg_image_ids())) - 1
+    reached: Array = np.isin(keyframes.shot, np.unique(keyframes.shot[rows]))
+    return len(rows) >= GOOD_SHARE * reached.sum()

@@ -1,0 +1,268 @@
+"""SuperPoint, LightGlue and EfficientLoFTR of transformers, run over many pictures and pairs.
+
+transformers looks at both pictures of a pair anew for every pair. Here a picture is looked at once:
+where the network would look again, it is handed what it saw (`_Remembered`), and everything after
+that is its own.
+
+Batches of pairs come out wrong, whence one pair at a time: LightGlue's are put back in the wrong
+order where pairs stop at different layers (transformers 5.23, `_concat_early_stopped_outputs`:
+the order is applied twice instead of undone).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import UsageError
+from pipeline.hub import Checkpoint
+from pipeline.messages import Array
+from stages._pretrained import LearnedOptions, check_finite, load, processor
+from stages.pose._features import Features
+from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced_size, strongest
+
+__all__ = ["EfficientLoftr", "LightGlue", "SuperPoint"]
+
+STEP = 32
+"""EfficientLoFTR's coarsest maps have an eighth of the size, of which it joins four by four."""
+
+
+class _Prepared:
+    """A network of transformers and its processor."""
+
+    def __init__(
+        self, auto: str, weights: Checkpoint, *, device: str, side: int, task: str
+    ) -> None:
+        options = LearnedOptions.model_validate({"device": device})
+        self.network = load(auto, weights, options, step="pose", task=task)
+        self.processor = processor("AutoImageProcessor", weights)
+        self.device = device
+        self._side = side
+        check_finite(self.network, weights)
+
+    def pixels(self, images: Array, *, pairs: bool) -> Any:
+        """Return what the network sees of uint8 [N, H, W, 3]: float32 [N, 3, h, w]."""
+        full = (images.shape[2], images.shape[1])
+        how: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        if self._side:
+            width, height = reduced_size(full, self._side, STEP)
+            how["size"] = {"height": height, "width": width}
+        # Those of a message cannot be written to, which torch warns of.
+        some = [image.copy() for image in images]
+        if pairs:
+            # Its processor takes pairs only.
+            some = [*some, some[-1]] if len(some) % 2 else some
+            made = self.processor([some[at : at + 2] for at in range(0, len(some), 2)], **how)
+            return made["pixel_values"].flatten(0, 1)[: len(images)].to(self.device)
+        return self.processor(some, **how)["pixel_values"].to(self.device)
+
+    def size(self, full: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) of what the network sees of pictures of a size."""
+        if self._side:
+            return reduced_size(full, self._side, STEP)
+        if not self.processor.do_resize:
+            return full
+        return self.processor.size["width"], self.processor.size["height"]
+
+
+class _Remembered(torch.nn.Module):
+    """Stands where a network looks at pictures, and answers with what was seen before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Each thread is at another pair.
+        self._here = threading.local()
+
+    def remind(self, seen: Any) -> None:
+        """Set what the next call of this thread answers."""
+        self._here.seen = seen
+
+    def forward(self, pixel_values: Any) -> Any:
+        """Answer."""
+        del pixel_values
+        return self._here.seen
+
+
+class SuperPoint:
+    """SuperPoint (DeTone et al., CVPRW 2018), by itself or inside a checkpoint of LightGlue."""
+
+    def __init__(
+        self, weights: Checkpoint, *, device: str, side: int, inside: LightGlue | None = None
+    ) -> None:
+        """Load it.
+
+        Args:
+            weights: The checkpoint.
+            device: As torch names it.
+            side: The longer side in px at which it looks; 0 for what the checkpoint says.
+            inside: The LightGlue whose detector it is.
+
+        Raises:
+            UsageError: The checkpoint is another network's, damaged or not whole.
+        """
+        self._pairs = inside is not None
+        if inside is not None:
+            self._prepared, self._network = inside.prepared, inside.detector
+        else:
+            self._prepared = _Prepared(
+                "AutoModelForKeypointDetection",
+                weights,
+                device=device,
+                side=side,
+                task="keypoint detection",
+            )
+            self._network = self._prepared.network
+
+    def grid(self, full: tuple[int, int]) -> Grid:
+        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        return Grid(size=self._prepared.size(full), full=full)
+
+    @torch.inference_mode()
+    def look(self, images: Array, most: int) -> list[Features]:
+        """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
+        grid = self.grid((images.shape[2], images.shape[1]))
+        if min(*grid.size, *grid.full) < SMALLEST_SIDE:
+            return [Features.none()] * len(images)
+        told = self._network(self._prepared.pixels(images, pairs=self._pairs))
+        # Its post-processing cuts the decimals off; here they are kept.
+        xy = told.keypoints * torch.tensor(grid.size, device=told.keypoints.device)
+        return [
+            strongest(grid, xy[n, mask], told.descriptors[n, mask], told.scores[n, mask], most)
+            for n, mask in enumerate(told.mask.bool())
+        ]
+
+
+class LightGlue:
+    """LightGlue (Lindenberger et al., ICCV 2023) with the detector in its checkpoint."""
+
+    def __init__(self, weights: Checkpoint, *, device: str, side: int) -> None:
+        """Load it.
+
+        Raises:
+            UsageError: The checkpoint is another network's, damaged or not whole.
+        """
+        self.prepared = _Prepared(
+            "AutoModelForKeypointMatching",
+            weights,
+            device=device,
+            side=side,
+            task="keypoint matching",
+        )
+        network = self.prepared.network
+        _check_type(network, "lightglue", weights, "pose.matcher=lightglue")
+        _check_type(network.keypoint_detector, "superpoint", weights, "pose.features=superpoint")
+        self.detector = network.keypoint_detector
+        self._remembered = network.keypoint_detector = _Remembered()
+
+    @torch.inference_mode()
+    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+        """Return matches int64 [M, 2], None where the scores are no numbers; in any thread."""
+        if min(len(a), len(b)) < 2:
+            return np.zeros((0, 2), np.int64)
+        width, height = grid.size
+        device, most = self.prepared.device, max(len(a), len(b))
+        keypoints = torch.zeros((2, most, 2))
+        descriptors = torch.zeros((2, most, a.descriptors.shape[1]))
+        mask = torch.zeros((2, most), dtype=torch.int)
+        for n, one in enumerate((a, b)):
+            relative = grid.to_network(one.xy) / np.array([width, height], np.float32)
+            keypoints[n, : len(one)] = torch.from_numpy(relative)
+            descriptors[n, : len(one)] = torch.from_numpy(one.descriptors)
+            mask[n, : len(one)] = 1
+        seen = (keypoints.to(device), None, descriptors.to(device), mask.to(device))
+        self._remembered.remind(seen)
+        # Of the pictures only their size is asked for.
+        told = self.prepared.network(torch.zeros((), device=device).expand(1, 2, 1, height, width))
+        matches, scores = told.matches[0, 0, : len(a)], told.matching_scores[0, 0, : len(a)]
+        if torch.isnan(scores).any():
+            return None
+        good = (scores > 0) & (matches > -1) & (matches < len(b))
+        rows = torch.nonzero(good)[:, 0]
+        return torch.stack([rows, matches[rows].long()], dim=1).cpu().numpy()
+
+
+class EfficientLoftr:
+    """EfficientLoFTR (Wang et al., CVPR 2024): matches without keypoints.
+
+    transformers 5.23 numbers the matches of a pair by the cells of the second picture on one side
+    and by those of the first on the other, and refines and lists them slot by slot as if they were
+    the same: wherever something moved, a slot holds two halves of different matches. Here both
+    sides are numbered by the cells of the first picture (`_numbered_alike`), and the network's own
+    refinement follows. Where nothing moved the two agree.
+    """
+
+    def __init__(self, weights: Checkpoint, *, device: str, side: int) -> None:
+        """Load it.
+
+        Raises:
+            UsageError: The checkpoint is another network's, damaged or not whole.
+        """
+        self.prepared = _Prepared(
+            "AutoModelForKeypointMatching",
+            weights,
+            device=device,
+            side=side,
+            task="keypoint matching",
+        )
+        network = self.prepared.network
+        _check_type(network, "efficientloftr", weights, "pose.matcher=efficient_loftr")
+        numbered = network._get_matches_from_scores
+        network._get_matches_from_scores = lambda scores: _numbered_alike(*numbered(scores))
+        self._backbone = network.efficientloftr.backbone
+        self._remembered = network.efficientloftr.backbone = _Remembered()
+
+    def grid(self, full: tuple[int, int]) -> Grid:
+        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        return Grid(size=self.prepared.size(full), full=full)
+
+    @torch.inference_mode()
+    def look(self, images: Array) -> list[Any]:
+        """Return the maps that the network makes of each picture, uint8 [N, H, W, 3]."""
+        grey = self.prepared.pixels(images, pairs=True)[:, :1]
+        return list(zip(*(maps.split(1) for maps in self._backbone(grey)), strict=True))
+
+    @torch.inference_mode()
+    def pair(self, a: Any, b: Any, grid: Grid) -> tuple[Array, Array, Array] | None:
+        """Return points [M, 2] px of both, and scores [M]; None where those are no numbers.
+
+        Args:
+            a: What `look` saw of the first picture.
+            b: And of the second.
+            grid: Of both.
+        """
+        width, height = grid.size
+        self._remembered.remind([torch.cat(both) for both in zip(a, b, strict=True)])
+        blank = torch.zeros((), device=self.prepared.device).expand(1, 2, 1, height, width)
+        told = self.prepared.network(blank)
+        scores = told.matching_scores[0, 0]
+        if torch.isnan(scores).any():
+            return None
+        good = (scores > 0) & (told.matches[0] > -1).all(0)
+        size = torch.tensor(grid.size, device=scores.device)
+        xy = (told.keypoints[0, :, good] * size).float().cpu().numpy()
+        return grid.to_image(xy[0]), grid.to_image(xy[1]), scores[good].float().cpu().numpy()
+
+
+def _numbered_alike(indices: Any, scores: Any) -> tuple[Any, Any]:
+    """Give slot i of both sides to cell i of the first picture.
+
+    Args:
+        indices: int64 [1, 2, N]: slot j of the first row is the cell of the first picture that
+            matches cell j of the second; slot i of the second row the other way round; -1 for none.
+        scores: float [1, 2, N], in the same slots.
+    """
+    second, certain = indices[:, 1:], scores[:, 1:]
+    cells = torch.arange(indices.shape[2], device=indices.device).expand_as(second)
+    first = torch.where(second > -1, cells, -1)
+    return torch.cat([first, second], dim=1), torch.cat([certain, certain], dim=1)
+
+
+def _check_type(network: Any, wanted: str, weights: Checkpoint, option: str) -> None:
+    found = network.config.model_type
+    if found != wanted:
+        raise UsageError(
+            f"{weights.id} holds a {found}; {option} needs a {wanted}: give pose.checkpoint one"
+        )
