@@ -198,6 +198,36 @@ def test_a_small_ball_before_a_camera_at_rest_is_found() -> None:
             assert (masks.moving[t] & ball).sum() > 0.7 * ball.sum()
 
 
+def road(car: bool) -> tuple[Frames, Motion, list[tuple[int, int]]]:
+    """A dull, grainy road under a camera that adapts its exposure, and a car across it."""
+    rng = np.random.default_rng(0)
+    ground = 90 + cv2.GaussianBlur(rng.normal(0, 12, (180, 320)), (0, 0), 1.5)
+    ground[20:24, 10:60] = 220
+    body = cv2.resize(rng.integers(0, 256, (8, 6)).astype(np.float64), (48, 64))
+    images, places = [], []
+    for t in range(10):
+        picture = ground + rng.normal(0, 1.5, ground.shape)
+        top, left = 20 + 12 * t, 60 + 18 * t
+        if car:
+            picture[top : top + 64, left : left + 48] = body[: 180 - top]
+        places.append((top, left))
+        grey = np.clip((1 - 0.03 * t) * picture, 0, 255).astype(np.uint8)
+        images.append(np.repeat(grey[..., None], 3, axis=2))
+    frames = clip_of(np.stack(images), np.arange(10) * 160_000_000)
+    return frames, opened("flow", "dis").process(frames), places
+
+
+def test_on_a_dull_road_the_car_is_masked_and_the_grain_is_not() -> None:
+    frames, motion, places = road(car=True)
+    masks = opened("segment", "moving", margin=0).process(frames=frames, motion=motion)
+    for t in range(1, 9):
+        top, left = places[t]
+        assert masks.moving[t, top : top + 64, left : left + 48].mean() > 0.9
+        assert masks.moving[t].mean() < 0.25
+    frames, motion, _ = road(car=False)
+    assert opened("segment", "moving").process(frames=frames, motion=motion).moving.mean() < 0.002
+
+
 def still(count: int, height: int, width: int, value: int | None = None) -> tuple[Frames, Motion]:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -225,10 +255,15 @@ def test_what_shows_no_motion_has_no_mask(
 
 
 def test_frames_of_8k_are_judged_smaller_and_masked_whole() -> None:
-    frames, motion = still(2, 4320, 7680)
-    flow = motion.flow.copy()
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (90, 160), np.uint8)
+    images = np.repeat(cv2.resize(coarse, (7680, 4320))[None, ..., None], 3, axis=3)
+    images = np.repeat(images, 2, axis=0)
+    images[1, 1090:2590, 2090:4090] = images[0, 1000:2500, 2000:4000]
+    frames = clip_of(images, np.arange(2) * 10**8)
+    flow = np.zeros((1, 4320, 7680, 2), np.float32)
     flow[:, 1000:2500, 2000:4000] = 90
-    moved = Motion(clip=motion.clip, flow=flow, confidence=motion.confidence)
+    moved = Motion(clip=frames.clip, flow=flow, confidence=np.ones(flow.shape[:3], np.float32))
     masks = opened("segment", "moving").process(frames=frames, motion=moved)
     assert masks.moving[0, 1200:2300, 2200:3800].all()
     assert masks.moving[0].mean() < 0.15

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from pipeline.messages import Array
+from stages.segment._change import beyond, change
 
-__all__ = ["evidence_of_motion"]
+__all__ = ["Evidence", "evidence_of_motion"]
 
 ACROSS = 64
 """Samples to a row of the picture."""
@@ -38,6 +39,12 @@ FLAT = 0.02
 DEPTH = (0.3, 2.0)
 """Longest residual, in sizes of the camera's motion, that depth is believed to cause: where there
 is no parallax to speak of, and where there is."""
+NEAR = 0.03
+"""Share of the longer side: flow counts only so near to a change of the picture."""
+CELLS = 24
+"""Along the longer side, for the question whether the camera rests."""
+CLEARLY, LEAST_VOTE = 0.9, 0.05
+"""A cell votes if the one change is less than such a share of the other, by so many grey levels."""
 LEAST_OFF_LINE_PX = 1.0
 """Least distance of an object from its epipolar line."""
 
@@ -48,52 +55,106 @@ class _Samples:
     there: Array
 
 
-def evidence_of_motion(flow: Array, confidence: Array, grey: Array) -> Array:
-    """Return how far beyond what the camera explains each pixel moves, float32 [H, W].
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a pair of frames tells of each pixel; 1 is the limit, above it something moves."""
 
-    1 is the limit, above it something moves; 0 where the flow is not known. All 0 where too
-    little of the picture has texture to tell the camera's motion.
+    motion: Array
+    """float32 [H, W]: how far its flow goes beyond what the camera explains, where the picture
+    changes; 0 where the flow is not known."""
+    change: Array
+    """float32 [H, W]: how much it changes beyond noise, where that cannot be parallax."""
+    change_there: Array
+    """float32 [H, W]: the same of the pixels of the next frame, looking back."""
+
+
+def evidence_of_motion(flow: Array, confidence: Array, grey: Array, after: Array) -> Evidence:
+    """Return what moves between two frames.
+
+    Nothing, where too little of the picture has texture to tell the camera's motion.
 
     Args:
         flow: float32 [H, W, 2] px to the next frame.
         confidence: float32 [H, W] in 0..1.
         grey: uint8 [H, W], the first frame.
+        after: uint8 [H, W], the next one.
     """
-    samples = _sampled(flow, confidence, grey)
     nothing = np.zeros(grey.shape, np.float32)
-    if samples is None:
-        return nothing
-    H, _ = cv2.findHomography(samples.here, samples.there, cv2.USAC_MAGSAC, 1.0)
-    if H is None or not np.isfinite(H).all():
-        return nothing
+    texture = _texture(grey)
+    samples = _sampled(flow, confidence, texture)
+    H = np.eye(3)
+    if samples is not None:
+        H, _ = cv2.findHomography(samples.here, samples.there, cv2.USAC_MAGSAC, 1.0)
+        if H is None or not np.isfinite(H).all() or abs(np.linalg.det(H)) < 1e-9:
+            H = np.eye(3)
+    (changed, noise), (still, unrest) = change(grey, after, H), change(grey, after, np.eye(3))
+    at_rest = _rests(still, changed)
+    if at_rest:
+        H, changed = np.eye(3), still
+    elif samples is None:
+        return Evidence(nothing, nothing, nothing)
+    changed = beyond(changed, min(noise, unrest))
     height, width = grey.shape
     v, u = np.mgrid[:height, :width].astype(np.float32) + 0.5
     here = np.stack([u, v], axis=-1)
     known = np.isfinite(flow).all(axis=-1) & (confidence >= SURE)
     there = here + np.where(known[..., None], flow, 0)
     residual = np.linalg.norm(_moved(H, here) - there, axis=-1)
-    fitted = _moved(H, samples.here)
-    size = float(np.mean(np.linalg.norm(fitted - samples.here, axis=-1)))
-    length = np.linalg.norm(fitted - samples.there, axis=-1)
-    noise = float(np.median(length))
-    flat = noise < FLAT * size or size < MOVING_PX[0]
+    if samples is None:
+        size = noise = 0.0
+    else:
+        fitted = _moved(H, samples.here)
+        size = float(np.mean(np.linalg.norm(fitted - samples.here, axis=-1)))
+        length = np.linalg.norm(fitted - samples.there, axis=-1)
+        noise = 0.0 if at_rest else float(np.median(length))
+    flat = at_rest or noise < FLAT * size or size < MOVING_PX[0]
     least = max(float(np.interp(size, MOVING_PX, LEAST_PX)), TIMES_NOISE * noise)
     limit = max(least, OF_MOTION * size, DEPTH[0 if flat else 1] * size)
     strength = residual / limit
-    if not flat:
+    if not flat and samples is not None:
         fits = length < limit
         off = _off_line(samples.here[fits], samples.there[fits], here, there, size)
         strength = np.maximum(strength, off)
-    return np.where(known, strength, 0).astype(np.float32)
+    there_too = beyond(*change(after, grey, np.linalg.inv(H))) if flat else nothing
+    # Whole things are dull inside and change at their borders.
+    near = cv2.dilate(changed, _square(NEAR * max(height, width)))
+    motion = np.where(known & (near > 1), strength, 0).astype(np.float32)
+    return Evidence(motion, changed if flat else nothing, there_too)
 
 
-def _sampled(flow: Array, confidence: Array, grey: Array) -> _Samples | None:
-    """Return textured, trusted points of a grid and where they went, float64 [N, 2] px."""
-    height, width = grey.shape
-    step = max(1, round(max(width, height) / ACROSS))
+def _square(side: float) -> Array:
+    return np.ones((2 * round(side / 2) + 1,) * 2, np.uint8)
+
+
+def _rests(still: Array, moved: Array) -> bool:
+    """Whether the picture looks more like one that stands still than like one that has moved.
+
+    Each cell votes, not each pixel: where the background is dull and a thing is not, the thing has
+    most of the texture, and a homography follows it.
+
+    Args:
+        still: float32 [H, W], how much it changes if the camera rests.
+        moved: The same, if it moves as the homography says.
+    """
+    height, width = still.shape
+    cells = CELLS / max(height, width)
+    size = (max(1, round(cells * width)), max(1, round(cells * height)))
+    a, b = (cv2.resize(c, size, interpolation=cv2.INTER_AREA) for c in (still, moved))
+    for_rest = np.count_nonzero(a < CLEARLY * b - LEAST_VOTE)
+    return for_rest >= np.count_nonzero(b < CLEARLY * a - LEAST_VOTE)
+
+
+def _texture(grey: Array) -> Array:
+    """Return the mean squared gradient round each pixel, squared grey levels a pixel."""
     dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8)
     dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8)
-    texture = cv2.blur(dx * dx + dy * dy, (5, 5))
+    return cv2.blur(dx * dx + dy * dy, (5, 5))
+
+
+def _sampled(flow: Array, confidence: Array, texture: Array) -> _Samples | None:
+    """Return textured, trusted points of a grid and where they went, float64 [N, 2] px."""
+    height, width = texture.shape
+    step = max(1, round(max(width, height) / ACROSS))
     v, u = (a.ravel() for a in np.mgrid[step // 2 : height : step, step // 2 : width : step])
     moved = flow[v, u].astype(np.float64)
     good = (confidence[v, u] >= SURE) & (texture[v, u] >= TEXTURED) & np.isfinite(moved).all(1)

@@ -16,6 +16,8 @@ WHOLE = 0.02
 HALF_LIFE = 6
 """Pairs after which evidence counts half: a thing that pauses, or goes along with the camera for
 a moment, is still the thing that moved."""
+MOST = 2.0
+"""Evidence that is carried along: where a thing has been for long it is forgotten as fast."""
 ENOUGH = 1.5
 """Evidence of a pixel, summed over the pairs before and after it: one pair alone may err."""
 
@@ -28,29 +30,32 @@ def patches(strength: Array) -> Array:
     return _filled(found)
 
 
-def followed(pairs: Array, flow: Array) -> Array:
+def followed(pairs: Array, certain: Array, flow: Array) -> Array:
     """Join the patches of all pairs of a clip, each carried along by the flow.
 
     Args:
         pairs: bool [T-1, H, W], patches of the first frame of each pair.
+        certain: bool [T-1, H, W], those that need no other pair to agree.
         flow: float32 [T-1, H, W, 2] px; NaN counts as no motion.
 
     Returns:
-        Of each frame, bool [T, H, W].
+        Of each frame, float32 [T, H, W]: the evidence of what moves, 0 elsewhere.
     """
     count = len(pairs)
     own = np.zeros((count + 1, *pairs.shape[1:]), np.float32)
-    own[:count] = pairs
+    own[:count] = np.where(certain, ENOUGH, pairs)
     keep = 0.5 ** (1 / HALF_LIFE)
     before, after = own.copy(), own.copy()
     for t in range(count):
-        before[t + 1] += keep * _looked_up(before[t], _inverse(flow[t]))
+        before[t + 1] += np.minimum(keep * _looked_up(before[t], _inverse(flow[t])), MOST)
     for t in reversed(range(count)):
-        after[t] += keep * _looked_up(after[t + 1], np.nan_to_num(flow[t]))
+        after[t] += np.minimum(keep * _looked_up(after[t + 1], np.nan_to_num(flow[t])), MOST)
     # With a pair or two there is nothing more to wait for.
     enough = min(ENOUGH, 0.75 * max(count, 1))
-    moving = before + after - own >= enough
-    return np.stack([_filled(_large(frame.astype(np.uint8))) for frame in moving])
+    total = before + after - own
+    moving = np.stack([_filled(_large((one >= enough).astype(np.uint8))) for one in total])
+    # Dull places inside of a thing count as the thing.
+    return np.where(moving, np.maximum(total, enough), 0)
 
 
 def grown(mask: Array, share: float) -> Array:
