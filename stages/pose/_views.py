@@ -66,6 +66,8 @@ def views_from(
         candidates=len(keyframes.index) if candidates is None else candidates,
         scale=scale,
         depth=_depth(keyframes, images),
+        right=_right(keyframes, images),
+        baseline_m=keyframes.baseline_m,
     )
 
 
@@ -78,6 +80,15 @@ def _depth(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
             _undistorted(keyframes.depth[image.image_id - 1], image.camera, measured=True)
             for image in images
         ]
+    )
+
+
+def _right(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
+    """Return the right views undistorted as their left ones: rectified pairs share a camera."""
+    if keyframes.right is None:
+        return None
+    return np.stack(
+        [_undistorted(keyframes.right[image.image_id - 1], image.camera) for image in images]
     )
 
 

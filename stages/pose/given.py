@@ -118,4 +118,6 @@ def _with_poses(keyframes: Keyframes) -> Keyframes:
         T_world_camera=poses[known],
         metric=keyframes.metric,
         depth=None if keyframes.depth is None else keyframes.depth[known],
+        right=None if keyframes.right is None else keyframes.right[known],
+        baseline_m=keyframes.baseline_m,
     )
