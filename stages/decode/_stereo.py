@@ -26,6 +26,9 @@ AnyImage = npt.NDArray[np.uint8]
 Layout = Literal["none", "side_by_side", "top_bottom"]
 
 
+COLOURS = ("colorspace", "color_range", "color_trc", "color_primaries")
+
+
 def view_size(width: int, height: int, layout: str) -> tuple[int, int]:
     """Return the size (width, height) of one of the two views of a frame.
 
@@ -127,4 +130,8 @@ def _cropping(frame: av.VideoFrame, width: int, height: int, x: int, y: int) -> 
 
 def _through(graph: Graph, frame: av.VideoFrame) -> av.VideoFrame:
     graph.push(frame)
-    return cast("av.VideoFrame", graph.pull())
+    view = cast("av.VideoFrame", graph.pull())
+    # A graph takes what its source was told for the truth, and PyAV tells it nothing of colours.
+    for name in COLOURS:
+        setattr(view, name, getattr(frame, name))
+    return view

@@ -157,7 +157,7 @@ class Model(Stage[Config]):
                 f"{len(depth)} pairs; see that they are rectified, and decode.stereo"
             )
         see = "depth.baseline_m, and whether the pairs are rectified"
-        return DepthMaps(depth=in_units_of(views, depth, self, what="the stereo pairs", see=see))
+        return DepthMaps(depth=in_units_of(views, depth, self, what="the stereo rig", see=see))
 
     def _pairs(self, views: Views) -> tuple[npt.NDArray[np.uint8], float]:
         """Return the right views and the baseline, or say what is needed."""
