@@ -45,7 +45,7 @@ def video(
 
 
 def coloured(images: list[np.ndarray], axis: int, pix_fmt: str) -> av.VideoFrame:
-    """Put views together whose colours were thinned out apart: an encoder mixes them at the seam."""
+    """Put views together after their colours are thinned out: an encoder mixes them at the seam."""
     if pix_fmt != "yuv420p":
         return av.VideoFrame.from_ndarray(np.concatenate(images, axis), format="rgb24")
     planes: list[list[np.ndarray]] = [[], [], []]

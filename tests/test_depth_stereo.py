@@ -128,8 +128,8 @@ def test_the_range_follows_what_is_near(views: Views, disparity: np.ndarray) -> 
     )
     assert nearest < made(bare)[1]["max_disparity_px"] < 3 * nearest
     # Things nearer than the range allows cannot be found: here all of them.
-    nearer = changed(views, right=np.roll(views.right, -14, axis=2))
-    assert np.isfinite(made(nearer, max_disparity=48)[0]).mean() > 0.85
+    nearer = changed(views, right=np.roll(views.right, -30, axis=2))
+    assert np.isfinite(made(nearer, max_disparity=60)[0]).mean() > 0.85
     found, figures, _ = made(nearer, max_disparity=16)
     assert figures["max_disparity_px"] == 16
     assert np.isfinite(found).mean() < 0.5

@@ -10,19 +10,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["STEP", "sgbm"]
+__all__ = ["sgbm"]
 
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
 STEP = 16
-"""Ranges of disparities are multiples of it."""
+"""OpenCV's ranges of disparities are multiples of it."""
 PENALTY, LARGE_PENALTY = 8, 32
 """For a change of disparity by 1 and by more, for each value of a block (OpenCV's own advice)."""
 UNIQUE_PERCENT = 10
 """By how much the best match must beat the second best that is elsewhere."""
 PREFILTER = 31
 SUBPIXELS = 16
+EDGE_PX = 2
+"""At the end of the range nothing tells a best match from one that had a better one beyond."""
 APART_PX = 1.0
 """The way back may lead so far off (Hirschmüller: 1)."""
 BLOCKS = ((320, 3), (1600, 5))
@@ -37,8 +39,10 @@ def sgbm(left: Image, right: Image, most: int) -> Map:
     Args:
         left: RGB, uint8 [H, W, 3].
         right: The same.
-        most: Largest disparity that is looked for, px; a multiple of `STEP`.
+        most: Largest disparity that is looked for, px.
     """
+    # OpenCV takes multiples only.
+    most = STEP * -(-(most + EDGE_PX) // STEP)
     there = _matched(left, right, most)
     # The right view is the left one of the mirrored pair.
     back = _matched(right[:, ::-1], left[:, ::-1], most)[:, ::-1]
@@ -72,4 +76,4 @@ def _matched(left: Image, right: Image, most: int) -> Map:
         for view in (left, right)
     )
     found = matcher.compute(left, right)[:, most:].astype(np.float32) / SUBPIXELS
-    return np.maximum(found, 0)
+    return np.where((found > 0) & (found < most - EDGE_PX), found, np.float32(0))

@@ -27,7 +27,7 @@ from stages.depth._align import anchors_of
 from stages.depth._consistency import drop_speckles
 from stages.depth._filter import LEAST_SIDE_PX, SPECKLE_SHARE, SPECKLE_STEP
 from stages.depth._metres import in_units_of
-from stages.depth._sgbm import STEP, sgbm
+from stages.depth._sgbm import sgbm
 from stages.depth._stereo_features import LEAST_MATCHES, matched_moves
 from stages.flow import raft
 from stages.flow._pairs import working_size
@@ -47,6 +47,7 @@ MARGIN = 1.5
 """The nearest thing is nearer than the nearest feature."""
 NEAREST_PERCENT = 2
 """Of a view's points; the nearest ones may be mistaken."""
+LEAST_RANGE_PX = 16.0
 UNKNOWN_RANGE = 0.25
 """Share of the width that is searched where nothing says how near things are."""
 
@@ -65,7 +66,7 @@ class Config(raft.Config):
     )
     max_disparity: int | None = Field(
         None,
-        ge=STEP,
+        ge=1,
         le=2048,
         description="largest disparity that sgbm looks for, px of the delivered images; unset: by "
         "the nearest sparse points and matched features",
@@ -188,13 +189,12 @@ class Model(Stage[Config]):
         size = working_size(columns, rows, self.config.working_side)
         share = size[0] / columns
         most_px = self._range_px(views, self._look(views, right))
-        most = STEP * max(1, int(np.ceil(most_px * share / STEP)))
-        self.measure("max_disparity_px", most / share)
+        self.measure("max_disparity_px", most_px)
         for pair in zip(views.images, right, strict=True):
             if not pair[1].any():
                 yield np.zeros((rows, columns), np.float32)
                 continue
-            found = sgbm(*(_reduced(view, size) for view in pair), most)
+            found = sgbm(*(_reduced(view, size) for view in pair), int(np.ceil(most_px * share)))
             if share < 1:
                 found = cv2.resize(found, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
             yield found / np.float32(share)
@@ -222,7 +222,7 @@ class Model(Stage[Config]):
                     nearest_m = np.percentile(anchors.z, NEAREST_PERCENT)
                     said.append(K[0, 0] * baseline_m / nearest_m)
         most = MARGIN * float(max(said)) if said else UNKNOWN_RANGE * columns
-        return min(max(most, STEP), columns)
+        return min(max(most, LEAST_RANGE_PX), columns)
 
     # RAFT
 
