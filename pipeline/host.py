@@ -460,18 +460,14 @@ class _Head:
         if self._again is None:
             self._again = self._decode.process(self._source)
         index = [int(i) for i in remembered["index"]]
-        pictures = [(p.rgb(), p.depth()) for p in self._again.pictures(index)]
+        pictures = [(p.rgb(), p.depth(), p.right()) for p in self._again.pictures(index)]
         if len(pictures) != len(index):
             raise ValueError(
                 f"{self._source.shown}: {len(pictures)} of {len(index)} frames could be decoded "
                 "again"
             )
-        depth = [measured for _, measured in pictures if measured is not None]
-        return recalled(
-            remembered,
-            np.stack([image for image, _ in pictures]),
-            np.stack(depth) if len(depth) == len(index) else None,
-        )
+        image, depth, right = (list(of_all) for of_all in zip(*pictures, strict=True))
+        return recalled(remembered, np.stack(image), whole(depth), whole(right))
 
     def stop(self) -> None:
         self._reader.stop()
@@ -534,20 +530,32 @@ def remember(clip: Frames) -> dict[str, Any]:
         "shot": clip.shot,
         "overlap": clip.overlap,
         "metric": clip.metric,
+        "baseline_m": clip.baseline_m,
         "intrinsics": None if clip.intrinsics is None else clip.intrinsics.tolist(),
         "T_world_camera": None if clip.T_world_camera is None else clip.T_world_camera.tolist(),
     }
 
 
-def recalled(remembered: dict[str, Any], images: Array, depth: Array | None = None) -> Frames:
-    """Return the clip of which this was remembered, with its pictures and their depth."""
+def whole(parts: list[Array | None]) -> Array | None:
+    """Stack what every frame has; None where one has nothing."""
+    there = [part for part in parts if part is not None]
+    return np.stack(there) if len(there) == len(parts) else None
+
+
+def recalled(
+    remembered: dict[str, Any],
+    images: Array,
+    depth: Array | None = None,
+    right: Array | None = None,
+) -> Frames:
+    """Return the clip of which this was remembered, with its pictures, depth and right views."""
     given = dict(remembered)
     dtypes = {"pts_ns": np.int64, "index": np.int64, "sharpness": np.float32}
     dtypes |= {"intrinsics": np.float64, "T_world_camera": np.float64}
     for name, dtype in dtypes.items():
         if given[name] is not None:
             given[name] = np.array(given[name], dtype)
-    return Frames(images=images, depth=depth, **given)
+    return Frames(images=images, depth=depth, right=right, **given)
 
 
 def _meter_out(meter: Meter) -> dict[str, Any]:

@@ -135,6 +135,12 @@ class Frames(Message):
     depth: Array | None = None
     """float32 [T, H, W]: z in metres as a sensor measured it beside the images and registered to
     them, NaN unknown; None where the source has none."""
+    right: Array | None = None
+    """RGB, uint8 [T, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
+    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
+    where a frame has none; None where the source has none."""
+    baseline_m: float | None = None
+    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "T H W 3"),
@@ -144,6 +150,7 @@ class Frames(Message):
         "intrinsics": ("float64", "T 3 3"),
         "T_world_camera": ("float64", "T 4 4"),
         "depth": ("float32", "T H W"),
+        "right": ("uint8", "T H W 3"),
     }
 
     def __post_init__(self) -> None:
@@ -341,6 +348,12 @@ class Keyframes(Message):
     them, NaN unknown; None where the source has none."""
     masks: Array | None = None
     """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
+    right: Array | None = None
+    """RGB, uint8 [K, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
+    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
+    where a frame has none; None where the source has none."""
+    baseline_m: float | None = None
+    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
@@ -353,6 +366,7 @@ class Keyframes(Message):
         "intrinsics": ("float64", "K 3 3"),
         "T_world_camera": ("float64", "K 4 4"),
         "depth": ("float32", "K H W"),
+        "right": ("uint8", "K H W 3"),
     }
 
 
@@ -391,6 +405,12 @@ class Views(Message):
     undistorted images; NaN unknown; None where the source has none."""
     masks: Array | None = None
     """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
+    right: Array | None = None
+    """RGB, uint8 [K, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
+    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
+    where a frame has none; None where the source has none."""
+    baseline_m: float | None = None
+    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
 
     SPEC: ClassVar = {
         "images": ("uint8", "K H W 3"),
@@ -406,6 +426,7 @@ class Views(Message):
         "observed_view": ("int32", "M"),
         "observed_xy": ("float32", "M 2"),
         "depth": ("float32", "K H W"),
+        "right": ("uint8", "K H W 3"),
     }
 
 

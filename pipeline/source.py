@@ -57,6 +57,8 @@ class Probe:
     """Where poses or intrinsics came from, such as `transforms.json`; empty for none."""
     depth: str = ""
     """Where sensor depth came from, such as `depth.txt`; empty for none."""
+    stereo: str = ""
+    """Where right views came from, such as `side_by_side` or `image_3/`; empty for none."""
     start_s: float = 0.0
     """The container's own time of what counts as 0 here."""
 
@@ -105,6 +107,13 @@ class Picture(Protocol):
         """
         ...
 
+    def right(self) -> npt.NDArray[np.uint8] | None:
+        """Return the right view of the rectified stereo pair, uint8 [H, W, 3] as `rgb()`.
+
+        All 0 where this frame has none; None where the source has none.
+        """
+        ...
+
     @property
     def intrinsics(self) -> npt.NDArray[np.float64] | None:
         """float64 [3, 3] px for `rgb()`, or None where the source does not say."""
@@ -123,6 +132,8 @@ class Reader(Protocol):
     probe: Probe
     metric: bool
     """Whether the poses that came with the source are in metres."""
+    baseline_m: float | None
+    """Distance of the cameras of a stereo pair, metres; None where the source does not say."""
 
     def timeline(self) -> Timeline:
         """Read the times and keyframes of all frames without decoding (demuxing only).

@@ -127,9 +127,9 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
     assert "a video is read with decode.model=pyav" in refusal(tmp_path / "a.mp4")
     two = tmp_path / "two"
-    folder_of(two / "left", 1)
-    folder_of(two / "right", 1)
-    assert refusal(two) == "two has several folders of images (left, right); name one of them"
+    folder_of(two / "north", 1)
+    folder_of(two / "south", 1)
+    assert refusal(two) == "two has several folders of images (north, south); name one of them"
     bomb = tmp_path / "bomb"
     bomb.mkdir()
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 60000, 60000)

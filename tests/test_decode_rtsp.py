@@ -362,3 +362,15 @@ def test_limits_hold_for_cameras_too(server: Loopback) -> None:
         connect("file:///etc/passwd")
     with pytest.raises(ValueError, match="retry_longest_s"):
         Config(retry_first_s=3, retry_longest_s=1)
+
+
+def test_a_camera_with_two_lenses(tmp_path: Path) -> None:
+    images = [np.concatenate([numbered(n), numbered(n + 200)], axis=1) for n in range(30)]
+    film = write_video(tmp_path / "pairs.mp4", images, options={"g": "10", "bf": "0"})
+    with Loopback(film, loop=True) as server:
+        reader = connect(server.url(), for_s=1, stereo="side_by_side")
+        pairs = [(p.rgb(), p.right()) for p in reader.scan()]
+        reader.close()
+    assert (reader.probe.width, reader.probe.stereo) == (numbered(0).shape[1], "side_by_side")
+    assert len(pairs) >= 10
+    assert all(number_of(right) == number_of(left) + 200 for left, right in pairs)

@@ -53,6 +53,8 @@ def test_a_step_imports_no_other_step_but_what_it_shares_on_purpose() -> None:
     shared = {("report", "view"), ("report", "export"), ("view", "export")}
     # Everything that draws splats draws them as they were trained.
     shared |= {("view", "splat"), ("report", "splat"), ("export", "splat")}
+    # Disparity is flow between two views: the same network, weights, tiles and way back.
+    shared.add(("depth", "flow"))
     for path in (ROOT / "stages").rglob("*.py"):
         step = path.parent.name
         named = {n.split(".")[1] for n in imports(path) if n.startswith("stages.")} - {step}

@@ -68,7 +68,7 @@ def test_small_pictures_travel_with_the_call():
 
 
 def test_a_call_has_room_for_every_array_that_may_be_large():
-    assert slots([Frames]) == 2
+    assert slots([Frames]) == 3
     assert slots([Motion]) == 2
-    assert slots([Frames, Motion]) == 4
+    assert slots([Frames, Motion]) == 5
     assert slots([Actions]) == len(Actions.SPEC)

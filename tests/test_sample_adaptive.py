@@ -40,6 +40,9 @@ class Grey(Fake):
     def depth(self) -> None:
         return None
 
+    def right(self) -> None:
+        return None
+
     def rgb(self) -> np.ndarray:
         return np.repeat(self.grey[::8, ::8, None], 3, axis=2)
 

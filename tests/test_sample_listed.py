@@ -32,6 +32,9 @@ class Fake:
     def depth(self) -> None:
         return None
 
+    def right(self) -> None:
+        return None
+
     def rgb(self) -> np.ndarray:
         return np.full((32, 64, 3), self.index % 250, np.uint8)
 
@@ -40,6 +43,7 @@ class FakeReader:
     """A source with the given times (s) and keyframes that counts what is asked of it."""
 
     metric = False
+    baseline_m = None
     source = Source(uri="x", shown="x", name="clip")
 
     def __init__(self, times_s: Iterable[float], keys: Iterable[int] = (0,)) -> None:

@@ -87,6 +87,8 @@ def film() -> list[Parcel]:
                 "intrinsics": np.tile(results.K, (length, 1, 1)) + rows[:, None, None],
                 "metric": True,
                 "depth": images[..., 0] / np.float32(50) + rows[:, None, None].astype(np.float32),
+                "right": np.ascontiguousarray(images[:, ::-1]),
+                "baseline_m": 0.25,
             }
             frames = Frames(**{**_fields(made), **extra})
             flow = np.zeros((length - 1, HEIGHT, WIDTH, 2), np.float32)
@@ -339,8 +341,8 @@ def test_a_snapshot_is_cheap(step: str, model: str, tmp_path: Path) -> None:
         small = Snapshots(tmp_path / "small")
         small.save(0, _without_large(state))
         assert (tmp_path / "small" / "0.json").stat().st_size < 40_000
-    # At most the frames that the clip brought: colours, and depth of 4 bytes.
-    assert max(fresh_bytes) <= 9 * HEIGHT * WIDTH * (3 + 4)
+    # At most the frames that the clip brought: colours, depth of 4 bytes, and the right views.
+    assert max(fresh_bytes) <= 9 * HEIGHT * WIDTH * (3 + 4 + 3)
     stage.close()
 
 

@@ -44,6 +44,8 @@ class Calibration:
     poses: dict[Path, Floats] = field(default_factory=dict[Path, Floats])
     """T_world_camera, float64 [4, 4], OpenCV axes."""
     metric: bool = False
+    baseline_m: float | None = None
+    """Distance of the cameras of a stereo pair."""
     warnings: tuple[str, ...] = ()
     times_s: Sequence[float] = ()
     """Times of the images in order, where there are any."""

@@ -12,6 +12,7 @@ from pipeline.source import Probe, Source, Timeline
 from stages.decode._camera_line import Line, Received
 from stages.decode._picture import HDR, Converter, VideoPicture, orientation_of
 from stages.decode._size import Delivery, fitted
+from stages.decode._stereo import Packing
 from stages.decode._wording import named
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class CameraReader:
     """An opened camera. `scan` gives what comes over one connection; call it again for the next."""
 
     metric = False
+    baseline_m = None
 
     def __init__(
         self,
@@ -71,9 +73,9 @@ class CameraReader:
         frame, stream = first.frame, self._line.stream
         orientation, _ = orientation_of(frame)
         aspect = _aspect(stream.aspect if stream else None)
-        delivery = Delivery(
-            fitted(frame.width, frame.height, self._options.max_side, aspect), orientation
-        )
+        self._packing = Packing(self.source, self._options.stereo, orientation)
+        view = self._packing.view_size(frame)
+        delivery = Delivery(fitted(*view, self._options.max_side, aspect), orientation)
         self._converter = Converter(delivery, hdr=int(frame.color_trc) in HDR)
         self._coded = (frame.width, frame.height)
         width, height = delivery.size
@@ -91,6 +93,7 @@ class CameraReader:
             rotation_deg=orientation.turn_deg,
             sample_aspect_ratio=f"{aspect.numerator}:{aspect.denominator}",
             container="rtsp",
+            stereo=self._packing.name,
         )
 
     def timeline(self) -> Timeline:
@@ -146,12 +149,14 @@ class CameraReader:
                 f"its pictures change from {width}x{height} to {frame.width}x{frame.height} at "
                 f"{received.pts_ns / 1e9:.2f} s; all are delivered in the first size"
             )
+        left, right = self._packing.views(frame)
         return VideoPicture(
-            frame,
+            left,
             self._converter,
             index=received.index,
             pts_ns=received.pts_ns,
             keyframe=bool(frame.key_frame),
+            right=right,
         )
 
     def stop(self) -> None:

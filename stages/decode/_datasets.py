@@ -161,7 +161,7 @@ def _kitti(folder: Path, images: list[Path]) -> Calibration:
     """
     numbers = [_numbers(line) for line in _text(folder / "calib.txt").splitlines()]
     matrices = [np.array(row).reshape(3, 4) for row in numbers if len(row) == 12]
-    which = _kitti_camera(images[0].parent.name)
+    which = _kitti_camera(images[0].parent)
     if which >= len(matrices):
         return Calibration(
             "", warnings=(f"calib.txt has no line of 12 numbers for camera {which}: ignored",)
@@ -197,16 +197,28 @@ def _kitti(folder: Path, images: list[Path]) -> Calibration:
         dict.fromkeys(images, camera),
         poses,
         metric=bool(poses),
+        baseline_m=_kitti_baseline_m(matrices, which),
         warnings=tuple(warnings),
         times_s=times if np.all(np.diff(times) > 0) else [],
     )
 
 
-def _kitti_camera(folder: str) -> int:
-    name = re.fullmatch(r"image_(\d|l|r)", folder)
-    if name is None:
+def _kitti_camera(folder: Path) -> int:
+    """Return the number of the camera of `image_2`, or of KITTI raw's `image_02/data`."""
+    name = folder.parent.name if folder.name == "data" else folder.name
+    camera = re.fullmatch(r"image_0?(\d|l|r)", name)
+    if camera is None:
         return 0
-    return {"l": 0, "r": 1}.get(name[1]) or int(name[1]) if name[1].isdecimal() else 0
+    return {"l": 0, "r": 1}[camera[1]] if camera[1] in "lr" else int(camera[1])
+
+
+def _kitti_baseline_m(matrices: list[Floats], left: int) -> float | None:
+    """Return how far right of camera `left` the next one is, by P = K [I | t], metres."""
+    if left + 1 >= len(matrices):
+        return None
+    # Of the rectified cameras K is the same: K t = (f tx, 0, 0).
+    baseline = (matrices[left][0, 3] - matrices[left + 1][0, 3]) / matrices[left][0, 0]
+    return float(baseline) if np.isfinite(baseline) and baseline > 0 else None
 
 
 def _numbers(line: str) -> list[float]:

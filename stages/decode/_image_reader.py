@@ -17,8 +17,10 @@ from stages.decode._calibration import Camera, Lens
 from stages.decode._datasets import find_calibration
 from stages.decode._listing import find_images
 from stages.decode._options import DecodeOptions
+from stages.decode._right_views import RightViews, find_right
 from stages.decode._sensor_depth import SensorDepth, find_depth, read_depth
 from stages.decode._size import fitted
+from stages.decode._stereo import split
 from stages.decode._still import BadImage, read_still
 from stages.decode._wording import named, one_line
 
@@ -38,7 +40,10 @@ MOST_LENSES = 8
 class Still:
     """One frame that has its delivered size already."""
 
-    __slots__ = ("T_world_camera", "_depth", "_image", "index", "intrinsics", "keyframe", "pts_ns")
+    __slots__ = (
+        *("T_world_camera", "_depth", "_image", "_right", "index", "intrinsics", "keyframe"),
+        "pts_ns",
+    )
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Still:
         intrinsics: Floats | None = None,
         T_world_camera: Floats | None = None,
         depth: Callable[[], Map | None] = lambda: None,
+        right: Callable[[], AnyImage | None] = lambda: None,
     ) -> None:
         self._image = image
         self.index = index
@@ -58,6 +64,7 @@ class Still:
         self.intrinsics = intrinsics
         self.T_world_camera = T_world_camera
         self._depth = depth
+        self._right = right
 
     def luma(self, width: int) -> AnyImage:
         """Return a small grey preview, uint8 [h, width]."""
@@ -75,6 +82,10 @@ class Still:
         """Read the sensor's depth, float32 [H, W] in metres: only of frames that are kept."""
         return self._depth()
 
+    def right(self) -> AnyImage | None:
+        """Read the right view of the stereo pair, uint8 [H, W, 3]: only of frames that are kept."""
+        return self._right()
+
 
 class ImageReader:
     """An opened folder, glob or still."""
@@ -86,6 +97,7 @@ class ImageReader:
         notes: Notes,
         *,
         fps: float,
+        stereo: str = "none",
         depth: bool = True,
         depth_per_m: float | None = None,
     ) -> None:
@@ -101,7 +113,12 @@ class ImageReader:
         for warning in found.warnings:
             notes.warn(warning)
         self._sensor = found
+        self._layout = "" if stereo in ("auto", "none") else stereo
+        self._pairs = find_right(self._images) if stereo == "auto" else RightViews()
+        for warning in self._pairs.warnings:
+            notes.warn(warning)
         self.metric = self._calibration.metric
+        self.baseline_m = self._calibration.baseline_m
         self._lenses: dict[object, Lens] = {}
         first = self._first()
         height, width = first.shape[:2]
@@ -126,6 +143,7 @@ class ImageReader:
             container="folder" if len(self._images) > 1 else "still",
             poses=self._calibration.origin,
             depth=found.origin,
+            stereo=self._layout or self._pairs.origin,
         )
 
     def close(self) -> None:
@@ -170,7 +188,7 @@ class ImageReader:
         trouble = ""
         for path in self._images:
             try:
-                image = self._read(path)
+                image, _ = self._views(path)
             except BadImage as error:
                 trouble = trouble or f"{one_line(path.name)}: {error}"
                 continue
@@ -198,18 +216,25 @@ class ImageReader:
             image = read_still(path, self._options.max_pixels, upright=False)
         return image
 
-    def _still(self, index: int, path: Path) -> Still:
+    def _views(self, path: Path) -> tuple[AnyImage, AnyImage | None]:
+        """Return an image, and the right view where it holds both."""
         image = self._read(path)
+        if not self._layout:
+            return image, None
+        try:
+            return split(image, self._layout)
+        except ValueError as error:
+            raise BadImage(str(error)) from None
+
+    def _still(self, index: int, path: Path) -> Still:
+        image, right = self._views(path)
         h, w = image.shape[:2]
         if abs(w / h / self._aspect - 1) > SAME_SHAPE:
             raise BadImage(
                 f"it is {w}x{h}, which has another shape than the first image; "
                 "images of one source must have one shape"
             )
-        shrunk = w > self._size[0]
-        how = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
-        if (w, h) != self._size:
-            image = cv2.resize(image, self._size, interpolation=how)
+        image = self._resized(image)
         camera = self._calibration.cameras.get(path)
         intrinsics, lens = None, None
         if camera is not None:
@@ -222,7 +247,42 @@ class ImageReader:
             intrinsics=intrinsics,
             T_world_camera=self._calibration.poses.get(path),
             depth=lambda: self._depth(path, (w, h), lens),
+            right=lambda: self._right(path, right, (w, h), lens),
         )
+
+    def _resized(self, image: AnyImage) -> AnyImage:
+        if image.shape[1::-1] == self._size:
+            return image
+        shrunk = image.shape[1] > self._size[0]
+        how = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+        return cv2.resize(image, self._size, interpolation=how)
+
+    def _right(
+        self, path: Path, packed: AnyImage | None, size: tuple[int, int], lens: Lens | None
+    ) -> AnyImage | None:
+        """Return the right view of the frame in `path`, all 0 where it alone has none."""
+        if not self._layout and not self._pairs:
+            return None
+        image, file = packed, self._pairs.files.get(path)
+        if file is not None:
+            try:
+                image = read_still(file, self._options.max_pixels)
+                if image.shape[1::-1] != size:
+                    h, w = image.shape[:2]
+                    raise BadImage(
+                        f"it is {w}x{h} and the left one {size[0]}x{size[1]}: the images of a "
+                        "rectified pair have one size"
+                    )
+            except BadImage as error:
+                image = None
+                self._notes.lost(
+                    f"right image {one_line(file.parent.name)}/{one_line(file.name)}", str(error)
+                )
+        if image is None:
+            return np.zeros((*self._size[::-1], 3), np.uint8)
+        # Rectified to one another, both were taken as if by one camera.
+        resized = self._resized(image)
+        return resized if lens is None else lens.straighten(resized)
 
     def _depth(self, path: Path, size: tuple[int, int], lens: Lens | None) -> Map | None:
         """Return the depth of the frame in `path`, all unknown where it alone has none."""

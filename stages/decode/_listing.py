@@ -13,8 +13,12 @@ from stages.decode._wording import named, one_line
 __all__ = ["IMAGE_SUFFIXES", "find_images", "natural"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-USUAL_FOLDERS = ("images", "image_2", "image_0", "image_l", "rgb", "color")
-"""Where datasets keep their frames: nerfstudio and COLMAP, KITTI colour and grey, TUM, ScanNet."""
+USUAL_FOLDERS = (
+    *("images", "image_2", "image_0", "image_l", "image_02/data", "image_00/data", "left"),
+    *("rgb", "color"),
+)
+"""Where datasets keep their frames: nerfstudio and COLMAP, KITTI colour and grey, stereo pairs,
+TUM, ScanNet."""
 NO_FRAME = re.compile(r"(^|[._-])(depth|mask|disp|disparity|seg|label|normal)s?$", re.IGNORECASE)
 MOST_IMAGES = 1_000_000
 
@@ -65,8 +69,8 @@ def _of_folder(path: Path, shown: str) -> list[Path]:
     except PermissionError as error:
         raise SourceError(f"cannot read {shown}: it may not be read by this user") from error
     for name in USUAL_FOLDERS:
-        if name in folders:
-            found = _frames(folders[name].iterdir())
+        if (path / name).is_dir():
+            found = _frames((path / name).iterdir())
             if found:
                 return found
     filled = [child for child in sorted(folders.values()) if _frames(child.iterdir())]

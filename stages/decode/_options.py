@@ -7,8 +7,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pipeline.stage import Options
+from stages.decode._stereo import Layout
 
-__all__ = ["DecodeOptions", "VideoOptions"]
+__all__ = ["DecodeOptions", "PackedOptions", "VideoOptions"]
 
 
 class DecodeOptions(Options):
@@ -22,7 +23,18 @@ class DecodeOptions(Options):
     )
 
 
-class VideoOptions(DecodeOptions):
+class PackedOptions(DecodeOptions):
+    """Options of the readers of frames that may hold two views."""
+
+    stereo: Layout = Field(
+        "none",
+        description="frames hold both views of a rectified stereo pair, each at its full size (not "
+        "squeezed to a half): the left or the top one is the picture, the other goes with it for "
+        "depth/stereo",
+    )
+
+
+class VideoOptions(PackedOptions):
     """Options of the readers of video files."""
 
     start_s: float = Field(0.0, ge=0, description="skip what comes before this time")

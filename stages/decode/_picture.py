@@ -103,15 +103,23 @@ def _luma_plane(frame: av.VideoFrame) -> npt.NDArray[Any] | None:
 class VideoPicture:
     """One decoded frame."""
 
-    __slots__ = ("_converter", "_frame", "index", "keyframe", "pts_ns")
+    __slots__ = ("_converter", "_frame", "_right", "index", "keyframe", "pts_ns")
 
     intrinsics = None
     T_world_camera = None
 
     def __init__(
-        self, frame: av.VideoFrame, converter: Converter, *, index: int, pts_ns: int, keyframe: bool
+        self,
+        frame: av.VideoFrame,
+        converter: Converter,
+        *,
+        index: int,
+        pts_ns: int,
+        keyframe: bool,
+        right: av.VideoFrame | None = None,
     ) -> None:
         self._frame = frame
+        self._right = right
         self._converter = converter
         self.index = index
         self.pts_ns = pts_ns
@@ -127,3 +135,7 @@ class VideoPicture:
 
     def depth(self) -> None:
         """Say that videos come without depth."""
+
+    def right(self) -> AnyImage | None:
+        """Return the right view at the size of `rgb()`; None where frames hold one view."""
+        return None if self._right is None else self._converter.rgb(self._right)

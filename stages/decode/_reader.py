@@ -21,6 +21,7 @@ from stages.decode._index import PacketIndex, nominal_step, rising, to_ns
 from stages.decode._options import VideoOptions
 from stages.decode._picture import HDR, Converter, VideoPicture, orientation_of
 from stages.decode._size import Delivery, fitted
+from stages.decode._stereo import Packing
 from stages.decode._wording import named
 
 __all__ = ["VideoReader"]
@@ -54,6 +55,7 @@ class VideoReader:
     """An opened video file."""
 
     metric = False
+    baseline_m = None
 
     def __init__(self, source: Source, options: VideoOptions, notes: Notes, threads: int) -> None:
         self.source = source
@@ -246,7 +248,9 @@ class VideoReader:
                 f"it is turned by no quarter turn; it was turned by {orientation.turn_deg} degrees"
             )
         aspect = pixel_aspect(stream)
-        scaled = fitted(first.width, first.height, options.max_side, aspect)
+        self._packing = Packing(self.source, options.stereo, orientation)
+        view = self._packing.view_size(first)
+        scaled = fitted(*view, options.max_side, aspect)
         delivery = Delivery(scaled, orientation)
         hdr = HDR.get(int(first.color_trc))
         if hdr:
@@ -275,6 +279,7 @@ class VideoReader:
             rotation_deg=orientation.turn_deg,
             sample_aspect_ratio=f"{aspect.numerator}:{aspect.denominator}",
             container=self._container.format.name,
+            stereo=self._packing.name,
             start_s=start_s,
         )
         if duration_s and self._expected == count and duration_s > 1.1 * (length_s + 1):
@@ -334,12 +339,14 @@ class VideoReader:
                 f"its pictures change from {width}x{height} to {frame.width}x{frame.height} at "
                 f"{self._pts_ns[rank] / 1e9:.2f} s; all are delivered in the first size"
             )
+        left, right = self._packing.views(frame)
         return VideoPicture(
-            frame,
+            left,
             self._converter,
             index=rank,
             pts_ns=int(self._pts_ns[rank]),
             keyframe=bool(self._keyframe[rank]),
+            right=right,
         )
 
     def _run_surely(

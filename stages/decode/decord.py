@@ -7,10 +7,11 @@ cannot read right is refused. Checks, times and order come from the packets, as 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
 from pipeline.errors import SourceError, require
 from pipeline.source import Reader, Source
@@ -31,6 +32,15 @@ BATCH = 8
 
 class Config(VideoOptions):
     """Options of `decode/decord`."""
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        if self.stereo != "none":
+            raise ValueError(
+                "decord scales frames before they can be cut in two, which mixes the views at the "
+                "seam; use decode.model=pyav for stereo"
+            )
+        return self
 
 
 class Model(Stage[Config]):

@@ -3,11 +3,14 @@
 Poses and intrinsics are read where they lie beside the images: `transforms.json` (nerfstudio,
 instant-ngp), a COLMAP model in `sparse/0`, KITTI's `calib.txt` and `poses.txt`, or 7-Scenes'
 `*.pose.txt`; so are depth images of a sensor (16-bit PNG), as 7-Scenes, TUM RGB-D and ScanNet have
-them. Distorted images are straightened. Images have no times of their own: they are `1 / fps`
-apart, unless a KITTI `times.txt` says better.
+them, and the right images of rectified stereo pairs, as KITTI has them. Distorted images are
+straightened. Images have no times of their own: they are `1 / fps` apart, unless a KITTI
+`times.txt` says better.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import cv2
 from pydantic import Field
@@ -25,6 +28,12 @@ class Config(DecodeOptions):
     """Options of `decode/images`."""
 
     fps: float = Field(30.0, gt=0, le=1000, description="images a second, where no times are known")
+    stereo: Literal["auto", "none", "side_by_side", "top_bottom"] = Field(
+        "auto",
+        description="auto: the right images of rectified stereo pairs where they lie beside the "
+        "left ones (image_2 and image_3, left and right, with the same names); side_by_side or "
+        "top_bottom: an image holds both views, each at its full size (not squeezed to a half)",
+    )
     depth: bool = Field(True, description="read the depth images of a sensor that lie beside them")
     depth_per_m: float | None = Field(
         None,
@@ -58,6 +67,7 @@ class Model(Stage[Config]):
             self.config,
             Notes(self.warn, self.lost),
             fps=self.config.fps,
+            stereo=self.config.stereo,
             depth=self.config.depth,
             depth_per_m=self.config.depth_per_m,
         )

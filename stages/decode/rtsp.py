@@ -18,13 +18,13 @@ from pipeline.errors import SourceError
 from pipeline.source import Reader, Source
 from pipeline.stage import Stage
 from stages.decode._camera_reader import CameraReader
-from stages.decode._options import DecodeOptions
+from stages.decode._options import PackedOptions
 from stages.decode._wording import named
 
 __all__ = ["Config", "Model"]
 
 
-class Config(DecodeOptions):
+class Config(PackedOptions):
     """Options of `decode/rtsp`."""
 
     for_s: float | None = Field(

@@ -13,12 +13,9 @@ from pydantic import Field
 from pipeline.errors import PartNotMade
 from pipeline.messages import DepthMaps, Views
 from pipeline.stage import Options, Stage
-from stages.depth._align import anchors_of, one_scale, residual_of
+from stages.depth._metres import in_units_of
 
 __all__ = ["Config", "Model"]
-
-DOUBTFUL = 0.1
-"""Sensors err by one to four per cent; more speaks of other units or another camera."""
 
 
 class Config(Options):
@@ -55,27 +52,5 @@ class Model(Stage[Config]):
                 f"the sensor measured no depth in any of the {len(depth)} views, of those "
                 "that have a pose"
             )
-        anchors = anchors_of(views)
-        scale = 1.0
-        if views.scale == "arbitrary":
-            fitted = one_scale(depth, anchors, seed=self.context.seed)
-            if fitted is None:
-                raise PartNotMade(
-                    "the poses are in units of their own, and too few of their sparse points lie "
-                    "where the sensor has depth to find its scale; use poses in metres "
-                    "(pose.model=given), or depth.model=multiview"
-                )
-            scale = fitted
-            self.measure("depth_units_per_m", scale)
-        depth *= np.float32(scale)
-        residual = residual_of(depth, anchors)
-        if np.isfinite(residual):
-            self.measure("alignment_residual_share", residual)
-        if residual > DOUBTFUL:
-            self.warn(
-                f"the sensor's depth and the sparse points differ by {100 * residual:.0f} % "
-                "(median): see decode.depth_per_m, and whether depth and colour are of one camera"
-            )
-        if views.masks is not None:
-            depth[views.masks] = np.nan
-        return DepthMaps(depth=depth)
+        see = "decode.depth_per_m, and whether depth and colour are of one camera"
+        return DepthMaps(depth=in_units_of(views, depth, self, what="the sensor", see=see))

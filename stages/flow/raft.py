@@ -7,7 +7,7 @@ second a pair of 640 x 360, so it is for a GPU, or for few frames.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -66,6 +66,11 @@ class Config(FlowOptions):
 class Model(Stage[Config]):
     """Flow of a recurrent network over all pairs of features."""
 
+    step: ClassVar[str] = "flow"
+    """Whose options it goes by, for messages; depth/stereo takes it for flow between two views."""
+    instead: ClassVar[str] = "flow.model=dis"
+    """What to use where its weights cannot be had."""
+
     @property
     def resources(self) -> Resources:
         """What one worker needs."""
@@ -83,12 +88,12 @@ class Model(Stage[Config]):
         """The file of the chosen network."""
         if self.config.weights:
             return (own_file(self.config.weights, task=TASK),)
-        return (published(self.config.size),)
+        return (published(self.config.size, self.instead),)
 
     @classmethod
     def catalogue(cls) -> tuple[Weights, ...]:
         """All files that it can fetch."""
-        return (published("large"), published("small"))
+        return (published("large", cls.instead), published("small", cls.instead))
 
     def open(self, context: Context) -> None:
         """Load the network.
@@ -98,13 +103,13 @@ class Model(Stage[Config]):
         """
         super().open(context)
         require("torchvision")
-        check_device("flow", self.device, self.config.precision)
+        check_device(self.step, self.device, self.config.precision)
         cv2.setNumThreads(context.threads)
         # Several pairs at a time leave a CPU's caches (measured: 8 % slower).
         self._batches: Batches[list[Any]] = Batches(
             self.config.batch or (GPU_BATCH if self.device == "cuda" else 1),
             "pairs",
-            f"lower flow.tile (now {self.config.tile}) or flow.working_side",
+            f"lower {self.step}.tile (now {self.config.tile}) or {self.step}.working_side",
             self.warn,
         )
         from stages.flow._network import Raft
@@ -190,7 +195,7 @@ FILES = {
 ends with the first digits of its hash."""
 
 
-def published(size: str) -> Published:
+def published(size: str, instead: str = Model.instead) -> Published:
     """Return torchvision's own weights of a network, the ones that it takes by default."""
     name, file, nbytes = FILES[size]
     return Published(
@@ -200,7 +205,7 @@ def published(size: str) -> Published:
         nbytes=nbytes,
         sha256=file.removesuffix(".pth").rpartition("-")[2],
         path=torch_cache() / file,
-        instead="flow.model=dis",
+        instead=instead,
         size=size,
     )
 

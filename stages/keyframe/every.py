@@ -41,10 +41,11 @@ class Model(Stage[Config]):
         self._seen = 0
         self._last_index = -1
         self._metric = False
+        self._baseline_m: float | None = None
 
     def process(self, frames: Frames, masks: Masks | None = None) -> None:
         """Keep the clip's share."""
-        self._metric = frames.metric
+        self._metric, self._baseline_m = frames.metric, frames.baseline_m
         for t in range(len(frames.images)):
             if frames.index[t] <= self._last_index:
                 continue
@@ -60,7 +61,7 @@ class Model(Stage[Config]):
             row: dict[str, Any] = {"shot": frames.shot}
             for name in ("pts_ns", "index", "sharpness"):
                 row[name] = getattr(frames, name)[t].item()
-            for name in ("images", "intrinsics", "T_world_camera", "depth"):
+            for name in ("images", "intrinsics", "T_world_camera", "depth", "right"):
                 array = getattr(frames, name)
                 if array is not None:
                     row[name] = array[t].copy()
@@ -77,13 +78,14 @@ class Model(Stage[Config]):
             "seen": self._seen,
             "last_index": self._last_index,
             "metric": self._metric,
+            "baseline_m": self._baseline_m,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot."""
         self._kept = list(state["kept"])
         self._seen, self._last_index = state["seen"], state["last_index"]
-        self._metric = state["metric"]
+        self._metric, self._baseline_m = state["metric"], state["baseline_m"]
 
     def finish(self) -> Keyframes:
         """Stack what was kept."""
@@ -101,5 +103,10 @@ class Model(Stage[Config]):
             self.progress(i, len(kept))
         self.measure("keyframes_count", len(kept))
         fields: dict[str, Any] = {name: stacked(name) for name in kept[0] if name != "mask"}
-        masks = stacked_masks([row.get("mask") for row in kept], *grey[0].shape, self.warn)
-        return Keyframes(**fields, parallax_px=parallax, metric=self._metric, masks=masks)
+        return Keyframes(
+            **fields,
+            parallax_px=parallax,
+            metric=self._metric,
+            baseline_m=self._baseline_m,
+            masks=stacked_masks([row.get("mask") for row in kept], *grey[0].shape, self.warn),
+        )

@@ -57,7 +57,10 @@ class Config(Options):
         160, ge=2, le=2000, description="above this many keyframes the step is made larger"
     )
     max_memory_mb: int = Field(
-        500, ge=16, le=100_000, description="memory for the images (and depth) of the keyframes"
+        500,
+        ge=16,
+        le=100_000,
+        description="memory for the images (and depth and right views) of the keyframes",
     )
 
 
@@ -78,6 +81,8 @@ class _Frame:
     tracks: Tracks
     depth: Array | None = None
     """float32 [H, W] metres"""
+    right: Array | None = None
+    """uint8 [H, W, 3]"""
     way: float = 0.0
     """How far the picture has moved since the start of the shot, in longer sides."""
     own: bool = False
@@ -94,14 +99,23 @@ class _Frame:
             if self.depth is not None:
                 self.depth = self.depth.copy()
                 self.depth.flags.writeable = False
+            if self.right is not None:
+                self.right = self.right.copy()
+                self.right.flags.writeable = False
             self.own = True
         return self
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pictures."""
+        pictures = (self.image, self.depth, self.right)
+        return sum(picture.nbytes for picture in pictures if picture is not None)
 
     def snapshot(self) -> dict[str, Any]:
         """Return it as plain data, without its tracks."""
         names = ("image", "pts_ns", "index", "sharpness", "shot", "way")
         state = {name: getattr(self, name) for name in names}
-        for name in ("intrinsics", "T_world_camera", "depth", "mask"):
+        for name in ("intrinsics", "T_world_camera", "depth", "right", "mask"):
             if getattr(self, name) is not None:
                 state[name] = getattr(self, name)
         return state
@@ -129,12 +143,13 @@ class Model(Stage[Config]):
         self._fine = self.config.step * FINE
         self._seen = 0
         self._metric = False
+        self._baseline_m: float | None = None
         self._shot = -1
         self._last_index = -1
 
     def process(self, frames: Frames, motion: Motion, masks: Masks | None = None) -> None:
         """Follow the clip and keep its keyframes."""
-        self._metric = frames.metric
+        self._metric, self._baseline_m = frames.metric, frames.baseline_m
         for t in range(len(frames.images)):
             if frames.index[t] <= self._last_index:
                 continue
@@ -175,6 +190,8 @@ class Model(Stage[Config]):
             intrinsics=_stacked([frame.intrinsics for frame in kept]),
             T_world_camera=_stacked([frame.T_world_camera for frame in kept]),
             depth=_stacked([frame.depth for frame in kept]),
+            right=_stacked([frame.right for frame in kept]),
+            baseline_m=self._baseline_m,
             metric=self._metric,
             masks=stacked_masks([frame.mask for frame in kept], *grey[0].shape, self.warn),
         )
@@ -193,6 +210,7 @@ class Model(Stage[Config]):
             "fine": self._fine,
             "seen": self._seen,
             "metric": self._metric,
+            "baseline_m": self._baseline_m,
             "shot": self._shot,
             "last_index": self._last_index,
         }
@@ -206,7 +224,8 @@ class Model(Stage[Config]):
         self._kept = [frames[n] for n in state["kept"]]
         self._candidates = [frames[n] for n in state["candidates"]]
         self._fine, self._seen = state["fine"], state["seen"]
-        self._metric, self._shot = state["metric"], state["shot"]
+        self._metric, self._baseline_m = state["metric"], state["baseline_m"]
+        self._shot = state["shot"]
         self._last_index = state["last_index"]
 
     def _follow(self, flow: Array, confidence: Array) -> None:
@@ -227,6 +246,7 @@ class Model(Stage[Config]):
             mask=mask,
             tracks=Tracks(height, width),
             depth=None if frames.depth is None else frames.depth[t],
+            right=None if frames.right is None else frames.right[t],
         )
         if self._seen <= self.config.min_keyframes:
             self._all.append(frame.owned())
@@ -271,8 +291,7 @@ class Model(Stage[Config]):
         """Make a frame a keyframe; later candidates are measured from it anew."""
         self._kept.append(frame.owned())
         self._candidates = []
-        nbytes = frame.image.nbytes + (0 if frame.depth is None else frame.depth.nbytes)
-        limit = self.config.max_memory_mb * 2**20 // nbytes
+        limit = self.config.max_memory_mb * 2**20 // frame.nbytes
         limit = max(2, min(self.config.max_keyframes, limit))
         while len(self._kept) > limit:
             # The newest stays: it is followed. Doubling keeps old and new equally far apart.

@@ -68,6 +68,8 @@ def views_from(
         scale=scale,
         depth=_depth(keyframes, images),
         masks=masks,
+        right=_right(keyframes, images),
+        baseline_m=keyframes.baseline_m,
     )
 
 
@@ -80,6 +82,15 @@ def _depth(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
             _undistorted(keyframes.depth[image.image_id - 1], image.camera, measured=True)
             for image in images
         ]
+    )
+
+
+def _right(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
+    """Return the right views undistorted as their left ones: rectified pairs share a camera."""
+    if keyframes.right is None:
+        return None
+    return np.stack(
+        [_undistorted(keyframes.right[image.image_id - 1], image.camera) for image in images]
     )
 
 

@@ -117,4 +117,6 @@ def _with_poses(keyframes: Keyframes) -> Keyframes:
         metric=keyframes.metric,
         depth=None if keyframes.depth is None else keyframes.depth[known],
         masks=None if keyframes.masks is None else keyframes.masks[known],
+        right=None if keyframes.right is None else keyframes.right[known],
+        baseline_m=keyframes.baseline_m,
     )

@@ -61,6 +61,7 @@ class Kept:
     intrinsics: npt.NDArray[np.float64] | None
     T_world_camera: npt.NDArray[np.float64] | None
     depth: npt.NDArray[np.float32] | None
+    right: npt.NDArray[np.uint8] | None
 
 
 def sharpness_of(luma: npt.NDArray[np.uint8]) -> float:
@@ -81,6 +82,7 @@ def keep(picture: Picture, *, shot: int = 0, sharpness: float | None = None) -> 
         picture.intrinsics,
         picture.T_world_camera,
         picture.depth(),
+        picture.right(),
     )
 
 
@@ -152,6 +154,7 @@ def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:
     poses = [k.T_world_camera for k in held if k.T_world_camera is not None]
     intrinsics = [k.intrinsics for k in held if k.intrinsics is not None]
     depth = [k.depth for k in held if k.depth is not None]
+    right = [k.right for k in held if k.right is not None]
     unknown = np.full((4, 4), np.nan)
     return Frames(
         clip=f"{reader.source.name}/{held[0].index}-{held[-1].index}",
@@ -169,4 +172,6 @@ def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:
         ),
         metric=reader.metric,
         depth=np.stack(depth) if len(depth) == len(held) else None,
+        right=np.stack(right) if len(right) == len(held) else None,
+        baseline_m=reader.baseline_m,
     )

@@ -31,6 +31,9 @@ class _Picture:
     def depth(self) -> None:
         return None
 
+    def right(self) -> None:
+        return None
+
     def rgb(self) -> Any:
         width, height = self._size
         return np.random.default_rng(self.index).integers(0, 255, (height, width, 3), np.uint8)
@@ -38,6 +41,7 @@ class _Picture:
 
 class _Reader:
     metric = False
+    baseline_m = None
 
     def __init__(self, source: Source) -> None:
         self.source = source
