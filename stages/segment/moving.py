@@ -14,12 +14,10 @@ from pydantic import Field
 
 from pipeline.messages import Array, Frames, Masks, Motion
 from pipeline.stage import Context, Options, Stage
-from stages.segment._evidence import evidence_of_motion
-from stages.segment._patches import followed, grown, numbered, patches
+from stages.segment._motion import MOVING, moving_patches
+from stages.segment._patches import grown
 
 __all__ = ["Config", "Model"]
-
-LABEL = "moving"
 
 
 class Config(Options):
@@ -43,47 +41,23 @@ class Model(Stage[Config]):
 
     def process(self, frames: Frames, motion: Motion) -> Masks:
         """Mask what moves by itself; a clip of one frame shows nothing of that."""
-        count, height, width = frames.images.shape[:3]
-        share = min(1.0, self.config.working_side / max(height, width))
-        size = (max(1, round(width * share)), max(1, round(height * share)))
-        flow = np.stack([_scaled(f, size) for f in motion.flow]) if count > 1 else None
-        strength = np.zeros((max(count - 1, 1), size[1], size[0]), np.float32)
-        found = np.zeros((count, size[1], size[0]), np.bool_)
-        if flow is not None:
-            for t in range(count - 1):
-                trust = cv2.resize(motion.confidence[t], size, interpolation=cv2.INTER_NEAREST)
-                grey = cv2.cvtColor(frames.images[t], cv2.COLOR_RGB2GRAY)
-                grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-                strength[t] = evidence_of_motion(flow[t], trust, grey)
-            found = followed(np.stack([patches(one) for one in strength]), flow)
-        return self._masks(frames, found, strength)
-
-    def _masks(self, frames: Frames, found: Array, strength: Array) -> Masks:
+        found = moving_patches(frames, motion, self.config.working_side)
         count, height, width = frames.images.shape[:3]
         moving = np.zeros((count, height, width), np.bool_)
         instance = np.zeros((count, height, width), np.uint16)
-        scale = np.array([width, height, width, height]) / np.tile(found.shape[:0:-1], 2)
-        frame, box, score = list[int](), list[Array](), list[float]()
-        for t, mask in enumerate(found):
-            patch, boxes = numbered(mask)
-            # The last frame begins no pair; the one before it tells.
-            sure = strength[min(t, len(strength) - 1)]
-            for n in range(len(boxes)):
-                mean = float(sure[patch == n + 1].mean())
-                score.append(mean / (1 + mean))
-            frame += [t] * len(boxes)
-            box.append(boxes * scale)
-            instance[t] = _enlarged(patch.astype(np.uint16), width, height)
-            left_out = grown(mask, self.config.margin).astype(np.uint8)
+        for t, patches in enumerate(found):
+            instance[t] = _enlarged(patches.number.astype(np.uint16), width, height)
+            left_out = grown(patches.number > 0, self.config.margin).astype(np.uint8)
             moving[t] = _enlarged(left_out, width, height) > 0
         self.measure("moving_share", float(moving.mean()))
+        frame = np.repeat(np.arange(count, dtype=np.int32), [len(p.box) for p in found])
         return Masks(
             clip=frames.clip,
             moving=moving,
-            frame=np.array(frame, np.int32),
-            box=np.concatenate(box).astype(np.float32),
-            score=np.array(score, np.float32),
-            label=(LABEL,) * len(frame),
+            frame=frame,
+            box=np.concatenate([patches.box for patches in found]).astype(np.float32),
+            score=np.array([s for patches in found for s in patches.score], np.float32),
+            label=(MOVING,) * len(frame),
             model="segment/moving",
             instance=instance,
         )
@@ -91,12 +65,3 @@ class Model(Stage[Config]):
 
 def _enlarged(values: Array, width: int, height: int) -> Array:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def _scaled(flow: Array, size: tuple[int, int]) -> Array:
-    """Return flow [H, W, 2] px at another size (width, height)."""
-    height, width = flow.shape[:2]
-    if (width, height) == size:
-        return flow
-    small = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)
-    return small * np.array([size[0] / width, size[1] / height], np.float32)

@@ -1,0 +1,71 @@
+"""The patches of a clip that move by themselves, frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.messages import Array, Frames, Motion
+from stages.segment._evidence import evidence_of_motion
+from stages.segment._patches import followed, numbered, patches
+
+__all__ = ["MOVING", "Patches", "moving_patches"]
+
+MOVING = "moving"
+"""What it is called: motion alone has no name for a thing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patches:
+    """What moves in one frame, counted from 1."""
+
+    number: Array
+    """int32 [h, w] at the size at which motion was judged; 0 at rest."""
+    box: Array
+    """float64 [N, 4] px of the frame: left, top, right, bottom."""
+    score: tuple[float, ...]
+    """N, in 0..1: how far beyond what the camera explains each moves."""
+
+
+def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
+    """Return what moves by itself in each frame; a clip of one frame shows nothing of that.
+
+    Args:
+        frames: The clip.
+        motion: Its optical flow.
+        side: Longer side in px at which motion is judged.
+    """
+    count, height, width = frames.images.shape[:3]
+    share = min(1.0, side / max(height, width))
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    strength = np.zeros((max(count - 1, 1), size[1], size[0]), np.float32)
+    found = np.zeros((count, size[1], size[0]), np.bool_)
+    if count > 1:
+        flow = np.stack([_scaled(f, size) for f in motion.flow])
+        for t in range(count - 1):
+            trust = cv2.resize(motion.confidence[t], size, interpolation=cv2.INTER_NEAREST)
+            grey = cv2.cvtColor(frames.images[t], cv2.COLOR_RGB2GRAY)
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+            strength[t] = evidence_of_motion(flow[t], trust, grey)
+        found = followed(np.stack([patches(one) for one in strength]), flow)
+    scale = np.array([width, height, width, height]) / np.tile(size, 2)
+    # The last frame begins no pair; the one before it tells.
+    sure = [strength[min(t, len(strength) - 1)] for t in range(count)]
+    return [_counted(mask, scale, s) for mask, s in zip(found, sure, strict=True)]
+
+
+def _counted(mask: Array, scale: Array, strength: Array) -> Patches:
+    number, boxes = numbered(mask)
+    means = [float(strength[number == n + 1].mean()) for n in range(len(boxes))]
+    return Patches(number, boxes * scale, tuple(mean / (1 + mean) for mean in means))
+
+
+def _scaled(flow: Array, size: tuple[int, int]) -> Array:
+    """Return flow [H, W, 2] px at another size (width, height)."""
+    height, width = flow.shape[:2]
+    if (width, height) == size:
+        return flow
+    small = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)
+    return small * np.array([size[0] / width, size[1] / height], np.float32)
