@@ -27,6 +27,9 @@ class Patches:
     """float64 [N, 4] px of the frame: left, top, right, bottom."""
     score: tuple[float, ...]
     """N, in 0..1: how far beyond what the camera explains each moves."""
+    now: Array
+    """bool [h, w]: where this frame and the next alone show it. A patch is also where the thing
+    moves a moment before or after, and its trail."""
 
 
 def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
@@ -42,6 +45,7 @@ def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
     size = (max(1, round(width * share)), max(1, round(height * share)))
     strength = np.zeros((max(count - 1, 1), size[1], size[0]), np.float32)
     found = np.zeros((count, size[1], size[0]), np.bool_)
+    now = found
     if count > 1:
         flow = np.stack([_scaled(f, size) for f in motion.flow])
         for t in range(count - 1):
@@ -49,17 +53,18 @@ def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
             grey = cv2.cvtColor(frames.images[t], cv2.COLOR_RGB2GRAY)
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
             strength[t] = evidence_of_motion(flow[t], trust, grey)
-        found = followed(np.stack([patches(one) for one in strength]), flow)
+        now = np.stack([patches(one) for one in strength])
+        found = followed(now, flow)
     scale = np.array([width, height, width, height]) / np.tile(size, 2)
     # The last frame begins no pair; the one before it tells.
-    sure = [strength[min(t, len(strength) - 1)] for t in range(count)]
-    return [_counted(mask, scale, s) for mask, s in zip(found, sure, strict=True)]
+    pair = [min(t, len(strength) - 1) for t in range(count)]
+    return [_counted(found[t], scale, strength[pair[t]], now[pair[t]]) for t in range(count)]
 
 
-def _counted(mask: Array, scale: Array, strength: Array) -> Patches:
+def _counted(mask: Array, scale: Array, strength: Array, now: Array) -> Patches:
     number, boxes = numbered(mask)
     means = [float(strength[number == n + 1].mean()) for n in range(len(boxes))]
-    return Patches(number, boxes * scale, tuple(mean / (1 + mean) for mean in means))
+    return Patches(number, boxes * scale, tuple(mean / (1 + mean) for mean in means), now)
 
 
 def _scaled(flow: Array, size: tuple[int, int]) -> Array:

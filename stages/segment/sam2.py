@@ -21,7 +21,7 @@ from stages._batches import Batches
 from stages._boxes import box_of, overlap_of
 from stages._pretrained import check_task, load, processor
 from stages.segment import detection
-from stages.segment._motion import MOVING, moving_patches
+from stages.segment._motion import MOVING, Patches, moving_patches
 from stages.segment._propagation import Followed, Propagation
 from stages.segment._seen import Seen, masks_of
 from stages.segment._stage import Learned, LookingOptions
@@ -192,13 +192,7 @@ class Model(Learned[Config]):
         elif motion is not None:
             patches = moving_patches(frames, motion, self.config.working_side)
             for t in at:
-                number = cv2.resize(
-                    patches[t].number.astype(np.uint16),
-                    (width, height),
-                    interpolation=cv2.INTER_NEAREST,
-                )
-                rows = enumerate(zip(patches[t].box, patches[t].score, strict=True), 1)
-                yield t, [Seen(box, score, MOVING, number == n) for n, (box, score) in rows]
+                yield t, _moving_now(patches[t], width, height)
 
     def _followed(self, clip: Propagation, t: int, fresh: list[Seen]) -> list[_Thing]:
         boxes = [one.box for one in fresh]
@@ -239,6 +233,14 @@ def _in_frame(clip: Propagation, things: list[_Thing], t: int) -> list[Seen]:
             score = float(thing.followed.score[t])
             seen.append(Seen(box_of(mask), score, thing.label, mask, n))
     return seen
+
+
+def _moving_now(patches: Patches, width: int, height: int) -> list[Seen]:
+    """Return the patches of a frame of which the frame itself shows that they move."""
+    number = np.where(patches.now, patches.number, 0).astype(np.uint16)
+    number = cv2.resize(number, (width, height), interpolation=cv2.INTER_NEAREST)
+    masks = [(number == n + 1, score) for n, score in enumerate(patches.score)]
+    return [Seen(box_of(mask), score, MOVING, mask) for mask, score in masks if mask.any()]
 
 
 def _same(one: Seen, mask: Array) -> bool:
