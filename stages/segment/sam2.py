@@ -39,7 +39,7 @@ KNOWN = (
     ),
 )
 AT_A_TIME = 16
-KNOWN_FROM = 0.5
+SAME_FROM = 0.5
 """Share from which something found is a thing that is followed already: of its patch that a mask
 covers, or of its box and the mask's (intersection over union)."""
 CLIP_BYTES = 2_000_000_000
@@ -248,8 +248,8 @@ def _same(one: Seen, mask: Array) -> bool:
     if not mask.any():
         return False
     if one.mask is not None:
-        return bool(mask[one.mask].mean() >= KNOWN_FROM)
-    return overlap_of(one.box, box_of(mask)) >= KNOWN_FROM
+        return bool(mask[one.mask].mean() >= SAME_FROM)
+    return overlap_of(one.box, box_of(mask)) >= SAME_FROM
 
 
 def _inside(one: Seen, width: int, height: int) -> Seen:
