@@ -301,6 +301,9 @@ class Masks(Message):
     instance: Array | None = None
     """uint16 [T, H, W]: which thing of its frame a pixel shows, counted from 1 in the order of the
     rows of that frame; 0 none. None where the model knows boxes only."""
+    thing: Array | None = None
+    """int32 [N]: which thing of the clip it is, from 1; None where the model looks at each frame by
+    itself."""
 
     SPEC: ClassVar = {
         "moving": ("bool", "T H W"),
@@ -308,6 +311,7 @@ class Masks(Message):
         "box": ("float32", "N 4"),
         "score": ("float32", "N"),
         "instance": ("uint16", "T H W"),
+        "thing": ("int32", "N"),
     }
 
     def __post_init__(self) -> None:

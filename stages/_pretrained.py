@@ -110,13 +110,14 @@ def configuration(weights: Checkpoint) -> dict[str, Any]:
     return read
 
 
-def check_task(auto: str, weights: Checkpoint, task: str) -> None:
+def check_task(auto: str, weights: Checkpoint, task: str, kinds: tuple[str, ...] = ()) -> None:
     """Refuse what was saved for another task: its head would be made up of random numbers.
 
     Args:
         auto: The Auto class of transformers that stands for the task.
         weights: A checkpoint on this machine.
         task: For the message.
+        kinds: The model types that will do, where the Auto class stands for more than the task.
 
     Raises:
         UsageError: It was.
@@ -125,12 +126,12 @@ def check_task(auto: str, weights: Checkpoint, task: str) -> None:
     by_type: Mapping[str, Any] = getattr(_transformers(), auto)._model_mapping._model_mapping
     told = configuration(weights)
     kind, saved = told["model_type"], told.get("architectures") or []
-    fitting = by_type.get(kind)
-    if fitting is None:
+    allowed = kinds or tuple(sorted(by_type))
+    if kind not in allowed:
         raise UsageError(
-            f"{weights.id} is a {kind}, which is not for {task}; allowed are "
-            f"{', '.join(sorted(by_type))}"
+            f"{weights.id} is a {kind}, which is not for {task}; allowed are {', '.join(allowed)}"
         )
+    fitting = by_type[kind]
     names = list(fitting) if isinstance(fitting, list | tuple) else [fitting]
     if saved and not set(saved) & set(names):
         raise UsageError(
@@ -146,6 +147,7 @@ def load(
     *,
     step: str,
     task: str,
+    kinds: tuple[str, ...] = (),
     threads: int = 1,
     busy: str = "",
 ) -> Any:
@@ -157,6 +159,7 @@ def load(
         options: Of the stage.
         step: Of the stage, for messages.
         task: What the network must do, for messages, such as `depth estimation`.
+        kinds: As for `check_task`.
         threads: Of torch on a CPU. More than one changes the last bits of some convolutions, and a
             run must not depend on them; of transformers alone it does not.
         busy: The part of the network that does the work, where that is not its `forward`.
@@ -169,7 +172,7 @@ def load(
 
     device = device_of(options.device)
     check_device(step, device, options.precision)
-    check_task(auto, weights, task)
+    check_task(auto, weights, task, kinds)
     if any(file.suffix == ".bin" for file in weights.files):
         for file in weights.files:
             read_tensors(file)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-__all__ = ["DETECTORS", "LABELS", "SEGMENTERS", "save", "save_by_text"]
+__all__ = ["DETECTORS", "LABELS", "SEGMENTERS", "save", "save_by_text", "save_sam2"]
 
 LABELS = {0: "person", 1: "chair", 2: "dog"}
 NAMED = {"id2label": LABELS, "label2id": {name: n for n, name in LABELS.items()}}
@@ -181,4 +181,61 @@ def _random(network_class: Any, config: Any, seed: int) -> Any:
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.3)
+    return network
+
+
+def save_sam2(folder: Path, seed: int = 0) -> Any:
+    """Write a tiny SAM 2 for video; return the network."""
+    side, width = 64, 128
+    vision = tf.Sam2VisionConfig(
+        backbone_config=tf.Sam2HieraDetConfig(
+            hidden_size=8,
+            num_attention_heads=1,
+            image_size=[side, side],
+            blocks_per_stage=[1, 1, 2, 1],
+            embed_dim_per_stage=[8, 16, 32, 64],
+            num_attention_heads_per_stage=[1, 1, 1, 1],
+            window_size_per_stage=[2, 2, 2, 2],
+            window_positional_embedding_background_size=[2, 2],
+            global_attention_blocks=[3],
+        ),
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        # Memory is 64 wide in the library's code, and must be narrower than this.
+        fpn_hidden_size=width,
+        num_feature_levels=3,
+    )
+    config = tf.Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config={
+            "hidden_size": width,
+            "image_size": side,
+            "patch_size": 16,
+            "mask_input_channels": 8,
+        },
+        mask_decoder_config={
+            "hidden_size": width,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+        image_size=side,
+        memory_attention_hidden_size=width,
+        memory_attention_feed_forward_hidden_size=32,
+        memory_attention_num_layers=1,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=width,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
+        memory_fuser_intermediate_dim=32,
+        memory_fuser_num_layers=1,
+    )
+    network = _random(tf.Sam2VideoModel, config, seed)
+    network.save_pretrained(folder)
+    size = {"height": side, "width": side}
+    tf.Sam2VideoProcessor(
+        tf.Sam2ImageProcessor(size=size, mask_size={"height": side // 4, "width": side // 4}),
+        tf.Sam2VideoVideoProcessor(size=size),
+        target_size=side,
+    ).save_pretrained(folder)
     return network

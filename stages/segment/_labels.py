@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.hub import Checkpoint
+from stages._pretrained import configuration
 
-__all__ = ["MOVERS", "kept_labels", "listed"]
+__all__ = ["MOVERS", "check_labels", "kept_labels", "listed"]
 
 MOVERS = (
     "person, bicycle, car, motorcycle, motorbike, airplane, aeroplane, bus, train, truck, boat, "
@@ -51,3 +53,15 @@ def kept_labels(wanted: str, known: Mapping[int, str], option: str) -> dict[int,
             )
     keep = {name.lower() for name in names}
     return {number: label for number, label in known.items() if label.lower() in keep}
+
+
+def check_labels(wanted: str, weights: Checkpoint, option: str) -> None:
+    """See that a checkpoint names what is wanted, by its configuration alone.
+
+    Raises:
+        UsageError: As `kept_labels`.
+    """
+    # One that names nothing has the labels that transformers makes up, which loading tells.
+    told = configuration(weights).get("id2label")
+    if isinstance(told, Mapping) and told:
+        kept_labels(wanted, {n: str(label) for n, label in enumerate(told.values())}, option)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,11 @@ class Seen:
     label: str
     mask: Array | None = None
     """bool [H, W], or None where only the box is known."""
+    thing: int = 0
+    """Its number in the clip, from 1, where it was followed."""
 
 
-def masks_of(frames: Frames, seen: Sequence[Sequence[Seen]], margin: float, model: str) -> Masks:
+def masks_of(frames: Frames, seen: Iterable[Sequence[Seen]], margin: float, model: str) -> Masks:
     """Return the masks of a clip; where only boxes are known, all of a box is masked.
 
     Things without a pixel in the picture are left out.
@@ -41,9 +43,11 @@ def masks_of(frames: Frames, seen: Sequence[Sequence[Seen]], margin: float, mode
     moving = np.zeros((count, height, width), np.bool_)
     instance = np.zeros((count, height, width), np.uint16)
     frame, box, score, label = list[int](), list[Array](), list[float](), list[str]()
+    thing_of, whole = list[int](), True
     for t, things in enumerate(seen):
         number = 0
         for thing in things:
+            whole &= thing.mask is not None
             inside = np.clip(thing.box, 0, [width, height, width, height]).astype(np.float32)
             left, top, right, bottom = inside.tolist()
             if left >= right or top >= bottom:
@@ -58,8 +62,8 @@ def masks_of(frames: Frames, seen: Sequence[Sequence[Seen]], margin: float, mode
             box.append(inside)
             score.append(thing.score)
             label.append(thing.label)
+            thing_of.append(thing.thing)
         moving[t] = grown(moving[t] | (instance[t] > 0), margin)
-    whole = all(thing.mask is not None for things in seen for thing in things)
     return Masks(
         clip=frames.clip,
         moving=moving,
@@ -69,4 +73,5 @@ def masks_of(frames: Frames, seen: Sequence[Sequence[Seen]], margin: float, mode
         label=tuple(label),
         model=model,
         instance=instance if whole else None,
+        thing=np.array(thing_of, np.int32) if thing_of and all(thing_of) else None,
     )

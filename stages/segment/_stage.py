@@ -18,7 +18,7 @@ from stages._pretrained import LearnedOptions, device_of, resources_of
 from stages.segment._labels import MOVERS
 from stages.segment._seen import Seen, masks_of
 
-__all__ = ["Looker", "LookingOptions"]
+__all__ = ["Learned", "Looker", "LookingOptions"]
 
 GPU_BATCH = 8
 
@@ -38,11 +38,8 @@ class LookingOptions(LearnedOptions):
 C = TypeVar("C", bound=LookingOptions)
 
 
-class Looker(Stage[C]):
-    """A network that sees things in single frames.
-
-    It is clip-scoped: any worker may take any clip, and `track` follows the things.
-    """
+class Learned(Stage[C]):
+    """What every network of this step is: it has checkpoints, and names what it sees."""
 
     @property
     def device(self) -> str:
@@ -58,6 +55,30 @@ class Looker(Stage[C]):
     def weights(self) -> tuple[Checkpoint, ...]:
         """Its checkpoints."""
         raise NotImplementedError
+
+    def fetch(self) -> None:
+        """Bring the checkpoints; see that they will do before anything else is done.
+
+        Raises:
+            UsageError: They cannot be had, are for another task, or know none of the labels.
+        """
+        super().fetch()
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """See by their configurations alone that the checkpoints will do.
+
+        Raises:
+            UsageError: They are for another task, or know none of the labels.
+        """
+
+
+class Looker(Learned[C]):
+    """A network that sees things in single frames.
+
+    It is clip-scoped: any worker may take any clip, and `track` follows the things.
+    """
 
     @abstractmethod
     def look(self, images: list[Array]) -> list[list[Seen] | None]:
@@ -83,21 +104,29 @@ class Looker(Stage[C]):
         Raises:
             UsageError: Not even one frame fits into the memory of the GPU.
         """
+        step, _, model = type(self).__module__.removeprefix("stages.").partition(".")
+        found = self.seen(frames.images, frames.clip)
+        return masks_of(frames, found, self.config.margin, f"{step}/{model}")
+
+    def seen(self, images: Array, clip: str) -> list[list[Seen]]:
+        """Return what is seen in each of some frames of a clip, uint8 [T, H, W, 3].
+
+        Raises:
+            UsageError: Not even one frame fits into the memory of the GPU.
+        """
         seen: list[list[Seen] | None] = []
         threads = 1 if self.device == "cuda" else self.context.threads
-        while len(seen) < len(frames.images):
+        while len(seen) < len(images):
             # As many as run side by side: what does not fit is not begun.
-            group = frames.images[len(seen) : len(seen) + self._batches.size * threads]
+            group = images[len(seen) : len(seen) + self._batches.size * threads]
             seen += self._batches.attempt(lambda size, g=group: self._looked(g, size, threads))
         lost = sum(things is None for things in seen)
         if lost:
             self.warn(
-                f"in {lost} of {len(seen)} frames of {frames.clip} the network's scores are no "
+                f"in {lost} of {len(seen)} frames of {clip} the network's scores are no "
                 "numbers: nothing was seen there; try segment.precision=float32"
             )
-        step, _, model = type(self).__module__.removeprefix("stages.").partition(".")
-        found = [things or [] for things in seen]
-        return masks_of(frames, found, self.config.margin, f"{step}/{model}")
+        return [things or [] for things in seen]
 
     def _looked(self, images: Array, size: int, threads: int) -> list[list[Seen] | None]:
         # Messages are read-only, which torch warns of.

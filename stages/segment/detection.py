@@ -6,7 +6,7 @@ What is prepared and made of the output is the checkpoint's own processor's doin
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -15,8 +15,8 @@ from pipeline.errors import UsageError
 from pipeline.hub import Checkpoint, Known, checkpoint
 from pipeline.messages import Array
 from pipeline.stage import Context
-from stages._pretrained import load, processor
-from stages.segment._labels import kept_labels, listed
+from stages._pretrained import check_task, load, processor
+from stages.segment._labels import check_labels, kept_labels, listed
 from stages.segment._seen import Seen
 from stages.segment._stage import Looker, LookingOptions
 
@@ -74,20 +74,34 @@ class Config(LookingOptions):
 class Model(Looker[Config]):
     """Boxes of things."""
 
+    named_by: ClassVar[str] = "segment.checkpoint"
+    """The option that names the checkpoint, for messages."""
+
     @property
     def weights(self) -> tuple[Checkpoint, ...]:
         """The chosen checkpoint."""
         known, task = (KNOWN_BY_TEXT, BY_TEXT) if self.config.text else (KNOWN, TASK)
         name = self.config.checkpoint or known[0].name
-        return (_checkpoint(name, known, task),)
+        return (_checkpoint(name, known, task, self.named_by),)
 
     @classmethod
     def catalogue(cls) -> tuple[Checkpoint, ...]:
         """The checkpoints known by name."""
         return (
-            *(_checkpoint(known.name, KNOWN, TASK) for known in KNOWN),
-            *(_checkpoint(known.name, KNOWN_BY_TEXT, BY_TEXT) for known in KNOWN_BY_TEXT),
+            *(_checkpoint(one.name, KNOWN, TASK, cls.named_by) for one in KNOWN),
+            *(_checkpoint(one.name, KNOWN_BY_TEXT, BY_TEXT, cls.named_by) for one in KNOWN_BY_TEXT),
         )
+
+    def check(self) -> None:
+        """See that the checkpoint detects, and knows the labels, or takes words.
+
+        Raises:
+            UsageError: It does not.
+        """
+        texts, weights = self._listed(), self.weights[0]
+        check_task(_auto(texts), weights, BY_TEXT if texts else TASK)
+        if not texts:
+            check_labels(self.config.labels, weights, "segment.labels")
 
     def open(self, context: Context) -> None:
         """Load the network.
@@ -97,22 +111,19 @@ class Model(Looker[Config]):
         """
         super().open(context)
         weights = self.weights[0]
-        self._texts = listed(self.config.text)
-        if self.config.text and not self._texts:
-            raise UsageError(
-                f"segment.text = {self.config.text!r} names nothing; such as 'a dog, a red car'"
-            )
-        auto = (
-            "AutoModelForZeroShotObjectDetection" if self._texts else "AutoModelForObjectDetection"
-        )
+        self._texts = self._listed()
         self._network = load(
-            auto, weights, self.config, step="segment", task=BY_TEXT if self._texts else TASK
+            _auto(self._texts),
+            weights,
+            self.config,
+            step="segment",
+            task=BY_TEXT if self._texts else TASK,
         )
         if self._texts:
             self._processor = processor("AutoProcessor", weights)
             if not hasattr(self._processor, "post_process_grounded_object_detection"):
                 raise UsageError(
-                    f"segment.checkpoint: {weights.id} is a {self._network.config.model_type}, "
+                    f"{self.named_by}: {weights.id} is a {self._network.config.model_type}, "
                     "which is not for a text of several things; take a grounding-dino"
                 )
         else:
@@ -142,6 +153,15 @@ class Model(Looker[Config]):
             faulty |= ~torch.isfinite(outputs.pred_boxes).flatten(1).all(1)
         return [None if bad else things for bad, things in zip(faulty.tolist(), found, strict=True)]
 
+    def _listed(self) -> tuple[str, ...]:
+        """Return the words to look for; none where labels are looked for."""
+        texts = listed(self.config.text)
+        if self.config.text and not texts:
+            raise UsageError(
+                f"segment.text = {self.config.text!r} names nothing; such as 'a dog, a red car'"
+            )
+        return texts
+
     def _found(self, outputs: Any, ready: Any, sizes: list[Any]) -> list[list[Seen]]:
         threshold = self.config.threshold
         if self._texts:
@@ -169,5 +189,9 @@ def _things(result: Any, labels: list[str]) -> list[Seen]:
     return [Seen(box, score, label) for box, score, label in rows if label]
 
 
-def _checkpoint(name: str, known: tuple[Known, ...], task: str) -> Checkpoint:
-    return checkpoint(name, task=task, known=known, instead=INSTEAD, option="segment.checkpoint")
+def _auto(texts: tuple[str, ...]) -> str:
+    return "AutoModelForZeroShotObjectDetection" if texts else "AutoModelForObjectDetection"
+
+
+def _checkpoint(name: str, known: tuple[Known, ...], task: str, option: str) -> Checkpoint:
+    return checkpoint(name, task=task, known=known, instead=INSTEAD, option=option)

@@ -16,12 +16,10 @@ from pydantic import Field
 
 from pipeline.messages import Array, Frames, Masks, Motion
 from pipeline.stage import Context, Options, Stage
-from stages.segment._evidence import Evidence, evidence_of_motion
-from stages.segment._patches import followed, grown, numbered, patches
+from stages.segment._motion import MOVING, moving_patches
+from stages.segment._patches import grown
 
 __all__ = ["Config", "Model"]
-
-LABEL = "moving"
 
 
 class Config(Options):
@@ -45,70 +43,27 @@ class Model(Stage[Config]):
 
     def process(self, frames: Frames, motion: Motion) -> Masks:
         """Mask what moves by itself; a clip of one frame shows nothing of that."""
-        count, height, width = frames.images.shape[:3]
-        share = min(1.0, self.config.working_side / max(height, width))
-        size = (max(1, round(width * share)), max(1, round(height * share)))
-        flow = np.stack([_scaled(f, size) for f in motion.flow]) if count > 1 else None
-        strength = np.zeros((max(count - 1, 1), size[1], size[0]), np.float32)
-        found = np.zeros((count, size[1], size[0]), np.float32)
-        if flow is not None:
-            grey = [_grey(image, size) for image in frames.images]
-            pairs: list[Evidence] = []
-            certain = np.zeros((count - 1, size[1], size[0]), np.bool_)
-            for t in range(count - 1):
-                trust = cv2.resize(motion.confidence[t], size, interpolation=cv2.INTER_NEAREST)
-                pairs.append(evidence_of_motion(flow[t], trust, grey[t], grey[t + 1]))
-                # What has also changed since the frame before is the thing, and not what it is
-                # about to cover (three-frame differencing).
-                since = pairs[t - 1].change_there if t else pairs[t].change
-                both = np.minimum(pairs[t].change, since)
-                strength[t] = np.maximum(pairs[t].motion, both)
-                certain[t] = patches(both)
-            found = followed(np.stack([patches(one) for one in strength]), certain, flow)
-        return self._masks(frames, found)
-
-    def _masks(self, frames: Frames, found: Array) -> Masks:
+        found = moving_patches(frames, motion, self.config.working_side)
         count, height, width = frames.images.shape[:3]
         moving = np.zeros((count, height, width), np.bool_)
         instance = np.zeros((count, height, width), np.uint16)
-        scale = np.array([width, height, width, height]) / np.tile(found.shape[:0:-1], 2)
-        frame, box, score = list[int](), list[Array](), list[float]()
-        for t, evidence in enumerate(found):
-            mask = evidence > 0
-            patch, boxes = numbered(mask)
-            for n in range(len(boxes)):
-                mean = float(evidence[patch == n + 1].mean())
-                score.append(mean / (1 + mean))
-            frame += [t] * len(boxes)
-            box.append(boxes * scale)
-            instance[t] = _enlarged(patch.astype(np.uint16), width, height)
-            left_out = grown(mask, self.config.margin).astype(np.uint8)
+        for t, patches in enumerate(found):
+            instance[t] = _enlarged(patches.number.astype(np.uint16), width, height)
+            left_out = grown(patches.number > 0, self.config.margin).astype(np.uint8)
             moving[t] = _enlarged(left_out, width, height) > 0
         self.measure("moving_share", float(moving.mean()))
+        frame = np.repeat(np.arange(count, dtype=np.int32), [len(p.box) for p in found])
         return Masks(
             clip=frames.clip,
             moving=moving,
-            frame=np.array(frame, np.int32),
-            box=np.concatenate(box).astype(np.float32),
-            score=np.array(score, np.float32),
-            label=(LABEL,) * len(frame),
+            frame=frame,
+            box=np.concatenate([patches.box for patches in found]).astype(np.float32),
+            score=np.array([s for patches in found for s in patches.score], np.float32),
+            label=(MOVING,) * len(frame),
             model="segment/moving",
             instance=instance,
         )
 
 
-def _grey(image: Array, size: tuple[int, int]) -> Array:
-    return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-
-
 def _enlarged(values: Array, width: int, height: int) -> Array:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def _scaled(flow: Array, size: tuple[int, int]) -> Array:
-    """Return flow [H, W, 2] px at another size (width, height)."""
-    height, width = flow.shape[:2]
-    if (width, height) == size:
-        return flow
-    small = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)
-    return small * np.array([size[0] / width, size[1] / height], np.float32)

@@ -12,18 +12,19 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.errors import UsageError
 from pipeline.hub import Checkpoint, Known, checkpoint
 from pipeline.messages import Array
 from pipeline.stage import Context
-from stages._pretrained import configuration, load, processor
-from stages.segment._labels import kept_labels
+from stages._boxes import box_of
+from stages._pretrained import check_task, load, processor
+from stages.segment._labels import check_labels, kept_labels
 from stages.segment._seen import Seen
 from stages.segment._stage import Looker, LookingOptions
 
 __all__ = ["Config", "Model"]
 
 TASK = "instance segmentation"
+AUTO = "AutoModelForUniversalSegmentation"
 FAMILIES = ("mask2former", "maskformer", "eomt")
 """OneFormer wants the task told in words, and is left out."""
 KNOWN = (
@@ -58,6 +59,15 @@ class Model(Looker[Config]):
         """The checkpoints known by name."""
         return tuple(_checkpoint(known.name) for known in KNOWN)
 
+    def check(self) -> None:
+        """See that the checkpoint is one of the family, and knows the labels.
+
+        Raises:
+            UsageError: It is not, or does not.
+        """
+        check_task(AUTO, self.weights[0], TASK, FAMILIES)
+        check_labels(self.config.labels, self.weights[0], "segment.labels")
+
     def open(self, context: Context) -> None:
         """Load the network.
 
@@ -66,15 +76,7 @@ class Model(Looker[Config]):
         """
         super().open(context)
         weights = self.weights[0]
-        kind = configuration(weights)["model_type"]
-        if kind not in FAMILIES:
-            raise UsageError(
-                f"segment.checkpoint: {weights.id} is a {kind}, which is not for {TASK} here; "
-                f"allowed are {', '.join(FAMILIES)}"
-            )
-        self._network = load(
-            "AutoModelForUniversalSegmentation", weights, self.config, step="segment", task=TASK
-        )
+        self._network = load(AUTO, weights, self.config, step="segment", task=TASK, kinds=FAMILIES)
         self._processor = processor("AutoImageProcessor", weights)
         self._labels = kept_labels(
             self.config.labels, self._network.config.id2label, "segment.labels"
@@ -128,14 +130,8 @@ class Model(Looker[Config]):
             # One that others cover wholly has no pixel left.
             if segment["label_id"] in self._labels and mask.any():
                 label = self._labels[segment["label_id"]]
-                things.append(Seen(_box_of(mask), float(segment["score"]), label, mask))
+                things.append(Seen(box_of(mask), float(segment["score"]), label, mask))
         return things
-
-
-def _box_of(mask: Array) -> Array:
-    """Return left, top, right, bottom of a mask [H, W] with a pixel at least."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def _checkpoint(name: str) -> Checkpoint:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.messages import Array
+from stages._boxes import overlap_of
 from stages._packed import packed, unpacked
 
 __all__ = ["Seen", "Thing", "overlaps"]
@@ -24,6 +25,8 @@ class Seen:
     score: float
     mask: Array | None
     """bool [H, W], or None where only the box is known."""
+    thing: int = 0
+    """Its number in the clip, from 1, where the model has followed it itself."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -48,6 +51,8 @@ class Thing:
     """How many frames showed it."""
     number: int = 0
     """From 1, once it has been seen often enough."""
+    in_clip: int = 0
+    """The number that the model has given it in the clip at hand; 0 none."""
 
     @classmethod
     def first(cls, seen: Seen, now: int) -> Thing:
@@ -61,6 +66,7 @@ class Thing:
             score=seen.score,
             mask=None if seen.mask is None else packed(seen.mask),
             shape=(0, 0) if seen.mask is None else (seen.mask.shape[0], seen.mask.shape[1]),
+            in_clip=seen.thing,
         )
 
     def see(self, seen: Seen, now: int) -> None:
@@ -72,6 +78,7 @@ class Thing:
         self.mask = None if seen.mask is None else packed(seen.mask)
         self.score += seen.score
         self.times += 1
+        self.in_clip = seen.thing
 
     def expected(self, now: int) -> tuple[float, float]:
         """Return how far it should have gone since it was seen, px."""
@@ -95,7 +102,8 @@ class Thing:
 def overlaps(things: list[Thing], seen: list[Seen], now: int) -> Array:
     """Return the overlap of what is expected with what was seen, float64 [N, M] in 0..1.
 
-    It is 0 where they are called differently.
+    It is 0 where they are called differently. What the model has followed itself within a clip is
+    one and the same, or not, wherever it is.
     """
     out = np.zeros((len(things), len(seen)))
     for i, thing in enumerate(things):
@@ -104,8 +112,11 @@ def overlaps(things: list[Thing], seen: list[Seen], now: int) -> Array:
         for j, one in enumerate(seen):
             if one.label != thing.label:
                 continue
+            if one.thing and thing.in_clip:
+                out[i, j] = float(one.thing == thing.in_clip)
+                continue
             moved = thing.box + np.array([*way, *way], np.float32)
-            out[i, j] = _of_boxes(moved, one.box)
+            out[i, j] = overlap_of(moved, one.box)
             if out[i, j] > 0 and one.mask is not None and thing.mask is not None:
                 mask = _moved(thing, way) if mask is None else mask
                 both, either = np.sum(mask & one.mask), np.sum(mask | one.mask)
@@ -119,14 +130,6 @@ def _moved(thing: Thing, way: tuple[float, float]) -> Array:
     mask = unpacked(thing.mask, height, width).astype(np.uint8)
     shift = np.array([[1, 0, round(way[0])], [0, 1, round(way[1])]], np.float32)
     return cv2.warpAffine(mask, shift, (width, height), flags=cv2.INTER_NEAREST) > 0
-
-
-def _of_boxes(a: Array, b: Array) -> float:
-    """Return the intersection over union of two boxes."""
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    both = float(np.prod(np.maximum(sides, 0)))
-    total = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both
-    return both / total if total > 0 else 0.0
 
 
 def _middle(box: Array) -> Array:

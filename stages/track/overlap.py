@@ -57,6 +57,8 @@ class Model(Stage[Config]):
         if frames.shot != self._shot:
             gone, self._things = self._things, []
         self._shot = frames.shot
+        for thing in self._things:
+            thing.in_clip = 0
         for t in range(len(frames.images)):
             if frames.index[t] <= self._last_index:
                 continue
@@ -130,5 +132,6 @@ def _seen(masks: Masks, t: int) -> list[Seen]:
     found = list[Seen]()
     for n, row in enumerate(rows.tolist(), 1):
         mask: Array | None = None if masks.instance is None else masks.instance[t] == n
-        found.append(Seen(masks.box[row], masks.label[row], float(masks.score[row]), mask))
+        number = 0 if masks.thing is None else int(masks.thing[row])
+        found.append(Seen(masks.box[row], masks.label[row], float(masks.score[row]), mask, number))
     return found
