@@ -252,8 +252,9 @@ def test_where_nothing_moves_no_network_is_asked(saved: Path) -> None:
     stage._network = None
     frames, motion = moving_clip()
     at_rest = replace(motion, flow=np.zeros_like(motion.flow))
+    still = replace(frames, images=np.repeat(frames.images[:1], len(frames.images), axis=0))
     one = moving_clip(1)
-    for clip, flow in ((frames, at_rest), one, (one[0], None)):
+    for clip, flow in ((still, at_rest), one, (one[0], None)):
         masks = stage.process(clip, flow)
         assert len(masks.label) == 0
         assert not masks.moving.any()

@@ -57,8 +57,12 @@ def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
         since = [pairs[0].change, *(pair.change_there for pair in pairs)]
         both = [np.minimum(pair.change, before) for pair, before in zip(pairs, since, strict=False)]
         strength = [np.maximum(pair.motion, alone) for pair, alone in zip(pairs, both, strict=True)]
-        now = np.stack([patches(one) for one in strength])
-        found = followed(now, np.stack([patches(alone) for alone in both]), flow)
+        certain = np.stack([patches(alone) for alone in both])
+        found = followed(np.stack([patches(one) for one in strength]), certain, flow)
+        now = np.stack([patches(pair.motion) for pair in pairs])
+        for t in range(count - 1):
+            # Flow has sharper borders; where it sees nothing, change must do.
+            now[t] = now[t] if now[t].any() else certain[t]
         # The last frame begins no pair; the one before it tells.
         now = np.concatenate([now, now[-1:]])
     scale = np.array([width, height, width, height]) / np.tile(size, 2)
