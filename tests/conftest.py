@@ -30,6 +30,10 @@ LONGEST_FIRST = (
     "test_jobs",
     "test_pose_real",
     "test_watch",
+    "test_decode_rtsp",
+    "test_segment_moving",
+    "test_pose_learned",
+    "test_depth_transformer",
 )
 """Files that begin first where several processes share the work: one that begins last is what
 all others wait for."""

@@ -21,6 +21,7 @@ from stages.recognise._windows import crops, windows
 from tests.checkpoints import (
     LABELS,
     VIDEO_CLASSIFIERS,
+    WORD_NETWORKS,
     save_video,
     save_words,
 )
@@ -469,10 +470,27 @@ def test_what_compares_no_pictures_with_words_is_told(
 def test_any_size_of_frame_is_scored(
     size: tuple[int, int], checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
-    stage = opened("video_transformer", checkpoint=str(checkpoints("videomae")))
+    stage = opened("video_transformer", checkpoint=str(checkpoints("vivit")))
     grey = np.full((2, *size, 3), 128, np.uint8)
     found = stage.process(clip_of(grey, np.arange(2) * 40_000_000))
     assert np.isfinite(found.score).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (3, 200)])
+@pytest.mark.parametrize("kind", sorted({**VIDEO_CLASSIFIERS, **WORD_NETWORKS}))
+def test_tiny_frames_are_scored_as_their_enlarged_selves(
+    kind: str, size: tuple[int, int], checkpoints: Callable[[str], Path], opened: Opened
+) -> None:
+    """Three rows or columns may be taken for colours."""
+    of_video = kind in VIDEO_CLASSIFIERS
+    more = {} if of_video else {"actions": "a dog runs, a person cooks"}
+    model = "video_transformer" if of_video else "zero_shot"
+    stage: Any = opened(model, checkpoint=str(checkpoints(kind)), **more)
+    grey = np.full((8, *size, 3), 90, np.uint8)
+    large = np.full((8, 64, 64 * size[1] // size[0], 3), 90, np.uint8)
+    times = np.arange(8) * 40_000_000
+    tiny, whole = (stage.process(clip_of(images, times)).score for images in (grey, large))
+    np.testing.assert_allclose(tiny, whole, atol=1e-4)
 
 
 def test_a_short_clip_is_stretched_with_one_warning_and_one_frame_says_nothing(

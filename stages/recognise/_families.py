@@ -130,7 +130,8 @@ class Watcher:
         return _unit(_means(_unit(features), self._wordings, dim=0))
 
     def _ready(self, **inputs: Any) -> dict[str, Any]:
-        ready = self._processor(return_tensors="pt", **inputs)
+        # Said, since of tiny frames it cannot be told which side holds the colours.
+        ready = self._processor(return_tensors="pt", input_data_format="channels_last", **inputs)
         device, dtype = self._network.device, self._network.dtype
         return {
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -139,8 +140,8 @@ class Watcher:
 
 
 def _pooled(output: Any) -> Any:
-    """Return the features: older releases of transformers hand them out bare."""
-    return getattr(output, "pooler_output", output)
+    """Return the features [N, D]: older releases of transformers hand them out bare."""
+    return getattr(output, "pooler_output", output).flatten(1)
 
 
 def _unit(features: Any) -> Any:

@@ -115,7 +115,12 @@ class Model(Recogniser[Config]):
         import torch
 
         with torch.inference_mode():
-            ready = self._processor([list(video) for video in videos], return_tensors="pt")
+            # Said, since of tiny frames it cannot be told which side holds the colours.
+            ready = self._processor(
+                [list(video) for video in videos],
+                input_data_format="channels_last",
+                return_tensors="pt",
+            )
             ready = {
                 name: tensor.to(self._network.device, self._network.dtype)
                 for name, tensor in ready.items()
