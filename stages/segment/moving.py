@@ -51,7 +51,6 @@ class Model(Stage[Config]):
             instance[t] = _enlarged(patches.number.astype(np.uint16), width, height)
             left_out = grown(patches.number > 0, self.config.margin).astype(np.uint8)
             moving[t] = _enlarged(left_out, width, height) > 0
-        self.measure("moving_share", float(moving.mean()))
         frame = np.repeat(np.arange(count, dtype=np.int32), [len(p.box) for p in found])
         return Masks(
             clip=frames.clip,
