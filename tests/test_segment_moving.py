@@ -138,9 +138,9 @@ def reconstruct(
 def test_masking_what_moves_lowers_the_error_of_trajectory_and_cloud(
     truth: Truth, shot: list[tuple[Frames, Motion]]
 ) -> None:
-    """Measured: trajectory 19.6 mm without, 3.8 with `segment/moving`, 3.5 with ideal masks; cloud
-    within 5 cm (F) .17, .77, .76. Of the same film at 480x270: 18.8, 0.8, 0.8 mm; .19, .85, .87;
-    of room 0: 58, 1.8, 1.9 mm; .12, .83, .81. (Room 1 hangs on COLMAP's seed: 94 or 2.5 mm.)
+    """Measured: trajectory 19.6 mm without, 3.7 with `segment/moving`, 3.5 with ideal masks; cloud
+    within 5 cm (F) .17, .82, .76. At 480x270 without and with: 18.8 and 0.7 mm, .19 and .85; of
+    room 0 58 and 2.8 mm, .12 and .77; of room 1 24 and 3.5 mm, .47 and .83.
     """
     moving = opened("segment", "moving")
     found = [moving.process(frames=frames, motion=motion) for frames, motion in shot]
