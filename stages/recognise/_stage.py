@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.hub import Checkpoint
+from pipeline.hub import Checkpoint, Known, checkpoint
 from pipeline.messages import Frames, Scores
 from pipeline.stage import Context, Resources, Stage
 from stages._batches import Batches
@@ -39,10 +39,30 @@ class Recogniser(Stage[C]):
         """What one worker needs."""
         return resources_of(self.config, self.weights[0].nbytes)
 
+    task: ClassVar[str]
+    """What the network does, for messages."""
+    known: ClassVar[tuple[Known, ...]]
+    """Checkpoints that are known by name."""
+
     @property
     def weights(self) -> tuple[Checkpoint, ...]:
-        """Its checkpoint."""
-        raise NotImplementedError
+        """The checkpoint that its options name."""
+        return (self._named(self.config.checkpoint),)
+
+    @classmethod
+    def catalogue(cls) -> tuple[Checkpoint, ...]:
+        """Those that are known by name."""
+        return tuple(cls._named(known.name) for known in cls.known)
+
+    @classmethod
+    def _named(cls, name: str) -> Checkpoint:
+        return checkpoint(
+            name,
+            task=cls.task,
+            known=cls.known,
+            instead="recognise.model=none",
+            option="recognise.checkpoint",
+        )
 
     def open(self, context: Context) -> None:
         """Settle how many windows go to the network at a time."""

@@ -17,8 +17,9 @@ __all__ = ["Window", "WindowOptions", "crops", "windows"]
 
 
 class WindowOptions(LearnedOptions):
-    """Which frames and which part of them a network sees."""
+    """Which network looks, and which frames and which part of them it sees."""
 
+    checkpoint: str = Field("", description="owner/name on the hub, or a folder")
     stride: int = Field(
         0,
         ge=0,

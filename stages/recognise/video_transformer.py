@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.errors import UsageError
-from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.hub import Checkpoint, Known
 from pipeline.messages import Frames, Scores
 from pipeline.stage import Context
 from stages._pretrained import check_task, configuration, load, processor
@@ -56,15 +56,8 @@ class Config(WindowOptions):
 class Model(Recogniser[Config]):
     """Scores of a network's own classes, or of what its user calls them."""
 
-    @property
-    def weights(self) -> tuple[Checkpoint, ...]:
-        """The checkpoint."""
-        return (_checkpoint(self.config.checkpoint),)
-
-    @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
-        """Those that are known by name."""
-        return tuple(_checkpoint(known.name) for known in KNOWN)
+    task = TASK
+    known = KNOWN
 
     def fetch(self) -> None:
         """Bring the checkpoint; see that the user's labels fit before anything else is done.
@@ -137,13 +130,3 @@ def _frames_of(config: Any, weights: Checkpoint) -> int:
         if isinstance(count, int) and count > 0:
             return count
     raise UsageError(f"{weights.id} does not say how many frames it takes (num_frames)")
-
-
-def _checkpoint(name: str) -> Checkpoint:
-    return checkpoint(
-        name,
-        task=TASK,
-        known=KNOWN,
-        instead="recognise.model=none",
-        option="recognise.checkpoint",
-    )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.errors import UsageError
-from pipeline.hub import Checkpoint, Known, checkpoint
+from pipeline.hub import Known
 from pipeline.messages import Frames, Scores
 from pipeline.stage import Context
 from stages._pretrained import configuration, load, processor
@@ -62,15 +62,8 @@ class Config(WindowOptions):
 class Model(Recogniser[Config]):
     """Scores of the user's own words."""
 
-    @property
-    def weights(self) -> tuple[Checkpoint, ...]:
-        """The checkpoint."""
-        return (_checkpoint(self.config.checkpoint),)
-
-    @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
-        """Those that are known by name."""
-        return tuple(_checkpoint(known.name) for known in KNOWN)
+    task = TASK
+    known = KNOWN
 
     def fetch(self) -> None:
         """Bring the checkpoint; look at the words before anything else is done.
@@ -154,13 +147,3 @@ class Model(Recogniser[Config]):
                 f"allowed are {', '.join(FAMILIES)}"
             )
         return FAMILIES[kind]
-
-
-def _checkpoint(name: str) -> Checkpoint:
-    return checkpoint(
-        name,
-        task=TASK,
-        known=KNOWN,
-        instead="recognise.model=none",
-        option="recognise.checkpoint",
-    )
