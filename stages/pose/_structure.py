@@ -171,7 +171,6 @@ class StructureFromMotion(ColmapStage[C]):
         models = map_incrementally(
             fill_database(seen.features, cameras_for(keyframes, each=each), seen.pairs),
             seed=self.context.seed,
-            threads=self.context.threads,
             refine_focal=keyframes.intrinsics is None,
             init_min_tri_angle_deg=angle_deg,
             init_min_num_inliers=inliers,
