@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from benchmarks.rounds import Spread, alternate, ratio
+from benchmarks.rounds import against_loop
 from pipeline.messages import Keyframes
 from pipeline.stage import Context
 from stages.pose._kornia import glue_configuration
@@ -71,22 +72,15 @@ def main() -> None:
         if name != "efficient_loftr":
             _same(name, ours(pairs), loop(pairs))
 
-        def timed(call: Callable[[Pairs], Any]) -> float:
-            began = time.process_time()
-            call(pairs)
-            return time.process_time() - began
-
-        ways = {"ours": lambda c=ours: timed(c), "loop": lambda c=loop: timed(c)}
-        rounds = alternate(ways, options.repeats)
-        faster = ratio(rounds["loop"], rounds["ours"])
-        rates = {k: Spread(tuple(len(pairs) / s for s in v)) for k, v in rounds.items()}
-        frames = Spread(tuple(count / s for s in rounds["ours"]))
-        print(
-            f"{name}, a CPU second: pairs ours {rates['ours']}, loop {rates['loop']}; "
-            f"frames ours {frames}; {faster} times as fast",
-            flush=True,
+        faster = against_loop(
+            partial(ours, pairs),
+            partial(loop, pairs),
+            repeats=options.repeats,
+            count=len(pairs),
+            what=f"{name}; CPU s a pair",
+            clock=time.process_time,
         )
-        slow += [name] if faster.middle < BAR else []
+        slow += [name] if faster < BAR else []
     sys.exit(f"below {BAR}: {', '.join(slow)}" if slow else 0)
 
 

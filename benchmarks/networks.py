@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 import transformers as tf
 
-from benchmarks.rounds import Spread, alternate, ratio
+from benchmarks.rounds import against_loop
 from pipeline.stage import Context, find, options_of
 from tests.motions import clip_of
 from tests.scenes import tour
@@ -132,14 +131,10 @@ def main() -> None:
         return made
 
     _same(options.kind, ours(), theirs())
-    rounds = alternate({"ours": _timed(ours), "loop": _timed(theirs)}, options.repeats)
-    faster = ratio(rounds["loop"], rounds["ours"])
-    each = {
-        name: Spread(tuple(s / len(images) for s in seconds)) for name, seconds in rounds.items()
-    }
-    print(f"{step}/{model}, {len(images)} frames of 640x360, {options.threads} threads; s a frame")
-    print(f"ours {each['ours']}, loop {each['loop']}; {faster} times as fast")
-    sys.exit(0 if faster.middle >= (1.3 if len(images) > 1 else 1.0) else 1)
+    count, threads = len(images), options.threads
+    what = f"{step}/{model}, {count} frames of 640x360, {threads} threads; s a frame"
+    faster = against_loop(ours, theirs, repeats=options.repeats, count=count, what=what)
+    sys.exit(0 if faster >= (1.3 if count > 1 else 1.0) else 1)
 
 
 def _same(kind: str, ours: Any, theirs: Any) -> None:
@@ -149,15 +144,6 @@ def _same(kind: str, ours: Any, theirs: Any) -> None:
         else:
             assert len(a) == len(b) > 0
             assert np.abs(a - np.clip(b, 0, [640, 360, 640, 360])).max() <= SAME_PX
-
-
-def _timed(call: Any) -> Any:
-    def run() -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    return run
 
 
 if __name__ == "__main__":

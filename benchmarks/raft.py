@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import optical_flow
 
-from benchmarks.rounds import Spread, alternate, ratio
+from benchmarks.rounds import against_loop
 from pipeline.stage import Context
 from stages.flow.raft import Config, Model
 from tests.motions import clip_of
@@ -70,25 +70,18 @@ def main() -> None:
     apart = max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
     assert apart <= SAME * max(float(np.abs(flow).max()) for flow in wanted), apart
 
-    def timed(call: Any) -> float:
-        began = time.process_time()
-        call()
-        return time.process_time() - began
-
-    ways = {
-        "ours": lambda: timed(lambda: stage.process(clip)),
-        "loop": lambda: timed(lambda: loop(network, images)),
-    }
-    rounds = alternate(ways, options.repeats)
-    faster = ratio(rounds["loop"], rounds["ours"])
-    pairs = options.frames - 1
     height, width = images.shape[1:3]
-    each = {name: Spread(tuple(s / pairs for s in seconds)) for name, seconds in rounds.items()}
-    what = f"raft_{options.size}, {options.frames} frames of {width}x{height}"
-    print(f"{what}; CPU s a pair, both ways")
-    print(f"ours {each['ours']} (with the confidence), loop {each['loop']}; {faster} times as fast")
+    faster = against_loop(
+        lambda: stage.process(clip),
+        lambda: loop(network, images),
+        repeats=options.repeats,
+        count=options.frames - 1,
+        what=f"raft_{options.size}, {options.frames} frames of {width}x{height}; CPU s a pair, "
+        "both ways (ours with the confidence)",
+        clock=time.process_time,
+    )
     bar = BAR if options.frames > 2 else 1.0
-    sys.exit(0 if faster.middle >= bar else 1)
+    sys.exit(0 if faster >= bar else 1)
 
 
 def _reduced(image: Any, side: int) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 import transformers as tf
 
-from benchmarks.rounds import Spread, alternate, ratio
+from benchmarks.rounds import against_loop
 from pipeline.messages import Frames
 from pipeline.stage import Context, find, options_of
 from tests.checkpoints import random_network, tokenizer
@@ -139,30 +138,16 @@ def main() -> None:
             for part in np.split(clip.images.copy(), options.views):
                 loop(part)
 
-    rounds = alternate({"ours": _timed(ours), "loop": _timed(theirs)}, options.repeats)
-    faster = ratio(rounds["loop"], rounds["ours"])
-    windows = options.clips * options.views
-    each = {name: Spread(tuple(s / windows for s in seconds)) for name, seconds in rounds.items()}
-    print(
-        f"{options.kind}, windows of {count} frames of 640x360, {options.views} a clip; s a window"
-    )
-    print(f"ours {each['ours']}, loop {each['loop']}; {faster} times as fast")
+    windows, views = options.clips * options.views, options.views
+    what = f"{options.kind}, windows of {count} frames of 640x360, {views} a clip; s a window"
+    faster = against_loop(ours, theirs, repeats=options.repeats, count=windows, what=what)
     batched = options.device == "cuda" and options.views > 1
-    sys.exit(0 if faster.middle >= (1.3 if batched or more else 1.0) else 1)
+    sys.exit(0 if faster >= (1.3 if batched or more else 1.0) else 1)
 
 
 def _clip(seed: int, count: int) -> Frames:
     images = [cv2.resize(image, (640, 360)) for image in tour(seed).images[:count]]
     return clip_of(np.stack([images[t % len(images)] for t in range(count)]))
-
-
-def _timed(call: Any) -> Any:
-    def run() -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    return run
 
 
 if __name__ == "__main__":

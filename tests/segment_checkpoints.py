@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers as tf
+
+from tests.checkpoints import random_network
 
 __all__ = ["DETECTORS", "LABELS", "SEGMENTERS", "save", "save_by_text", "save_sam2"]
 
@@ -131,7 +132,7 @@ SEGMENTERS: dict[str, Any] = {
 def save(folder: Path, kind: str, seed: int = 0) -> Any:
     """Write a checkpoint with its processor; return the network."""
     network_class, config, processor = {**DETECTORS, **SEGMENTERS}[kind]()
-    network = _random(network_class, config, seed)
+    network = random_network(network_class, config, seed)
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
     return network
@@ -165,22 +166,11 @@ def save_by_text(folder: Path, seed: int = 0) -> Any:
         decoder_n_points=2,
         max_text_len=32,
     )
-    network = _random(tf.GroundingDinoForObjectDetection, config, seed)
+    network = random_network(tf.GroundingDinoForObjectDetection, config, seed)
     network.save_pretrained(folder)
     words = tf.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
     pictures = tf.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 100})
     tf.GroundingDinoProcessor(pictures, words).save_pretrained(folder)
-    return network
-
-
-def _random(network_class: Any, config: Any, seed: int) -> Any:
-    """Return a network whose outputs differ: fresh heads are all but zero."""
-    torch.manual_seed(seed)
-    network = network_class(config).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
     return network
 
 
@@ -230,7 +220,7 @@ def save_sam2(folder: Path, seed: int = 0) -> Any:
         memory_fuser_intermediate_dim=32,
         memory_fuser_num_layers=1,
     )
-    network = _random(tf.Sam2VideoModel, config, seed)
+    network = random_network(tf.Sam2VideoModel, config, seed)
     network.save_pretrained(folder)
     size = {"height": side, "width": side}
     tf.Sam2VideoProcessor(

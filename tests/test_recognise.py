@@ -224,15 +224,21 @@ def test_labels_that_do_not_fit_are_told(
 ACTIONS = ("a dog runs", "a person cooks", "a cat walks quietly")
 
 
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Prompt templates that add nothing to an action."""
+    path = tmp_path / "bare.txt"
+    path.write_text("{}")
+    return path
+
+
 def test_clip_equals_its_documented_formula(
-    tmp_path: Path, checkpoints: Callable[[str], Path], opened: Opened
+    bare: Path, checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
     """One frame and one wording: what `CLIPModel`'s example prints."""
-    one = tmp_path / "one.txt"
-    one.write_text("{}")
     for kind in ("clip", "siglip", "siglip2"):
         folder = checkpoints(kind)
-        options = {"checkpoint": str(folder), "actions": ",".join(ACTIONS), "templates": str(one)}
+        options = {"checkpoint": str(folder), "actions": ",".join(ACTIONS), "templates": str(bare)}
         stage: Any = opened("zero_shot", **options, none_of_these=False, frames=1)
         clip = film(3)
         prepare = tf.AutoProcessor.from_pretrained(folder)
@@ -282,16 +288,14 @@ def test_prompts_are_averaged_and_made_unit_length(
 
 
 def test_xclip_equals_its_documented_usage(
-    tmp_path: Path, checkpoints: Callable[[str], Path], opened: Opened
+    bare: Path, checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
-    one = tmp_path / "one.txt"
-    one.write_text("{}")
     folder = checkpoints("xclip")
     stage: Any = opened(
         "zero_shot",
         checkpoint=str(folder),
         actions=",".join(ACTIONS),
-        templates=str(one),
+        templates=str(bare),
         none_of_these=False,
         views=2,
         stride=1,
@@ -312,16 +316,14 @@ def test_xclip_equals_its_documented_usage(
 
 
 def test_videoprism_equals_its_features(
-    tmp_path: Path, checkpoints: Callable[[str], Path], opened: Opened
+    bare: Path, checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
-    one = tmp_path / "one.txt"
-    one.write_text("{}")
     folder = checkpoints("videoprism")
     stage: Any = opened(
         "zero_shot",
         checkpoint=str(folder),
         actions=",".join(ACTIONS),
-        templates=str(one),
+        templates=str(bare),
         none_of_these=False,
     )
     clip = film(4)

@@ -144,15 +144,8 @@ class LightGlue:
         Raises:
             UsageError: The checkpoint is another network's, damaged or not whole.
         """
-        self.prepared = _Prepared(
-            "AutoModelForKeypointMatching",
-            weights,
-            device=device,
-            side=side,
-            task="keypoint matching",
-        )
+        self.prepared = _matcher(weights, "lightglue", device=device, side=side)
         network = self.prepared.network
-        _check_type(network, "lightglue", weights, "pose.matcher=lightglue")
         _check_type(network.keypoint_detector, "superpoint", weights, "pose.features=superpoint")
         self.detector = network.keypoint_detector
         self._remembered = network.keypoint_detector = _Remembered()
@@ -200,15 +193,8 @@ class EfficientLoftr:
         Raises:
             UsageError: The checkpoint is another network's, damaged or not whole.
         """
-        self.prepared = _Prepared(
-            "AutoModelForKeypointMatching",
-            weights,
-            device=device,
-            side=side,
-            task="keypoint matching",
-        )
+        self.prepared = _matcher(weights, "efficient_loftr", device=device, side=side)
         network = self.prepared.network
-        _check_type(network, "efficientloftr", weights, "pose.matcher=efficient_loftr")
         numbered = network._get_matches_from_scores
         network._get_matches_from_scores = lambda scores: _numbered_alike(*numbered(scores))
         self._backbone = network.efficientloftr.backbone
@@ -258,6 +244,15 @@ def _numbered_alike(indices: Any, scores: Any) -> tuple[Any, Any]:
     cells = torch.arange(indices.shape[2], device=indices.device).expand_as(second)
     first = torch.where(second > -1, cells, -1)
     return torch.cat([first, second], dim=1), torch.cat([certain, certain], dim=1)
+
+
+def _matcher(weights: Checkpoint, name: str, *, device: str, side: int) -> _Prepared:
+    """Return the matcher that `pose.matcher` names."""
+    prepared = _Prepared(
+        "AutoModelForKeypointMatching", weights, device=device, side=side, task="keypoint matching"
+    )
+    _check_type(prepared.network, name.replace("_", ""), weights, f"pose.matcher={name}")
+    return prepared
 
 
 def _check_type(network: Any, wanted: str, weights: Checkpoint, option: str) -> None:
