@@ -17,6 +17,7 @@ from pipeline.errors import UsageError, require
 from pipeline.hub import Checkpoint
 from pipeline.stage import Options, Resources
 from pipeline.weights import Weights, one_line, read_tensors
+from stages._folding import fold
 
 __all__ = [
     "LearnedOptions",
@@ -192,6 +193,7 @@ def load(
         ) from None
     _check_whole(told, weights, type(network).__name__)
     network = network.eval().requires_grad_(False).to(device)
+    fold(network)
     if device == "cpu":
         torch.set_num_threads(threads)
     if options.compiled:

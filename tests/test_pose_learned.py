@@ -424,7 +424,7 @@ def test_scores_that_are_no_numbers_are_told(
                 assignment.final_projection.bias.fill_(float("nan"))
         else:
             for conv in front_end._matcher._backbone.modules():
-                if isinstance(conv, torch.nn.BatchNorm2d):
+                if isinstance(conv, torch.nn.Conv2d) and conv.bias is not None:
                     conv.bias.fill_(float("nan"))
         heard.clear()
         _, found = matched(front_end, keyframes(images), [(0, 1)])

@@ -1,0 +1,108 @@
+"""Networks made ready for inference: what is constant then is multiplied into the convolutions.
+
+A batch normalisation that learns no more is a scale and a shift of each channel, which the
+convolution before it can do by itself; the branches of a RepVGG block are one convolution of 3x3
+(Ding et al., CVPR 2021). The network says the same, in fewer passes over its maps: what comes out
+differs by float32's rounding. Measured on two cores: RT-DETR with ResNet-18 takes 0.74 of the time,
+EfficientLoFTR's backbone a third (with channels last, which oneDNN likes best).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["fold"]
+
+CALLED_IN_TURN = (("conv", "norm"), ("convolution", "normalization"))
+"""Names of transformers' convolutions and of the normalisations that follow them at once."""
+FROZEN_EPS = 1e-5
+"""Of the `FrozenBatchNorm2d` of every DETR, which has it in its code."""
+
+
+def fold(network: torch.nn.Module) -> None:
+    """Fold normalisations and RepVGG branches into convolutions, and put their channels last.
+
+    Args:
+        network: In `eval` mode; changed in place. Its parameters have other names afterwards.
+    """
+    import torch
+
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (name, conv), (next_name, norm) in pairwise(children):
+            in_turn = isinstance(module, torch.nn.Sequential) or (name, next_name) in CALLED_IN_TURN
+            if in_turn and isinstance(conv, torch.nn.Conv2d) and _is_batch_norm(norm):
+                setattr(module, name, _with_norm(conv, norm))
+                setattr(module, next_name, torch.nn.Identity())
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__.lower().endswith("repvggblock"):
+                setattr(module, name, torch.nn.Sequential(_one_branch(child), child.activation))
+    modules = list(network.modules())
+    # With channels last torch's own group normalisation takes the variance from sums of squares,
+    # and loses digits (measured: Grounding DINO's scores are off by 4e-4 instead of 2e-5).
+    if not any(isinstance(module, torch.nn.GroupNorm) for module in modules):
+        for module in modules:
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+
+
+def _is_batch_norm(module: Any) -> bool:
+    import torch
+
+    frozen = type(module).__name__.endswith("FrozenBatchNorm2d")
+    return frozen or (isinstance(module, torch.nn.BatchNorm2d) and module.track_running_stats)
+
+
+def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a normalisation does to each channel, float64."""
+    deviation = (norm.running_var.double() + getattr(norm, "eps", FROZEN_EPS)).sqrt()
+    scale = norm.weight.double() / deviation
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def _with_norm(conv: Any, norm: Any) -> Any:
+    """Return the convolution that does the work of both."""
+    scale, shift = _scale_and_shift(norm)
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
+    return _convolution(conv, conv.weight.double() * scale[:, None, None, None], bias)
+
+
+def _one_branch(block: Any) -> Any:
+    """Return the convolution that does the work of a RepVGG block, its activation excepted."""
+    import torch
+
+    wide, narrow = block.conv1.conv, block.conv2.conv
+    weight, bias = wide.weight.double(), wide.bias.double() + narrow.bias.double()
+    weight[:, :, 1:2, 1:2] += narrow.weight.double()
+    identity = getattr(block, "identity", None)
+    if identity is not None:
+        scale, shift = _scale_and_shift(identity)
+        weight[:, :, 1, 1] += torch.diag(scale)
+        bias += shift
+    return _convolution(wide, weight, bias)
+
+
+def _convolution(like: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
+    import torch
+
+    made = torch.nn.utils.skip_init(
+        torch.nn.Conv2d,
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,
+        stride=like.stride,
+        padding=like.padding,
+        dilation=like.dilation,
+        groups=like.groups,
+        padding_mode=like.padding_mode,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
+    made.weight.data.copy_(weight)
+    made.bias.data.copy_(bias)
+    return made.eval().requires_grad_(False)
