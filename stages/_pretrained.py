@@ -17,7 +17,7 @@ from pipeline.errors import UsageError, require
 from pipeline.hub import Checkpoint
 from pipeline.stage import Options, Resources
 from pipeline.weights import Weights, one_line, read_tensors
-from stages._folding import fold
+from stages._inference import fold, pack
 
 __all__ = [
     "LearnedOptions",
@@ -196,6 +196,8 @@ def load(
     fold(network)
     if device == "cpu":
         torch.set_num_threads(threads)
+    if device == "cpu" and not options.compiled:
+        pack(network)
     if options.compiled:
         network.get_submodule(busy).compile()
     return network

@@ -70,13 +70,17 @@ def save_video(folder: Path, kind: str, *, seed: int = 0, **config: Any) -> Any:
 
 
 def random_network(network_class: Any, settings: Any, seed: int) -> Any:
-    """Return a network whose outputs differ: fresh heads are often all but zero."""
+    """Return a network whose outputs differ: fresh heads are often all but zero.
+
+    Layers neither swell nor shrink what they are given, as in a learned network: where they swell
+    it tenfold each, float32's rounding shows in the result.
+    """
     torch.manual_seed(seed)
     network = network_class(settings).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
     return network
 
 

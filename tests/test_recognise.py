@@ -492,7 +492,8 @@ def test_tiny_frames_are_scored_as_their_enlarged_selves(
     large = np.full((8, 64, 64 * size[1] // size[0], 3), 90, np.uint8)
     times = np.arange(8) * 40_000_000
     tiny, whole = (stage.process(clip_of(images, times)).score for images in (grey, large))
-    np.testing.assert_allclose(tiny, whole, atol=1e-4)
+    # The processor of SigLIP 2 cuts a tiny picture into fewer patches.
+    np.testing.assert_allclose(tiny, whole, atol=1e-3 if kind == "siglip2" else 1e-4)
 
 
 def test_a_short_clip_is_stretched_with_one_warning_and_one_frame_says_nothing(

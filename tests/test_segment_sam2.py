@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ tf = pytest.importorskip("transformers")
 checkpoints = pytest.importorskip("tests.segment_checkpoints")
 
 HEIGHT, WIDTH, COUNT = 72, 120, 5
+ROUNDING = 1e-4
+"""Of a logit: nearer to a decision than this, either is right."""
 SIDE, STEP = 16, 3
 STARTS = ((10, 20), (44, 70))
 """Top and left of two squares that go to the right, each in its own rows."""
@@ -96,10 +99,18 @@ def documented(folder: Path, frames: Frames, at: int, boxes: np.ndarray) -> Any:
 
 
 def same_as(masks: Masks, logits: np.ndarray, scores: np.ndarray) -> None:
-    """See that masks without margin are those of logits above 0, the highest where several are."""
+    """See that masks without margin are those of logits above 0, the highest where several are.
+
+    Pixels that rounding decides are left out.
+    """
     assert masks.instance is not None
     assert masks.thing is not None
-    np.testing.assert_array_equal(masks.moving, (logits > 0).any(axis=1))
+    unsure = (np.abs(logits) < ROUNDING).any(axis=1)
+    for a, b in itertools.combinations(range(logits.shape[1]), 2):
+        unsure |= np.abs(logits[:, a] - logits[:, b]) < ROUNDING
+    assert unsure.mean() < 1e-3
+    sure = ~unsure
+    np.testing.assert_array_equal(masks.moving[sure], (logits > 0).any(axis=1)[sure])
     owner = np.where((logits > 0).any(axis=1), logits.argmax(axis=1) + 1, 0)
     assert len(np.unique(owner)) > 2
     for t in range(len(logits)):
@@ -107,10 +118,11 @@ def same_as(masks: Masks, logits: np.ndarray, scores: np.ndarray) -> None:
         assert masks.thing[at].tolist() == [n for n in np.unique(owner[t]) if n]
         for row, n in enumerate(masks.thing[at].tolist(), 1):
             mask = owner[t] == n
-            np.testing.assert_array_equal(masks.instance[t] == row, mask)
+            np.testing.assert_array_equal((masks.instance[t] == row)[sure[t]], mask[sure[t]])
             v, u = np.nonzero(mask)
             box = [u.min(), v.min(), u.max() + 1, v.max() + 1]
-            np.testing.assert_array_equal(masks.box[at][row - 1], box)
+            off_px = 1 if unsure[t].any() else 0
+            np.testing.assert_allclose(masks.box[at][row - 1], box, atol=off_px)
             np.testing.assert_allclose(masks.score[at][row - 1], scores[t, n - 1], atol=1e-5)
 
 

@@ -1,26 +1,31 @@
-"""Networks made ready for inference: what is constant then is multiplied into the convolutions.
+"""Networks made ready for inference: the same answers, to float32's rounding, in less time.
 
-A batch normalisation that learns no more is a scale and a shift of each channel, which the
-convolution before it can do by itself; the branches of a RepVGG block are one convolution of 3x3
-(Ding et al., CVPR 2021). The network says the same, in fewer passes over its maps: what comes out
-differs by float32's rounding. Measured on two cores: RT-DETR with ResNet-18 takes 0.74 of the time,
-EfficientLoFTR's backbone a third (with channels last, which oneDNN likes best).
+What is constant now is multiplied into the convolutions: a batch normalisation that learns no more
+is a scale and a shift of each channel, and the branches of a RepVGG block are one convolution of
+3x3 (Ding et al., CVPR 2021). On a CPU the matrices of linear layers are laid out for oneDNN, which
+multiplies with all that the processor has; torch calls MKL, which on AMD's does without AVX-512.
+Measured on one core of an EPYC: 215 GFLOP/s against 96; RT-DETR takes 0.7 of the time.
 """
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["fold"]
+__all__ = ["fold", "pack"]
 
 CALLED_IN_TURN = (("conv", "norm"), ("convolution", "normalization"))
 """Names of transformers' convolutions and of the normalisations that follow them at once."""
 FROZEN_EPS = 1e-5
 """Of the `FrozenBatchNorm2d` of every DETR, which has it in its code."""
+
+FEWEST_ROWS = 16
+"""For oneDNN. It gains nothing on fewer, and lets threads share one long sum: other last bits."""
 
 
 def fold(network: torch.nn.Module) -> None:
@@ -49,6 +54,39 @@ def fold(network: torch.nn.Module) -> None:
         for module in modules:
             if isinstance(module, torch.nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
+
+
+def pack(network: torch.nn.Module) -> None:
+    """Lay out the matrices of linear layers for oneDNN, on x86-64.
+
+    Args:
+        network: On the CPU, in float32; changed in place. Later changes of a layer's weight are not
+            seen. It may be called from several threads.
+    """
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return
+    for module in network.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = _multiplied(module)
+
+
+def _multiplied(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what does a linear layer's work; the layer keeps its own weight, which others ask."""
+    import torch
+
+    # What torch's own compiler calls for a linear layer.
+    onednn: Any = torch.ops.mkldnn
+    weight, bias, width = linear.weight, linear.bias, linear.in_features
+    packed = onednn._reorder_linear_weight(weight)
+
+    def forward(input: torch.Tensor) -> torch.Tensor:
+        if input.numel() < FEWEST_ROWS * width or input.dtype != torch.float32:
+            return torch.nn.functional.linear(input, weight, bias)
+        return onednn._linear_pointwise(input, packed, bias, "none", [], "")
+
+    return forward
 
 
 def _is_batch_norm(module: Any) -> bool:
