@@ -19,6 +19,7 @@ from torchvision.models import optical_flow
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 
 from pipeline.weights import Weights, fit, read_tensors
+from stages._inference import pack
 
 __all__ = ["Raft"]
 
@@ -55,6 +56,9 @@ class Raft:
         network: Any = build(weights=None, progress=False)
         fit(network, read_tensors(weights.path), weights, f"raft_{size}")
         self._network = network.eval().requires_grad_(False).to(device)
+        if device == "cpu":
+            # It has few pixels and many calls, each of which would lay out the weights anew.
+            pack(network.update_block)
         self._device = device
         self._precision = precision
         self._iterations = iterations
