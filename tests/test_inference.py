@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as tf
 from torch import nn
+from transformers.activations import ACT2FN
 
 from stages._inference import fold, pack
 from tests.segment_checkpoints import DETECTORS
@@ -128,6 +129,14 @@ def test_a_repvgg_block_is_one_convolution() -> None:
     assert convolutions() == 7
 
 
+@pytest.mark.parametrize("name", ["gelu_fast", "gelu_new"])
+def test_a_gelu_in_many_passes_is_one(name: str) -> None:
+    network = nn.Sequential(ACT2FN[name])
+    given = torch.linspace(-12, 12, 4001)
+    assert_same(network, given)
+    assert isinstance(network[0], nn.GELU)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(0, 24), (24,), (3, 24), (16, 24), (5, 7, 24), (2, 3, 20, 24)])
 @pytest.mark.parametrize("contiguous", [True, False])
@@ -142,6 +151,26 @@ def test_a_packed_layer_multiplies_as_before(
     found = network(given)
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"padding": 1},
+        {"padding": "valid", "bias": False},
+        {"padding": "same", "dilation": 2},
+        {"padding": (0, 2), "stride": 2, "groups": 4},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
+)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_packed_convolution_says_what_it_said(how: dict[str, Any], grouped: bool) -> None:
+    rest = nn.GroupNorm(2, 12) if grouped else nn.Identity()
+    network = nn.Sequential(nn.Conv2d(8, 12, 3, **how), rest).eval().requires_grad_(False)
+    given = torch.randn(2, 8, 17, 9)
+    wanted = network(given)
+    pack(network)
+    np.testing.assert_allclose(network(given), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 300])
