@@ -107,7 +107,8 @@ def same_as(masks: Masks, logits: np.ndarray, scores: np.ndarray) -> None:
     assert masks.thing is not None
     unsure = (np.abs(logits) < ROUNDING).any(axis=1)
     for a, b in itertools.combinations(range(logits.shape[1]), 2):
-        unsure |= np.abs(logits[:, a] - logits[:, b]) < ROUNDING
+        seen = np.maximum(logits[:, a], logits[:, b]) > 0
+        unsure |= seen & (np.abs(logits[:, a] - logits[:, b]) < ROUNDING)
     assert unsure.mean() < 1e-3
     sure = ~unsure
     np.testing.assert_array_equal(masks.moving[sure], (logits > 0).any(axis=1)[sure])
