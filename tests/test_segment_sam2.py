@@ -109,7 +109,7 @@ def same_as(masks: Masks, logits: np.ndarray, scores: np.ndarray) -> None:
     for a, b in itertools.combinations(range(logits.shape[1]), 2):
         seen = np.maximum(logits[:, a], logits[:, b]) > 0
         unsure |= seen & (np.abs(logits[:, a] - logits[:, b]) < ROUNDING)
-    assert unsure.mean() < 1e-3
+    assert unsure.mean() < 0.02
     sure = ~unsure
     np.testing.assert_array_equal(masks.moving[sure], (logits > 0).any(axis=1)[sure])
     owner = np.where((logits > 0).any(axis=1), logits.argmax(axis=1) + 1, 0)
