@@ -73,8 +73,11 @@ def glue(name: str) -> dict[str, Any]:
             state = {
                 k.replace(f"transformers.{i}.{kind}", f"{kind}.{i}"): v for k, v in state.items()
             }
-    prefix = "matcher." if name == "xfeat" else ""
-    return {prefix + k: v for k, v in state.items()}
+    if name != "xfeat":
+        return state
+    # As glue-factory saves it: the detector of the training beside the matcher.
+    detector = {"extractor.conv.weight": torch.ones(4, 3, 3, 3)}
+    return {**{f"matcher.{k}": v for k, v in state.items()}, **detector}
 
 
 def saved(state: dict[str, Any], path: Path) -> str:

@@ -165,8 +165,12 @@ def glue_configuration(name: str) -> dict[str, Any]:
 
 
 def _renamed(tensors: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """Give the tensors of published files the names that kornia's network has."""
-    named = {name.removeprefix(MATCHER_PREFIX): tensor for name, tensor in tensors.items()}
+    """Give the tensors of published files the names that kornia's network has.
+
+    A checkpoint of glue-factory may hold the detector that it was trained with, too.
+    """
+    matcher = {name: one for name, one in tensors.items() if name.startswith(MATCHER_PREFIX)}
+    named = {name.removeprefix(MATCHER_PREFIX): one for name, one in (matcher or tensors).items()}
     for i in range(layers):
         for kind in ("self_attn", "cross_attn"):
             before, after = f"{kind}.{i}.", f"transformers.{i}.{kind}."
