@@ -85,7 +85,7 @@ def calls(log: Path) -> list[str]:
     return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-WHOLE = ("splat.model=none", "sample.model=fps", "sample.fps=12", "export.borrowed=on")
+WHOLE = ("splat.model=none", "sample.model=fps", "sample.fps=8", "export.borrowed=on")
 
 
 def test_a_run_equals_that_of_the_local_runner(
