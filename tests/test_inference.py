@@ -72,6 +72,24 @@ def test_a_normalisation_that_comes_before_or_elsewhere_is_left() -> None:
     assert normalisations(network) == 2
 
 
+def test_a_convolution_that_two_normalisations_follow_is_left() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    branches = [nn.Sequential(shared, nn.BatchNorm2d(3)) for _ in range(2)]
+    network = with_statistics(nn.Sequential(*branches))
+    assert_same(network, torch.randn(1, 3, 5, 5))
+    assert normalisations(network) == 2
+
+
+def test_a_chain_with_a_way_of_its_own_is_left() -> None:
+    class Backwards(nn.Sequential):
+        def forward(self, input: Any) -> Any:
+            return self[0](self[1](input))
+
+    network = with_statistics(Backwards(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
+    assert_same(network, torch.randn(1, 3, 5, 5))
+    assert normalisations(network) == 1
+
+
 def test_a_normalisation_without_statistics_is_left() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))
     assert_same(network.eval().requires_grad_(False), torch.randn(1, 3, 5, 5))
@@ -171,6 +189,9 @@ def test_a_packed_convolution_says_what_it_said(how: dict[str, Any], grouped: bo
     wanted = network(given)
     pack(network)
     np.testing.assert_allclose(network(given), wanted, atol=1e-5)
+    if not grouped:
+        np.testing.assert_allclose(network(given[0]), wanted[0], atol=1e-5)
+    assert network(given[:0]).shape == (0, *wanted.shape[1:])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 300])
