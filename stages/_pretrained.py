@@ -196,10 +196,10 @@ def load(
     fold(network)
     if device == "cpu":
         torch.set_num_threads(threads)
-    if device == "cpu" and not options.compiled:
-        pack(network)
     if options.compiled:
         network.get_submodule(busy).compile()
+    elif device == "cpu":
+        pack(network)
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,13 @@ def test_a_gelu_in_many_passes_is_one(name: str) -> None:
     given = torch.linspace(-12, 12, 4001)
     assert_same(network, given)
     assert isinstance(network[0], nn.GELU)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="is packed on x86-64 alone")
+def test_layers_are_packed() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(3, 3, 1), nn.ReLU())
+    pack(network.eval().requires_grad_(False))
+    assert ["forward" in vars(module) for module in network] == [True, True, False]
 
 
 @pytest.mark.parametrize("bias", [True, False])
