@@ -1,6 +1,6 @@
 """Throughput of decode, flow and action on Ray, against what the machine could do at best.
 
-    python -m benchmarks.efficiency [--repeats 7] [--seconds 20] [--frames 16]
+    python -m benchmarks.efficiency [--repeats 7] [--seconds 40] [--frames 16]
 
 A film of 1280x720 goes through decode/pyav, sample/dense, flow/dis and action/motion by the runner
 of `reel3d run --runner cluster`. Clips have the 16 frames of every sampler's default; with 8, the
@@ -107,7 +107,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--frames", type=int, default=16)
     options = parser.parse_args()
     cores, chain = len(os.sched_getaffinity(0)), chain_of(options.frames)

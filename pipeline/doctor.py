@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -48,7 +50,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at the machine; libraries are imported in processes of their own."""
     looks: list[Callable[[], list[Finding] | Finding]]
-    looks = [_python, _machine, _disk, _libraries, _codecs, _display, _offscreen, _gpu]
+    looks = [_python, _bytecode, _machine, _disk, _libraries, _codecs, _display, _offscreen, _gpu]
     # Some import something heavy, so as many at a time as there are cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(pool.map(lambda look: look(), looks))
@@ -65,6 +67,32 @@ def _python() -> Finding:
         platform.python_version(),
         "" if good else "reel3d runs on Python 3.11 to 3.13",
     )
+
+
+def _bytecode() -> Finding:
+    """Say whether a process that starts must compile what it imports, which takes it twice as long.
+
+    uv leaves that to the first import; PYTHONDONTWRITEBYTECODE or a folder of another user keeps
+    that from being of use to the next.
+    """
+    origin = _origin("torch")
+    if origin is None or Path(cache_from_source(str(origin))).is_file():
+        return Finding("bytecode", "ok", "packages are compiled")
+    packages = origin.parent.parent
+    if not sys.dont_write_bytecode and os.access(origin.parent, os.W_OK):
+        return Finding("bytecode", "ok", "packages are compiled as they are imported")
+    return Finding(
+        "bytecode",
+        "missing",
+        f"packages in {packages} are compiled anew by every process that starts",
+        f"python -m compileall -q {packages}",
+    )
+
+
+def _origin(name: str) -> Path | None:
+    """Return the file of a package, which is not imported."""
+    spec = find_spec(name)
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
 def _machine() -> Finding:

@@ -1,5 +1,7 @@
 """What the doctor says of libraries that do not load."""
 
+import py_compile
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,21 @@ def test_what_is_not_installed_and_what_is_broken(monkeypatch: pytest.MonkeyPatc
     assert "apt-get install libusb" in doctor._library("open3d", "libEGL").advice
     assert doctor._library("transformers", "x").state == "missing"
     assert doctor._library("av", "").told == "1.0"
+
+
+def test_packages_that_every_process_compiles_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "heavy"
+    package.mkdir(parents=True)
+    source = package / "__init__.py"
+    source.write_text("")
+    monkeypatch.setattr(doctor, "_origin", lambda name: source)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert doctor._bytecode().state == "ok"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = doctor._bytecode()
+    assert found.state == "missing"
+    assert found.advice == f"python -m compileall -q {package.parent}"
+    py_compile.compile(str(source))
+    assert doctor._bytecode().state == "ok"
