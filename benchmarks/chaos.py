@@ -77,7 +77,7 @@ def _workers(cluster: Cluster, folder: Path) -> bool:
     print(f"workers: {killer.kills} killed in {seconds:.0f} s ({dict(killer.struck)})")
     print(f"  clips lost: {len(ended.losses)} of {CLIPS}; what differs from a clean run: {same}")
     print(f"  flow called for {len(calls)} clips {sum(calls.values())} times")
-    return killer.kills >= KILLS and not ended.losses and not same and _given_back()
+    return killer.kills >= KILLS and not ended.losses and not same and _given_back(cluster)
 
 
 def _drivers(cluster: Cluster, folder: Path) -> bool:
@@ -127,7 +127,7 @@ def _drivers(cluster: Cluster, folder: Path) -> bool:
     print(f"  workers under way at the kills: {min(workers)} to {max(workers)}")
     bound = all(again <= at_work for again, at_work in zip(twice, workers, strict=True))
     print(f"  at most one for each worker: {bound}")
-    return not code and not same and bound and _given_back()
+    return not code and not same and bound and _given_back(cluster)
 
 
 def _poison(cluster: Cluster, folder: Path) -> bool:
@@ -148,7 +148,7 @@ def _poison(cluster: Cluster, folder: Path) -> bool:
     print(f"poison: {Recorded.last.deaths} workers died; lost: {ended.losses}")
     print(f"  what differs from a run without that clip: {same}")
     named = [what for what, _ in ended.losses]
-    return named == [f"clip film/{at}-{at + 2}"] and not same and _given_back()
+    return named == [f"clip film/{at}-{at + 2}"] and not same and _given_back(cluster)
 
 
 def _pace(cluster: Cluster, folder: Path) -> bool:
@@ -166,7 +166,7 @@ def _pace(cluster: Cluster, folder: Path) -> bool:
             ratio = seconds[1] / seconds[0]
             print(f"pace: {seconds[0]:.0f} s without kills, {seconds[1]:.0f} s with {killer.kills}")
             print(f"  {ratio:.2f} times as long (bar 1.2); {dict(killer.struck)}")
-            return ratio <= 1.2 and _given_back()
+            return ratio <= 1.2 and _given_back(cluster)
     return False
 
 
@@ -218,9 +218,12 @@ def _actors() -> int:
     return sum(row["State"] == "ALIVE" for row in actors.values())
 
 
-def _given_back() -> bool:
+def _given_back(cluster: Cluster) -> bool:
     """Say whether cores, workers and objects are all given back, and nothing was spilled."""
     import ray
+
+    cluster.spares.trim(0)
+    cluster.spares.see_off()
 
     def back() -> bool:
         held = store_stats()

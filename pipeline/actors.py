@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,8 +30,8 @@ from pipeline.logs import LogSettings, bind, bound, configure
 from pipeline.memory import give_back, keep_freed
 from pipeline.packing import slots as slots_of
 from pipeline.spares import Spares
-from pipeline.stage import Context
-from pipeline.telemetry import Progress, peak_memory_bytes
+from pipeline.stage import Context, find
+from pipeline.telemetry import Progress, forget_peak, peak_memory_bytes
 
 __all__ = ["RayBackend"]
 
@@ -77,6 +78,7 @@ class RayBackend:
         seed: int,
         claim: Callable[[Lane], dict[str, Any]],
         job: str,
+        spares: Spares,
     ) -> None:
         """Prepare to start actors in the cluster that this process has joined.
 
@@ -84,6 +86,7 @@ class RayBackend:
             seed: Of the run.
             claim: Gives the options under which the actors of a lane are placed.
             job: Names this run in what workers tell of themselves.
+            spares: Where actors rest, between runs too.
         """
         self._seed = seed
         self._claim = claim
@@ -96,7 +99,7 @@ class RayBackend:
         """Calls that leave together, with what else their worker gets in this step."""
         self._homes: dict[int, Home] = {}
         self._plain, self._threaded = _actor_class()
-        self._spares = Spares()
+        self._spares = spares
 
     def now(self) -> float:
         """Return the time, s."""
@@ -140,12 +143,9 @@ class RayBackend:
                 self._spares.dismiss(worker.handle.actor)
             worker.handle = None
 
-    def close(self) -> None:
-        """Let actors that are stopped from now on end, and those that wait for other stages."""
-        self._spares.close()
-
-    def see_off(self) -> None:
-        """Wait until the actors that were stopped are gone."""
+    def close(self, resting: int) -> None:
+        """Wait until the actors that were stopped are gone, but for so many that rest."""
+        self._spares.trim(resting)
         self._spares.see_off()
 
     def end(self, worker: Worker) -> None:
@@ -270,7 +270,7 @@ class _Actor:
         keep_freed()
         self._news = NEWS
         self._spoke = 0.0
-        self._host = Host(self._tell)
+        self._host = Host()
 
     def open(
         self,
@@ -283,9 +283,13 @@ class _Actor:
         """Build the stages; `name` is that of the job, a colon and the worker's number."""
         bind(job=name.partition(":")[0])
         self._news = NEWS + name.encode()
-        reply = self._host.open(specs, replace(context), home, places)
+        with suppress(Exception):  # The host says what is wrong with a stage.
+            for spec in specs:
+                find(spec.step, spec.model)
         # What has been imported stays: the collector need not look through it again and again.
         gc.freeze()
+        self._host = Host(self._tell)
+        reply = self._host.open(specs, replace(context), home, places)
         import ray
 
         if isinstance(reply.extra, dict):
@@ -322,15 +326,16 @@ class _Actor:
 
     def rest(self) -> bool:
         """Close the stages; say whether other ones may move in."""
-        host, self._host = self._host, Host(self._tell)
         try:
-            host.close()
+            self._host.close()
         except Exception:
             log.exception("a stage did not close")
-        gc.unfreeze()
+        self._host = Host()
         gc.collect()
         give_back()
-        return peak_memory_bytes() < MOST_RESTING_BYTES
+        fit = peak_memory_bytes() < MOST_RESTING_BYTES
+        forget_peak()
+        return fit
 
     def leave(self) -> None:
         """Close the stages and end."""

@@ -46,6 +46,8 @@ __all__ = ["Outcome", "Together", "run_all"]
 
 STEP_S = 0.25
 STATUS_EVERY_S = 0.5
+RESTING_A_CORE = 2
+"""Actors that wait for the next run in the same cluster; decoders and exporters do not fill one."""
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,9 @@ def run_all(
     from pipeline.actors import RayBackend
 
     options = runs[0].config.run
-    backend = RayBackend(seed=options.seed, claim=cluster.claim, job=cluster.job)
+    backend = RayBackend(
+        seed=options.seed, claim=cluster.claim, job=cluster.job, spares=cluster.spares
+    )
     bind(job=cluster.job)
     quota = Quota(cluster.job, priority=priority, share=share)
     cores, gpus = cluster.divided(quota.renew())
@@ -175,9 +179,8 @@ def run_all(
         scheduler.close(at_once=True)
         raise
     finally:
-        backend.close()
         scheduler.close()
-        backend.see_off()
+        backend.close(RESTING_A_CORE * round(cluster.all_cores))
         quota.leave()
         for stream in streams:
             stream.leave()

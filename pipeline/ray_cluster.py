@@ -16,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.host import Home
 from pipeline.lanes import Lane
 from pipeline.own_ray import line_of, loopback, own, own_signals, silent_daemons
+from pipeline.spares import Spares
 
 __all__ = ["Cluster", "joined"]
 
@@ -45,6 +46,8 @@ class Cluster:
         import ray
 
         self.job = job
+        self.spares = Spares()
+        """Actors that wait for the next run of this process."""
         self._own = own
         nodes = [node for node in ray.nodes() if node["Alive"]]
         there = ray.cluster_resources()
@@ -122,7 +125,12 @@ def joined(
     there = own(cores, store_bytes) if address is None else _others(address)
     with own_signals() as take_signals, there:
         take_signals()
-        yield Cluster(job, share, own=address is None)
+        cluster = Cluster(job, share, own=address is None)
+        try:
+            yield cluster
+        finally:
+            cluster.spares.close()
+            cluster.spares.see_off()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Actors whose stages have closed: the stages of the next stream move in.
+"""Actors whose stages have closed: the stages of the next stream, or of the next run, move in.
 
-A process of its own, with all that the stages import, costs more than a second of CPU time, which
-is as much as a short film takes in some of them. An actor rests only where it claims no part of
-the cluster, and not for long.
+A process of its own, with all that the stages import, costs a second of CPU time, which is as much
+as a short film takes in some of them. An actor rests only where it claims no part of the cluster,
+and not for long; as many as the machine has cores wait for the next run of this driver.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 __all__ = ["Spares"]
 
 MOST = 8
-REST_S = 10.0
-"""An actor that nobody wants for this long is ended."""
+REST_S = 30.0
+"""An actor that nobody wants for this long is ended, at the next run where none is going on."""
 LEAVING_S = 10.0
 """An actor that has not closed its stages and ended so long after the run is ended by force."""
 
@@ -63,12 +63,17 @@ class Spares:
                 if not dead:
                     self.dismiss(spare.actor)
 
+    def trim(self, most: int) -> None:
+        """End those that rest, but for the last `most`."""
+        leaving = self._resting[: max(0, len(self._resting) - most)]
+        del self._resting[: len(leaving)]
+        for spare in leaving:
+            self.dismiss(spare.actor)
+
     def close(self) -> None:
         """End all that rest, and from now on all that are put."""
         self._open = False
-        for spare in self._resting:
-            self.dismiss(spare.actor)
-        self._resting.clear()
+        self.trim(0)
 
     def dismiss(self, actor: Any) -> None:
         """Have an actor close its stages and end."""

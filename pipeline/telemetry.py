@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import resource
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Artefact", "Event", "Loss", "Meter", "Metric", "Progress", "Warn", "peak_memory_bytes"]
+__all__ = [
+    "Artefact", "Event", "Loss", "Meter", "Metric", "Progress", "Warn", "forget_peak",
+    "peak_memory_bytes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +109,9 @@ class Timed:
 def peak_memory_bytes() -> int:
     """Return the largest resident size so far of this process, without its children."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak() -> None:
+    """Have the largest resident size begin anew, where the system can: what ran here has ended."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from pipeline.actors import obituary
+from pipeline.actors import _Actor, obituary
 from pipeline.backend import Happening
 from pipeline.config import load
 from pipeline.errors import SourceError
-from pipeline.lanes import Lane
+from pipeline.lanes import Lane, StageSpec
+from pipeline.logs import LogSettings
 from pipeline.own_ray import own_signals
 from pipeline.ray_cluster import Cluster, joined
 from pipeline.run import Result, run
 from pipeline.source import Source
+from pipeline.stage import Context
 from tests.on_ray import (
     SCRIPTED,
     Recorded,
@@ -59,6 +62,9 @@ def all_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import ray
 
+    spares = request.getfixturevalue("cluster").spares
+    spares.trim(0)
+    spares.see_off()
     pids = list(Recorded.last.pids.values())
     assert Recorded.last.budget.used_bytes == 0
     wait_until(lambda: not any(map(living, pids)), "workers are left")
@@ -231,6 +237,8 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
         both = Away("two", 1.0, own=False)
         assert both.nodes == 2
         (ended,) = together(both, [(source, tmp_path / "out")], *words, hook=goes)
+        both.spares.trim(0)
+        both.spares.see_off()
     finally:
         if nodes.worker_nodes:
             nodes.remove_node(second, allow_graceful=False)
@@ -238,6 +246,44 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     assert Recorded.last.deaths >= 2
     assert Recorded.last.made["sample/scripted", "remake"]
     assert made_of(tmp_path / "out") == local(source, tmp_path / "here", *words)
+
+
+def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: Path) -> None:
+    import ray
+
+    source = film(tmp_path, frames=9)
+    pids: list[set[int]] = []
+    for name in ("first", "second"):
+        (ended,) = together(cluster, [(source, tmp_path / name)])
+        assert isinstance(ended, Result)
+        pids.append(set(Recorded.last.pids.values()))
+        wait_until(lambda n=-1: sum(map(living, pids[n])) == 4, "other than twice the cores rest")
+        assert ray.available_resources().get("CPU") == 2.0
+    assert len(pids[1] & pids[0]) == 4
+    assert made_of(tmp_path / "second") == made_of(tmp_path / "first")
+
+    class Looked(_Actor):
+        """A worker that fills a stage with memory which only the collector of cycles finds."""
+
+        def fill(self) -> None:
+            (stage,) = self._host._stages.values()
+            stage.__dict__ |= {"itself": stage, "much": bytes(range(256)) * (200 << 12)}
+
+        def resident_mb(self) -> int:
+            return psutil.Process().memory_info().rss >> 20
+
+    remote: Any = ray.remote
+    actor = remote(num_cpus=0)(Looked).remote(LogSettings.inherited())
+    spec = StageSpec(name="flow", step="flow", model="dis", options={}, key="key", slots=2)
+    context = Context(threads=1)
+    resident: list[int] = []
+    for _ in range(2):
+        ray.get(actor.open.remote("job:1", (spec,), context, None, {}))
+        ray.get(actor.fill.remote())
+        assert ray.get(actor.rest.remote())
+        resident.append(ray.get(actor.resident_mb.remote()))
+    ray.kill(actor)
+    assert max(resident) < 250, "what the stage held is not given back"
 
 
 ASKED = """
