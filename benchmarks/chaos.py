@@ -65,7 +65,7 @@ def main() -> int:
 
 def _workers(cluster: Cluster, folder: Path) -> bool:
     source = film(folder, frames=FRAMES)
-    words = ("flow.model=accident", f"flow.log={folder}", "flow.seconds=0.2", "run.attempts=10")
+    words = ("flow.model=accident", f"flow.log={folder}", "flow.seconds=0.4", "run.attempts=10")
     killer = _Killer(KILLS, every_s=0.5)
     began = time.monotonic()
     (ended,) = together(cluster, [(source, folder / "workers")], *words, hook=killer)
