@@ -223,7 +223,6 @@ def _given_back(cluster: Cluster) -> bool:
     import ray
 
     cluster.spares.trim(0)
-    cluster.spares.see_off()
 
     def back() -> bool:
         held = store_stats()

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ import cv2
 
 from benchmarks import on_ray
 from benchmarks.decode import make_video
-from benchmarks.rounds import Spread, alternate
+from benchmarks.rounds import ALONE, Spread, alternate, side_by_side
 from pipeline.config import Choice
 from pipeline.memory import keep_freed
 from pipeline.source import Source
@@ -41,7 +40,6 @@ BAR = 0.90
 SHORTEST_S = 0.02
 """The bar is meant for stages that take so long a clip or longer."""
 TIMED = "flow/dis"
-ALONE = "--alone"
 
 
 def chain_of(frames: int) -> tuple[Choice, ...]:
@@ -85,18 +83,11 @@ def alone(source: Source, frames: int) -> dict[str, float]:
     return {**{step: s / count for step, s in spent.items() if s}, "clips": count}
 
 
-def side_by_side(film: Path, frames: int, cores: int) -> float:
+def together(film: Path, frames: int, cores: int) -> float:
     """Return the CPU seconds a clip of all stages while every core does such a pass."""
-    words = [sys.executable, "-m", "benchmarks.efficiency", ALONE, str(film), str(frames)]
-    passes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
-    sums: list[float] = []
-    for one in passes:
-        out, _ = one.communicate()
-        assert one.returncode == 0
-        stages = json.loads(out)
-        stages.pop("clips")
-        sums.append(sum(stages.values()))
-    return sum(sums) / len(sums)
+    told = side_by_side("benchmarks.efficiency", [(film, frames)] * cores)
+    passes = [json.loads(one) for one in told]
+    return sum(sum(one.values()) - one["clips"] for one in passes) / cores
 
 
 def main() -> None:
@@ -117,21 +108,21 @@ def main() -> None:
         source = Source(uri=str(film), shown=film.name, name="film")
         runs: dict[str, Any] = {
             "alone": lambda: alone(source, options.frames),
-            "together": lambda: side_by_side(film, options.frames, cores),
+            "together": lambda: together(film, options.frames, cores),
             "ours": lambda: on_ray.run_streams([source], chain, found, timed=TIMED),
         }
         rounds: dict[str, list[Any]] = alternate(runs, options.repeats)
     efficiency: list[float] = []
     of_cores: list[float] = []
     quickest = SHORTEST_S
-    for stages, together, times in zip(*rounds.values(), strict=True):
+    for stages, shared, times in zip(*rounds.values(), strict=True):
         assert len(times.done) == stages.pop("clips"), "not as many clips"
         slowest = max(stages.values())
-        bound = max(slowest, together / cores)
-        of_cores.append(together / cores / times.steady_s)
+        bound = max(slowest, shared / cores)
+        of_cores.append(shared / cores / times.steady_s)
         efficiency.append(bound / times.steady_s)
         each = ", ".join(f"{step} {1000 * s:.0f}" for step, s in stages.items())
-        print(f"  {each} ms CPU a clip, all {1000 * together:.0f} ms with all cores busy; "
+        print(f"  {each} ms CPU a clip, all {1000 * shared:.0f} ms with all cores busy; "
               f"bound {1000 * bound:.0f} ms, ours "
               f"{1000 * times.steady_s:.0f} ms a clip; {times.whole_s:.1f} s in all")  # fmt: skip
         quickest = min(quickest, *stages.values())

@@ -6,13 +6,18 @@ faster meanwhile spoils neither side.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeVar
 
-__all__ = ["Spread", "against_loop", "alternate", "ratio"]
+__all__ = ["ALONE", "Spread", "against_loop", "alternate", "ratio", "side_by_side"]
+
+ALONE = "--alone"
+"""First word to a benchmark that shall do one pass by itself, and print what it took."""
 
 Figure = TypeVar("Figure")
 
@@ -50,6 +55,26 @@ def alternate(
 def ratio(above: Iterable[float], below: Iterable[float]) -> Spread:
     """Divide the figures of the same rounds."""
     return Spread(tuple(a / b for a, b in zip(above, below, strict=True)))
+
+
+def side_by_side(module: str, given: Iterable[Iterable[object]]) -> list[str]:
+    """Have a benchmark do passes in processes of their own at one time; return what they print.
+
+    Args:
+        module: Of the benchmark.
+        given: The words that follow `--alone`, for each pass.
+    """
+    passes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, ALONE, *map(str, words)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for words in given
+    ]
+    told = [one.communicate()[0] for one in passes]
+    assert not any(one.returncode for one in passes), f"a pass of {module} failed"
+    return told
 
 
 def against_loop(

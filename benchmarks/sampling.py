@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ import numpy as np
 from benchmarks import on_ray
 from benchmarks.decode import FPS as FILM_FPS
 from benchmarks.decode import GOPS, SAME, WIDTH, make_video
-from benchmarks.rounds import Spread, alternate, ratio
+from benchmarks.rounds import ALONE, Spread, alternate, ratio, side_by_side
 from pipeline.source import Source
 from pipeline.stage import Context, find, iterate
 
@@ -38,7 +37,6 @@ BAR = 3.0
 FPS = 2
 DECODE = on_ray.choose("decode", "pyav", max_side=WIDTH)
 SAMPLE = on_ray.choose("sample", "fps", fps=FPS)
-ALONE = "--alone"
 
 
 def ours(films: list[Path], found: Any) -> float:
@@ -65,12 +63,10 @@ def data(films: list[Path]) -> float:
 def decoding(films: list[Path], seconds: float) -> float:
     """Return the CPU seconds for which decoding keeps every core busy."""
     cores = len(os.sched_getaffinity(0))
-    words = [sys.executable, "-m", "benchmarks.sampling", ALONE, str(seconds)]
-    passes = [
-        subprocess.Popen([*words, *map(str, films[core::cores])], stdout=subprocess.PIPE, text=True)
-        for core in range(cores)
-    ]
-    return sum(float(one.communicate()[0]) for one in passes) / cores
+    told = side_by_side(
+        "benchmarks.sampling", ((seconds, *films[core::cores]) for core in range(cores))
+    )
+    return sum(map(float, told)) / cores
 
 
 def decode_alone(seconds: float, films: list[str]) -> float:

@@ -146,7 +146,6 @@ class RayBackend:
     def close(self, resting: int) -> None:
         """Wait until the actors that were stopped are gone, but for so many that rest."""
         self._spares.trim(resting)
-        self._spares.see_off()
 
     def end(self, worker: Worker) -> None:
         """Ask a camera to end; its last clips still come."""

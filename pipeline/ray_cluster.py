@@ -129,8 +129,7 @@ def joined(
         try:
             yield cluster
         finally:
-            cluster.spares.close()
-            cluster.spares.see_off()
+            cluster.spares.trim(0)
 
 
 @contextmanager

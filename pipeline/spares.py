@@ -2,7 +2,7 @@
 
 A process of its own, with all that the stages import, costs a second of CPU time, which is as much
 as a short film takes in some of them. An actor rests only where it claims no part of the cluster,
-and not for long; as many as the machine has cores wait for the next run of this driver.
+and not for long; some wait for the next run of this driver.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class Spares:
         self._leaving: dict[Any, Any] = {}
         """Answer that will tell of its end to an actor: Ray may forget one whose handle is dropped
         at once, and it would stay for ever."""
-        self._open = True
 
     def put(self, actor: Any) -> None:
         """Have an actor close its stages, and rest."""
-        if not self._open or len(self._resting) >= MOST:
+        if len(self._resting) >= MOST:
             self.dismiss(actor)
             return
         closed = actor.rest.remote().future()
@@ -64,16 +63,12 @@ class Spares:
                     self.dismiss(spare.actor)
 
     def trim(self, most: int) -> None:
-        """End those that rest, but for the last `most`."""
+        """End those that rest, but for the last `most`; wait until all that end are gone."""
         leaving = self._resting[: max(0, len(self._resting) - most)]
         del self._resting[: len(leaving)]
         for spare in leaving:
             self.dismiss(spare.actor)
-
-    def close(self) -> None:
-        """End all that rest, and from now on all that are put."""
-        self._open = False
-        self.trim(0)
+        self._see_off()
 
     def dismiss(self, actor: Any) -> None:
         """Have an actor close its stages and end."""
@@ -81,7 +76,7 @@ class Spares:
             self._part(0.0)
         self._leaving[actor.leave.remote()] = actor
 
-    def see_off(self) -> None:
+    def _see_off(self) -> None:
         """Wait for those that end; end by force those that do not."""
         self._part(LEAVING_S)
         import ray

@@ -62,9 +62,7 @@ def all_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import ray
 
-    spares = request.getfixturevalue("cluster").spares
-    spares.trim(0)
-    spares.see_off()
+    request.getfixturevalue("cluster").spares.trim(0)
     pids = list(Recorded.last.pids.values())
     assert Recorded.last.budget.used_bytes == 0
     wait_until(lambda: not any(map(living, pids)), "workers are left")
@@ -238,7 +236,6 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
         assert both.nodes == 2
         (ended,) = together(both, [(source, tmp_path / "out")], *words, hook=goes)
         both.spares.trim(0)
-        both.spares.see_off()
     finally:
         if nodes.worker_nodes:
             nodes.remove_node(second, allow_graceful=False)
@@ -257,7 +254,7 @@ def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: 
         (ended,) = together(cluster, [(source, tmp_path / name)])
         assert isinstance(ended, Result)
         pids.append(set(Recorded.last.pids.values()))
-        wait_until(lambda n=-1: sum(map(living, pids[n])) == 4, "other than twice the cores rest")
+        wait_until(lambda: sum(map(living, pids[-1])) == 4, "other than twice the cores rest")
         assert ray.available_resources().get("CPU") == 2.0
     assert len(pids[1] & pids[0]) == 4
     assert made_of(tmp_path / "second") == made_of(tmp_path / "first")
