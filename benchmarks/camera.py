@@ -29,18 +29,27 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.store import RunFolder
-from tests.rtsp_server import Loopback
-from tests.scenes import encode, tour
+from pipeline.storage.run_folder import RunFolder
+from tests.support.paths import ROOT
+from tests.support.rtsp_server import Loopback
+from tests.support.scenes import encode, tour
 
-ROOT = Path(__file__).parent.parent
 DOWN_S = 1.0
 """How long the server stays away."""
 
 
 def watch(url: str, out: Path, *words: str) -> subprocess.Popen[bytes]:
     """Start the command."""
-    command = [sys.executable, "-m", "pipeline.cli", "watch", url, "--out", str(out), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "watch",
+        url,
+        "--out",
+        str(out),
+        "--quiet",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*command, *words], env=environment, stdout=subprocess.DEVNULL)
 

@@ -25,12 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.backend import Happening
+from pipeline.cluster.connection import Cluster, joined
 from pipeline.config import load
-from pipeline.ray_cluster import Cluster, joined
+from pipeline.contract.source import Source
 from pipeline.run import Result, run
-from pipeline.source import Source
-from tests.on_ray import (
+from pipeline.scheduling.backend import Happening
+from tests.support.on_ray import (
     SCRIPTED,
     Recorded,
     Silent,

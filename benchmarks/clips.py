@@ -21,10 +21,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.scenes import depth_error, trajectory_error
+from tests.support.paths import DATA, ROOT
+from tests.support.scenes import depth_error, trajectory_error
 
-ROOT = Path(__file__).parent.parent
-DATA = ROOT.parent / "shared" / "data"
 SENSOR_FOCAL_PX = 585.0
 """7-Scenes: the depth camera's focal length; the principal point is the image's middle."""
 

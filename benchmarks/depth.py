@@ -18,11 +18,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.geometry import invert
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Context, find, options_of
-from tests.posed import posed_views
-from tests.scenes import cloud_score, depth_error, tour, true_cloud
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Context, find, options_of
+from stages._geometry.transforms import invert
+from tests.support.posed import posed_views
+from tests.support.scenes import cloud_score, depth_error, tour, true_cloud
 
 SIDEWAYS_PX = 20.0
 """Parallax that the peer's second view must have at the median depth."""

@@ -31,10 +31,10 @@ import cv2
 from benchmarks import on_ray
 from benchmarks.decode import make_video
 from benchmarks.rounds import ALONE, Spread, alternate, side_by_side
-from pipeline.config import Choice
-from pipeline.memory import keep_freed
-from pipeline.source import Source
-from pipeline.stage import Context, find, iterate
+from pipeline.chain import Choice
+from pipeline.contract.source import Source
+from pipeline.contract.stage import Context, find, iterate
+from pipeline.worker.allocator import keep_freed
 
 BAR = 0.90
 SHORTEST_S = 0.02

@@ -16,18 +16,18 @@ import statistics
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.messages import Frames
-from pipeline.stage import Context, find, options_of
-from tests.scenes import tour
+from pipeline.contract.messages import Frames
+from pipeline.contract.stage import Context, find, options_of
+from tests.support.paths import DATA
+from tests.support.scenes import tour
 
-WHALE = Path(__file__).parents[2] / "shared" / "data" / "flow-rubberwhale"
+WHALE = DATA / "flow-rubberwhale"
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dis", {"preset": "ultrafast"}),
     ("dis", {"preset": "fast"}),

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.batches import Buffer, checksum
 from benchmarks.on_ray import cluster
 from benchmarks.rounds import Spread, alternate, ratio
-from pipeline.packing import Forward, pack, unpack
+from pipeline.worker.serialization import Forward, pack, unpack
 
 BARS = {1: 3.0, 8: 10.0}
 WARM = 5

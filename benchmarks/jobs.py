@@ -27,7 +27,7 @@ CHILD = "--child"
 
 def child(address: str, batches: int) -> None:
     """Run one job; print when its stage is at work, and how long the run took."""
-    from pipeline.ray_cluster import joined
+    from pipeline.cluster.connection import joined
 
     chain = (
         on_ray.choose("decode", "synthetic", frames=1, batches=batches, width=320, height=180),

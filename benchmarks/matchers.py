@@ -30,11 +30,11 @@ import transformers
 from safetensors.torch import save_file
 
 from benchmarks.rounds import against_loop
-from pipeline.messages import Keyframes
-from pipeline.stage import Context
+from pipeline.contract.messages import Keyframes
+from pipeline.contract.stage import Context
 from stages.pose._kornia import glue_configuration
 from stages.pose.learned import Config, Model
-from tests.scenes import tour
+from tests.support.scenes import tour
 
 BAR = 1.3
 KORNIA = ("disk", "aliked", "xfeat")

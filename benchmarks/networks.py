@@ -24,9 +24,9 @@ import torch
 import transformers as tf
 
 from benchmarks.rounds import against_loop
-from pipeline.stage import Context, find, options_of
-from tests.motions import clip_of
-from tests.scenes import tour
+from pipeline.contract.stage import Context, find, options_of
+from tests.support.motions import clip_of
+from tests.support.scenes import tour
 
 SAME, SAME_PX = 1e-5, 0.01
 THRESHOLD = 0.1

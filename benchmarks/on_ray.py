@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Choice, RunConfig, RunOptions
+from pipeline.chain import Choice
+from pipeline.config import RunConfig, RunOptions
+from pipeline.contract.source import Source
 from pipeline.run import Result
-from pipeline.source import Source
+from tests.support.paths import ROOT
 
 __all__ = ["RELAYS", "Silent", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
 
-ROOT = Path(__file__).parent.parent
 STAGES = Path(__file__).parent / "stages_for_ray"
 RELAYS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
@@ -81,7 +82,7 @@ class Silent:
 @contextmanager
 def cluster(store_bytes: int | None = None) -> Generator[Any]:
     """Start a Ray cluster of our own, the way the runner does."""
-    from pipeline.ray_cluster import joined
+    from pipeline.cluster.connection import joined
 
     with joined(store_bytes=store_bytes) as found:
         yield found
@@ -89,7 +90,7 @@ def cluster(store_bytes: int | None = None) -> Generator[Any]:
 
 def choose(step: str, model: str, **options: Any) -> Choice:
     """Return a stage of a run."""
-    from pipeline.stage import options_of
+    from pipeline.contract.stage import options_of
 
     return Choice(step, model, options_of(step, model)(**options))
 
@@ -127,9 +128,9 @@ def run_streams(
         budget_mb: As `run.budget_mb`.
         timed: Stage that keeps no memory; the last one by default.
     """
-    from pipeline import cluster as runner
-    from pipeline.journal import Dealt, Journal
+    from pipeline.cluster import runner
     from pipeline.run import begin
+    from pipeline.storage.journal import Dealt, Journal
 
     done: list[float] = []
     last = timed or stages[-1].name

@@ -23,19 +23,20 @@ from typing import Any
 
 import psutil
 
-from pipeline.actors import RayBackend
+from pipeline.capacity.calibration import make_film, measure
+from pipeline.capacity.cost_model import Costs
+from pipeline.capacity.machines import Shape
+from pipeline.capacity.simulator import Simulation
+from pipeline.capacity.workload import Load, Site
 from pipeline.chain import wire
-from pipeline.cluster import run_all
+from pipeline.cluster.actors import RayBackend
+from pipeline.cluster.connection import joined
+from pipeline.cluster.runner import run_all
 from pipeline.config import load
-from pipeline.costs import Costs
-from pipeline.machines import Shape
-from pipeline.measure import make_film, measure
-from pipeline.ray_cluster import STORE_SHARE, joined
+from pipeline.contract.source import Source
 from pipeline.run import begin
-from pipeline.simulate import Simulation
-from pipeline.source import Source
-from pipeline.telemetry import Meter
-from pipeline.workload import Load, Site
+from pipeline.scheduling.policy import STORE_SHARE
+from pipeline.telemetry.meter import Meter
 
 CORES = len(os.sched_getaffinity(0))
 SECONDS = 30.0

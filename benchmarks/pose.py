@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 import pycolmap
 
+from pipeline.contract.messages import Array, Keyframes, Views
+from pipeline.contract.source import Source
+from pipeline.contract.stage import Context, Stage, find, options_of
 from pipeline.errors import PartNotMade
-from pipeline.geometry import align_sim3
-from pipeline.messages import Array, Keyframes, Views
-from pipeline.source import Source
-from pipeline.stage import Context, Stage, find, options_of
-from tests.scenes import encode, tour
+from stages._geometry.transforms import align_sim3
+from tests.support.paths import DATA
+from tests.support.scenes import encode, tour
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 REAL = {
     "great_wall": "sfm-clips-vggt/great_wall.mp4",
     "apple": "sfm-clips-cotracker/apple.mp4",

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from torchvision.models import optical_flow
 
 from benchmarks.rounds import against_loop
-from pipeline.stage import Context
+from pipeline.contract.stage import Context
 from stages.flow.raft import Config, Model
-from tests.motions import clip_of
-from tests.scenes import tour
+from tests.support.motions import clip_of
+from tests.support.scenes import tour
 
 BAR = 1.3
 SAME = 1e-5

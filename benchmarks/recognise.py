@@ -23,11 +23,11 @@ import torch
 import transformers as tf
 
 from benchmarks.rounds import against_loop
-from pipeline.messages import Frames
-from pipeline.stage import Context, find, options_of
-from tests.checkpoints import random_network, tokenizer
-from tests.motions import clip_of
-from tests.scenes import tour
+from pipeline.contract.messages import Frames
+from pipeline.contract.stage import Context, find, options_of
+from tests.support.checkpoints import random_network, tokenizer
+from tests.support.motions import clip_of
+from tests.support.scenes import tour
 
 SAME = 1e-5
 ACTIONS = [f"person runs {n}" for n in ("dog", "cat", "video", "photo", "quietly", "cooks")]

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 from tests.demo import film
-from tests.judge import judge
+from tests.support.judge import judge
 
 OPTIONS = ("--quiet", "export.depth_png=on", "export.flo=on", "export.flo.every=8")
 # `splats` measures those.

@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor
 
 from stages.splat._cpu import CpuBackend
+from tests.support.paths import ROOT
 
 TILE = 16
 CHUNK = 256
@@ -229,7 +229,6 @@ def speed(repeats: int) -> None:
 
 MEMORY = """
 import torch
-from benchmarks.splat_raster import scene
 from stages.splat._cpu import CpuBackend
 torch.set_num_threads(1)
 def peak():  # ru_maxrss would be that of the process that started this one
@@ -258,7 +257,6 @@ loaded = time.process_time()
 import stages.splat.cpu
 from stages.splat._cpu import CpuBackend
 imported = time.process_time()
-from benchmarks.splat_raster import scene
 g, K = scene(10_000, 320, 180)
 made = time.process_time()
 backend = CpuBackend(1)
@@ -278,7 +276,7 @@ def fresh(program: str, **more: str) -> list[float]:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parents[1], env=environment,
+        cwd=ROOT, env=environment,
     )  # fmt: skip
     return [float(word) for word in done.stdout.split()]
 

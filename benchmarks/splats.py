@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.support.paths import DATA
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
@@ -28,11 +30,12 @@ import numpy as np
 import torch
 
 from benchmarks.pose import keyframes_of
-from pipeline.cli import main as reel3d
-from pipeline.geometry import invert, project, scale_intrinsics
-from pipeline.messages import Points, Views
-from pipeline.stage import Context, find, options_of
-from pipeline.store import STATE, RunFolder
+from pipeline.cli.main import main as reel3d
+from pipeline.contract.messages import Points, Views
+from pipeline.contract.stage import Context, find, options_of
+from pipeline.storage.run_folder import STATE, RunFolder
+from stages._geometry.transforms import invert, project, scale_intrinsics
+from stages._rendering.point_renderer import splat as draw_discs
 from stages.splat._cpu import CpuBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._options import TrainingOptions
@@ -40,12 +43,10 @@ from stages.splat._photographs import HELD_OUT_EVERY, Photographs
 from stages.splat._schedule import Budget
 from stages.splat._session import scene_scale, usual_count
 from stages.splat._train import Trainer
-from stages.view._render import splat as draw_discs
-from tests.posed import posed_views
-from tests.scenes import film
-from tests.scenes.paths import Segment
+from tests.support.posed import posed_views
+from tests.support.scenes import film
+from tests.support.scenes.paths import Segment
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CLIPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "apple": ("sfm-clips-cotracker/apple.mp4", ()),
     "ramen": ("sfm-clips-anysplat/fillerbuster_ramen.mp4", ()),

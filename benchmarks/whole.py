@@ -22,9 +22,9 @@ import time
 from itertools import chain, repeat
 from pathlib import Path
 
-from tests.scenes import encode, tour
+from tests.support.paths import ROOT
+from tests.support.scenes import encode, tour
 
-ROOT = Path(__file__).parent.parent
 BARE = """
 import sys, av
 with av.open(sys.argv[1]) as c:

@@ -22,8 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UsageError
-from pipeline.messages import (
+from pipeline.contract.messages import (
     Actions,
     DepthMaps,
     Keyframes,
@@ -34,11 +33,12 @@ from pipeline.messages import (
     Tracks,
     Views,
 )
-from pipeline.source import Source
-from pipeline.stage import Ports, Stage, find, ports
+from pipeline.contract.source import Source
+from pipeline.contract.stage import Options, Ports, Stage, find, ports
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.config import Choice
+    from pipeline.chain import Choice
 
 __all__ = ["EXPORT", "HEAD", "NAMES", "ORDER", "REPORT", "STREAM_LEVEL", "Chain", "Link", "wire"]
 
@@ -152,3 +152,17 @@ def wire(choices: tuple[Choice, ...]) -> Chain:
         links.append(link)
         made.update(link.ports.makes)
     return Chain(tuple(links), left_out)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One stage of a run: which model of which step, with which options."""
+
+    step: str
+    model: str
+    options: Options
+
+    @property
+    def name(self) -> str:
+        """`depth/multiview`: how messages and the manifest call it."""
+        return f"{self.step}/{self.model}"

@@ -23,11 +23,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from pipeline.chain import EXPORT, ORDER
-from pipeline.errors import UsageError, did_you_mean
-from pipeline.stage import Options, models, options_of
+from pipeline.chain import EXPORT, ORDER, Choice
+from pipeline.contract.stage import Options, models, options_of
+from pipeline.errors import (
+    UsageError,
+    did_you_mean,
+)
 
-__all__ = ["Choice", "RunConfig", "RunOptions", "is_override", "load", "presets"]
+__all__ = ["RunConfig", "RunOptions", "is_override", "load", "presets"]
 
 LARGEST_FILE_BYTES = 1 << 20
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
@@ -63,20 +66,6 @@ class RunOptions(Options):
     budget_mb: int | None = Field(
         None, ge=16, description="bytes of clips under way; a share of the object store (cluster)"
     )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One stage of a run: which model of which step, with which options."""
-
-    step: str
-    model: str
-    options: Options
-
-    @property
-    def name(self) -> str:
-        """`depth/multiview`: how messages and the manifest call it."""
-        return f"{self.step}/{self.model}"
 
 
 @dataclass(frozen=True)
@@ -303,3 +292,7 @@ def _validated(config: type[AnyOptions], values: Mapping[str, Any], where: str) 
             raise UsageError(f"{where}: {message}") from None
         got = f"{where}.{option} = {first['input']!r}"
         raise UsageError(f"{got} is not allowed; it should be {message}") from None
+
+
+HEAD_DEADLINE_S = 120.0
+"""How long the decoder may be silent before it counts as hung."""

@@ -13,19 +13,23 @@ from typing import Any
 
 import yaml
 
-from pipeline import fetch, licences
 from pipeline.chain import NAMES, Chain, wire
 from pipeline.config import RunConfig
+from pipeline.contract.events import Loss
+from pipeline.contract.messages import RunSummary
+from pipeline.contract.source import Probe, Source
 from pipeline.errors import OutputError, Reel3dError, SourceError
-from pipeline.local import Execution, Watch
-from pipeline.messages import RunSummary
-from pipeline.plan import Job, plan
-from pipeline.source import Probe, Source
-from pipeline.store import RunFolder, fingerprint
-from pipeline.telemetry import Loss, Meter, peak_memory_bytes
-from pipeline.weights import sha256_of
+from pipeline.local.runner import Execution
+from pipeline.sources import cache as fetch
+from pipeline.storage.plan import Job, plan
+from pipeline.storage.run_folder import RunFolder, fingerprint
+from pipeline.telemetry.listener import Watch
+from pipeline.telemetry.meter import Meter, peak_memory_bytes
+from pipeline.version import version
+from pipeline.weights import licences
+from pipeline.weights.files import sha256_of
 
-__all__ = ["Begun", "Result", "begin", "conclude", "finish", "leave", "run", "version"]
+__all__ = ["Begun", "Result", "begin", "conclude", "finish", "leave", "run"]
 
 LIBRARIES = ("av", "numpy", "numba", "open3d", "opencv-python-headless", "pycolmap", "scipy")
 
@@ -45,14 +49,6 @@ class Result:
         """What could not be made, and why."""
         stages = self.manifest["stages"]
         return [(loss["what"], loss["why"]) for stage in stages for loss in stage["losses"]]
-
-
-def version() -> str:
-    """Return the version of reel3d."""
-    try:
-        return importlib.metadata.version("reel3d")
-    except importlib.metadata.PackageNotFoundError:
-        return "0 (not installed)"
 
 
 @dataclass(eq=False)

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stage
-from pipeline.cli import main
-from pipeline.logs import LogSettings
-from tests.scenes import alone, encode
-
-ROOT = Path(__file__).parent.parent
-DATA = ROOT.parent / "shared" / "data"
+from pipeline.cli.main import main
+from pipeline.contract import stage
+from pipeline.telemetry.logs import LogSettings
+from tests.support.paths import DATA, ROOT
+from tests.support.scenes import alone, encode
 
 # Threads of OpenMP that wait for each other burn the cores that other tests want: of torch's small
 # sums 60 ms instead of 1. It is read when torch is imported, here and in what the tests start.
@@ -24,16 +22,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 LONGEST_FIRST = (
-    "test_whole",
-    "test_cluster",
-    "test_run",
-    "test_jobs",
-    "test_pose_real",
-    "test_watch",
-    "test_decode_rtsp",
-    "test_segment_moving",
-    "test_pose_learned",
-    "test_depth_transformer",
+    "test_whole.py",
+    "pipeline/cluster/test_runner.py",
+    "pipeline/test_run.py",
+    "pipeline/jobs/test_jobs.py",
+    "stages/pose/test_real.py",
+    "pipeline/cli/test_watch.py",
+    "stages/decode/test_rtsp.py",
+    "stages/segment/test_moving.py",
+    "stages/pose/test_learned.py",
+    "stages/depth/test_transformer.py",
 )
 """Files that begin first where several processes share the work: one that begins last is what
 all others wait for."""
@@ -57,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item) -> int:
-    name = item.path.stem
+    name = item.path.relative_to(ROOT / "tests").as_posix()
     return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli import main
-from tests.judge import Verdict, judge
-from tests.scenes import Truth, encode, tour
+from pipeline.cli.main import main
+from tests.support.judge import Verdict, judge
+from tests.support.scenes import Truth, encode, tour
 
 RUNS = Path("runs")
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cli import _parse
-from pipeline.job_server import OLDEST_RAY
-from pipeline.remote import SCHEMES
-from pipeline.submission import CLUSTER
+from pipeline.cli.main import _parse
+from pipeline.jobs.client import OLDEST_RAY
+from pipeline.jobs.submission import CLUSTER
+from pipeline.sources.remote import SCHEMES
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -210,10 +210,10 @@ def test_what_ray_is_told_it_understands() -> None:
 def test_the_camera_of_compose_is_the_test_server(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    from tests import rtsp_server
+    from tests.support import rtsp_server
 
     camera = compose()["services"]["camera"]
-    assert camera["entrypoint"] == ["python", "-m", "tests.rtsp_server"]
+    assert camera["entrypoint"] == ["python", "-m", "tests.support.rtsp_server"]
     mounted = [volume for volume in camera["volumes"] if volume.endswith("/tests:ro")]
     assert mounted == [f"../tests:{camera['working_dir']}/tests:ro"]
     seen: list[Any] = []

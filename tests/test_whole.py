@@ -9,10 +9,10 @@ import numpy as np
 import pycolmap
 import pytest
 
-from pipeline.cli import main
-from stages.splat._read import read_splats
-from tests.judge import Verdict, judge
-from tests.scenes import encode, tour
+from pipeline.cli.main import main
+from stages._formats.gaussian_ply_reader import read_splats
+from tests.support.judge import Verdict, judge
+from tests.support.scenes import encode, tour
 
 pytestmark = pytest.mark.slow
 

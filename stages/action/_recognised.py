@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Scores
-from pipeline.stage import Options
+from pipeline.contract.messages import Scores
+from pipeline.contract.stage import Options
 
 __all__ = ["Recognised", "RecognisedOptions", "Segment"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.messages import Actions
+from pipeline.contract.messages import Actions
 from stages.action._recognised import Segment
 
 __all__ = ["Row", "actions_of", "recognised_rows"]

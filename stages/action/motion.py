@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Actions, Frames, Motion, Scores
-from pipeline.stage import Stage
+from pipeline.contract.messages import Actions, Frames, Motion, Scores
+from pipeline.contract.stage import Stage
 from stages.action._camera import (
     FEWEST,
     LABELS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.messages import Actions, Scores
-from pipeline.stage import Stage
+from pipeline.contract.messages import Actions, Scores
+from pipeline.contract.stage import Stage
 from stages.action._recognised import Recognised, RecognisedOptions
 from stages.action._rows import actions_of, recognised_rows
 

@@ -6,8 +6,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.stage import Options
-from stages.decode._stereo import Layout
+from pipeline.contract.stage import Options
+from stages.decode._stereo_packing import Layout
 
 __all__ = ["DecodeOptions", "PackedOptions", "VideoOptions"]
 

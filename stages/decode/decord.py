@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
+from pipeline.contract.source import Reader, Source
+from pipeline.contract.stage import Context, Stage
 from pipeline.errors import SourceError, require
-from pipeline.source import Reader, Source
-from pipeline.stage import Context, Stage
-from stages.decode._books import Books, Notes
-from stages.decode._image_reader import Still
+from stages.decode._error_text import named
+from stages.decode._images.reader import Still
 from stages.decode._options import VideoOptions
-from stages.decode._reader import VideoReader
-from stages.decode._wording import named
+from stages.decode._video.gap_report import Books, Notes
+from stages.decode._video.reader import VideoReader
 
 __all__ = ["Config", "Model"]
 

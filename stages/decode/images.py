@@ -15,11 +15,11 @@ from typing import Literal
 import cv2
 from pydantic import Field
 
-from pipeline.source import Reader, Source
-from pipeline.stage import Context, Stage
-from stages.decode._books import Notes
-from stages.decode._image_reader import ImageReader
+from pipeline.contract.source import Reader, Source
+from pipeline.contract.stage import Context, Stage
+from stages.decode._images.reader import ImageReader
 from stages.decode._options import DecodeOptions
+from stages.decode._video.gap_report import Notes
 
 __all__ = ["Config", "Model"]
 

@@ -7,11 +7,11 @@ BT.709. Pictures come out upright, with square pixels; interlaced video is not d
 
 from __future__ import annotations
 
-from pipeline.source import Reader, Source
-from pipeline.stage import Stage
-from stages.decode._books import Notes
+from pipeline.contract.source import Reader, Source
+from pipeline.contract.stage import Stage
 from stages.decode._options import VideoOptions
-from stages.decode._reader import VideoReader
+from stages.decode._video.gap_report import Notes
+from stages.decode._video.reader import VideoReader
 
 __all__ = ["Config", "Model"]
 

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.contract.messages import Views
 from pipeline.errors import PartNotMade
-from pipeline.messages import Views
 from stages.depth._robust import Fit, robust_fit
 from stages.depth._steady import steady
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Views
-from pipeline.stage import Options
+from pipeline.contract.messages import Views
+from pipeline.contract.stage import Options
 from stages.depth._filter import finish_maps, neighbours_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, enlarge, shrink, sweep

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.contract.messages import Views
+from pipeline.contract.stage import Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Views
-from pipeline.stage import Stage
 from stages.depth._align import anchors_of, one_scale, residual_of
 
 __all__ = ["in_units_of"]

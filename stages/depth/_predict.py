@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages._batches import Batches
+from stages._networks.batching import Batches
 from stages.depth._networks import Network
 
 __all__ = ["Predictor"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.geometry import invert
-from pipeline.messages import Views
+from pipeline.contract.messages import Views
+from stages._geometry.transforms import invert
 
 __all__ = ["Rig", "choose_neighbours"]
 

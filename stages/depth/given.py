@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Options, Stage
 from stages.depth._metres import in_units_of
 
 __all__ = ["Config", "Model"]

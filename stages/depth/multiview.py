@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import cv2
 
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Context, Stage
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Context, Stage
 from stages.depth._flow_depth import FlowDepth, FlowDepthOptions
 
 __all__ = ["Config", "Model"]

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Context, Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Context, Options, Stage
 from stages.depth._filter import finish_maps, neighbours_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, WORST, enlarge, shrink, sweep

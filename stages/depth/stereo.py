@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import DepthMaps, Frames, Views
+from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import DepthMaps, Frames, Views
-from pipeline.stage import Context, Resources, Stage
-from pipeline.weights import Weights
+from pipeline.weights.files import Weights
 from stages.depth._align import anchors_of
 from stages.depth._consistency import drop_speckles
 from stages.depth._filter import LEAST_SIDE_PX, SPECKLE_SHARE, SPECKLE_STEP

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.errors import PartNotMade, UsageError
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Context, Resources, Stage
-from pipeline.weights import Weights
-from stages._batches import Batches
-from stages._pretrained import (
+from pipeline.weights.files import Weights
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from stages._networks.batching import Batches
+from stages._networks.checkpoints import (
     LearnedOptions,
     check_task,
     configuration,

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import PictureType
 
-from stages.export._scratch import Spool
-from stages.export._video import (
+from stages._rendering.video_writer import (
     FRAME_RATE,
     TIME_BASE,
     configure,
@@ -28,6 +27,7 @@ from stages.export._video import (
     ticks,
     yuv,
 )
+from stages.export._scratch import Spool
 
 __all__ = ["GroupedVideo"]
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.messages import Views
-from pipeline.stage import Stage
+from pipeline.contract.messages import Views
+from pipeline.contract.stage import Stage
 from stages.export._publish import publish_folder
 
 __all__ = ["ImageFormat", "find_images", "finite_views", "image_name", "write_images"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import replacing, replacing_folder
-from pipeline.stage import Stage
-from pipeline.telemetry import Artefact
+from pipeline.contract.events import Artefact
+from pipeline.contract.stage import Stage
 
 __all__ = ["publish", "publish_folder"]
 

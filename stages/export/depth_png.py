@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Options, Stage
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Options, Stage
 from stages.export._publish import publish_folder
 
 __all__ = ["Config", "Model"]

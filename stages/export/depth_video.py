@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.messages import DepthMaps, Views
-from pipeline.stage import Context, Options, Stage
-from stages.export._colours import depth_colours, inverse_depth_range
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Context, Options, Stage
+from stages._rendering.colormaps import depth_colours, inverse_depth_range
+from stages._rendering.video_writer import PreviewVideo, fit_width
 from stages.export._publish import publish
-from stages.export._video import PreviewVideo, fit_width
 
 __all__ = ["Config", "Model"]
 

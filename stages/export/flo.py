@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.atomic import disk_errors
-from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Options, Stage
+from pipeline.contract.messages import Frames, Motion
+from pipeline.contract.stage import Context, Options, Stage
 from stages.export._publish import publish_folder
 from stages.export._scratch import Scratch
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Options, Stage
-from stages.export._colours import flow_colours
+from pipeline.contract.messages import Frames, Motion
+from pipeline.contract.stage import Context, Options, Stage
+from stages._rendering.colormaps import flow_colours
+from stages._rendering.video_writer import fit_width
 from stages.export._groups import GroupedVideo
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
-from stages.export._video import fit_width
 
 __all__ = ["Config", "Model"]
 

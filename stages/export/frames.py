@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.messages import Frames, Keyframes, Motion
-from pipeline.stage import Context, Options, Stage
+from pipeline.contract.messages import Frames, Keyframes, Motion
+from pipeline.contract.stage import Context, Options, Stage
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
 

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.camera_path import fit_intrinsics
-from pipeline.messages import Splats, Views
-from pipeline.stage import Context, Options, Stage
+from pipeline.contract.messages import Splats, Views
+from pipeline.contract.stage import Context, Options, Stage
+from stages._gaussians.draw import draw
+from stages._gaussians.kernels import Team
+from stages._gaussians.ssim import ssim
+from stages._rendering.camera_path import fit_intrinsics
+from stages._rendering.video_writer import fit_width
 from stages.export._publish import publish_folder
-from stages.export._video import fit_width
-from stages.splat._draw import draw
-from stages.splat._kernels import Team
-from stages.splat._similarity import ssim
 
 __all__ = ["Config", "Model"]
 

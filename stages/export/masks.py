@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Views
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Views
-from pipeline.stage import Options, Stage
 from stages.export._images import ImageFormat, image_name
 from stages.export._publish import publish_folder
 

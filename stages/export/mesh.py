@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pipeline.messages import Points
-from pipeline.stage import Options, Stage
-from stages.export._ply import write_ply
+from pipeline.contract.messages import Points
+from pipeline.contract.stage import Options, Stage
+from stages._formats.ply_writer import write_ply
 from stages.export._publish import publish
 
 __all__ = ["Config", "Model"]

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.contract.messages import Splats
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Splats
-from pipeline.stage import Options, Stage
-from stages.export._gaussians import opacity_bytes, take, to_bytes, writable
+from stages._formats.gaussian_encoding import opacity_bytes, take, to_bytes, writable
+from stages._gaussians.spherical_harmonics import SH0
 from stages.export._publish import publish
-from stages.splat._harmonics import SH0
 
 __all__ = ["Config", "Model"]
 

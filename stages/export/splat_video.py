@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.camera_path import fit_intrinsics, orbit, solid_points, walk
-from pipeline.messages import Splats
-from pipeline.stage import Options, Stage
+from pipeline.contract.messages import Splats
+from pipeline.contract.stage import Options, Stage
+from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points, walk
+from stages._rendering.splat_renderer import SplatArtist
 from stages.export._publish import publish
-from stages.export._splat_artist import SplatArtist
 
 __all__ = ["Config", "Model"]
 

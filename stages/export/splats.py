@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pipeline.messages import Splats
-from pipeline.stage import Options, Stage
-from stages.export._gaussian_ply import write_gaussian_ply
-from stages.export._gaussians import writable
+from pipeline.contract.messages import Splats
+from pipeline.contract.stage import Options, Stage
+from stages._formats.gaussian_encoding import writable
+from stages._formats.gaussian_ply_writer import write_gaussian_ply
 from stages.export._publish import publish
 
 __all__ = ["Config", "Model"]

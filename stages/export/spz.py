@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import Splats
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Splats
-from pipeline.stage import Options, Stage
-from stages.export._gaussians import opacity_bytes, take, to_bytes, writable
+from stages._formats.gaussian_encoding import opacity_bytes, take, to_bytes, writable
 from stages.export._publish import publish
 
 __all__ = ["Config", "Model"]

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pipeline.geometry import quaternion_wxyz
-from pipeline.messages import Views
-from pipeline.stage import Options, Stage
+from pipeline.contract.messages import Views
+from pipeline.contract.stage import Options, Stage
+from stages._geometry.transforms import quaternion_wxyz
 from stages.export._images import finite_views
 from stages.export._publish import publish
 

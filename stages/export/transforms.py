@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.geometry import OPENCV_FROM_OPENGL
-from pipeline.messages import Points, Views
-from pipeline.stage import Context, Options, Stage
+from pipeline.contract.messages import Points, Views
+from pipeline.contract.stage import Context, Options, Stage
+from stages._geometry.transforms import OPENCV_FROM_OPENGL
 from stages.export._images import ImageFormat, find_images, finite_views, write_images
 from stages.export._publish import publish
 

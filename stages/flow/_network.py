@@ -18,8 +18,8 @@ import torch
 from torchvision.models import optical_flow
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 
-from pipeline.weights import Weights, fit, read_tensors
-from stages._inference import pack
+from pipeline.weights.files import Weights, fit, read_tensors
+from stages._networks.inference import pack
 
 __all__ = ["Raft"]
 

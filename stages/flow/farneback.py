@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 from pydantic import Field
 
-from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Stage
+from pipeline.contract.messages import Frames, Motion
+from pipeline.contract.stage import Context, Stage
 from stages.flow._pairs import FlowOptions, dense_motion
 
 __all__ = ["Config", "Model"]

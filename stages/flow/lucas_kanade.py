@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Stage
+from pipeline.contract.messages import Frames, Motion
+from pipeline.contract.stage import Context, Stage
 from stages.flow._consistency import OUTSIDE_PX, confidence_of
 from stages.flow._pairs import SMALLEST_PX, FlowOptions, lumas
 

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Frames, Motion
+from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.errors import require
-from pipeline.messages import Frames, Motion
-from pipeline.stage import Context, Resources, Stage
-from pipeline.weights import Weights, own_file, torch_cache
-from stages._batches import Batches
-from stages._pretrained import check_device, device_of
+from pipeline.weights.files import Weights, own_file, torch_cache
+from stages._networks.batching import Batches
+from stages._networks.checkpoints import check_device, device_of
 from stages.flow._consistency import confidence
 from stages.flow._pairs import SMALLEST_PX, FlowOptions, scaled_flow, working_size
 from stages.flow._tiles import Tile, blended, tiles

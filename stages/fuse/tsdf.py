@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import DepthMaps, Points, Views
+from pipeline.contract.stage import Context, Options, Resources, Stage
 from pipeline.errors import PartNotMade, require
-from pipeline.geometry import invert
-from pipeline.messages import DepthMaps, Points, Views
-from pipeline.stage import Context, Options, Resources, Stage
+from stages._geometry.transforms import invert
 
 DEBIAN = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
 

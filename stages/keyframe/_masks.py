@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.messages import Array, Frames, Masks
-from stages._packed import packed, unpacked
+from pipeline.contract.messages import Array, Frames, Masks
+from stages._formats.packed_masks import packed, unpacked
 
 __all__ = ["row_of", "stacked_masks"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.messages import Array
-from pipeline.turning import fit_turn
+from pipeline.contract.messages import Array
+from stages._geometry.pure_rotation import fit_turn
 
 __all__ = ["Tracks", "parallax_between"]
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Array, Frames, Keyframes, Masks
+from pipeline.contract.stage import Context, Options, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Array, Frames, Keyframes, Masks
-from pipeline.stage import Context, Options, Stage
 from stages.keyframe._masks import row_of, stacked_masks
 from stages.keyframe._tracks import parallax_between
 

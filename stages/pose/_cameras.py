@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.contract.messages import Keyframes
 from pipeline.errors import later
-from pipeline.messages import Keyframes
 
 pycolmap = later("pycolmap")
 

@@ -6,8 +6,8 @@ from typing import ClassVar, TypeVar
 
 import cv2
 
+from pipeline.contract.stage import Context, Options, Stage
 from pipeline.errors import later
-from pipeline.stage import Context, Options, Stage
 
 pycolmap = later("pycolmap")
 

@@ -13,7 +13,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from pipeline.messages import Array
+from pipeline.contract.messages import Array
 
 __all__ = ["Features", "extract", "match"]
 

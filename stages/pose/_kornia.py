@@ -16,9 +16,9 @@ import kornia.feature
 import numpy as np
 import torch
 
-from pipeline.messages import Array
-from pipeline.weights import Weights, fit, read_tensors
-from stages._pretrained import check_finite
+from pipeline.contract.messages import Array
+from pipeline.weights.files import Weights, fit, read_tensors
+from stages._networks.checkpoints import check_finite
 from stages.pose._features import Features
 from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced, reduced_size, strongest
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.messages import Array, Keyframes
-from stages._batches import Batches
+from pipeline.contract.messages import Array, Keyframes
+from stages._networks.batching import Batches
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
 from stages.pose._front_end import Matched, Sift, admitted, kept

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.contract.messages import Array
 from pipeline.errors import later
-from pipeline.messages import Array
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 

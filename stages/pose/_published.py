@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.weights import Weights, torch_cache
+from pipeline.weights.files import Weights, torch_cache
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
 
 __all__ = ["CHECKPOINTS", "DETECTORS", "GLUES", "every", "hub", "kornia"]
 

@@ -21,9 +21,9 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Array, Keyframes, Views
+from pipeline.contract.stage import Options
 from pipeline.errors import PartNotMade, later
-from pipeline.messages import Array, Keyframes, Views
-from pipeline.stage import Options
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
 from stages.pose._features import Features

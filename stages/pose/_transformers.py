@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.contract.messages import Array
 from pipeline.errors import UsageError
-from pipeline.hub import Checkpoint
-from pipeline.messages import Array
-from stages._pretrained import LearnedOptions, check_finite, load, processor
+from pipeline.weights.hub import Checkpoint
+from stages._networks.checkpoints import LearnedOptions, check_finite, load, processor
 from stages.pose._features import Features
 from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced_size, strongest
 

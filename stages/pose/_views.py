@@ -7,9 +7,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from pipeline.contract.messages import Array, Keyframes, Views
 from pipeline.errors import later
-from pipeline.geometry import invert, upright
-from pipeline.messages import Array, Keyframes, Views
+from stages._geometry.transforms import invert, upright
 
 pycolmap = later("pycolmap")
 

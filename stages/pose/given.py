@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Array, Keyframes, Views
+from pipeline.contract.stage import Options
 from pipeline.errors import PartNotMade, later
-from pipeline.geometry import invert
-from pipeline.messages import Array, Keyframes, Views
-from pipeline.stage import Options
+from stages._geometry.transforms import invert
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
 from stages.pose._front_end import Sift

@@ -17,11 +17,11 @@ from typing import Any, Literal, Self
 import cv2
 from pydantic import Field, model_validator
 
+from pipeline.contract.stage import Context, Resources
 from pipeline.errors import require
-from pipeline.hub import Checkpoint
-from pipeline.stage import Context, Resources
-from pipeline.weights import Weights, own_file
-from stages._pretrained import LearnedOptions, check_device, device_of, resources_of
+from pipeline.weights.files import Weights, own_file
+from pipeline.weights.hub import Checkpoint
+from stages._networks.checkpoints import LearnedOptions, check_device, device_of, resources_of
 from stages.pose import _published as published
 from stages.pose._front_end import FrontEnd
 from stages.pose._structure import MappingOptions, StructureFromMotion

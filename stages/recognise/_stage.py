@@ -9,11 +9,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.messages import Frames, Scores
-from pipeline.stage import Context, Resources, Stage
-from stages._batches import Batches
-from stages._pretrained import device_of, resources_of
+from pipeline.contract.messages import Frames, Scores
+from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from stages._networks.batching import Batches
+from stages._networks.checkpoints import device_of, resources_of
 from stages.recognise._windows import WindowOptions, crops, windows
 
 __all__ = ["Recogniser"]

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Frames
-from stages._pretrained import LearnedOptions
+from pipeline.contract.messages import Frames
+from stages._networks.checkpoints import LearnedOptions
 
 __all__ = ["Window", "WindowOptions", "crops", "windows"]
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import Frames, Scores
+from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
-from pipeline.hub import Checkpoint, Known
-from pipeline.messages import Frames, Scores
-from pipeline.stage import Context
-from stages._pretrained import check_task, configuration, load, processor
+from pipeline.weights.hub import Checkpoint, Known
+from stages._networks.checkpoints import check_task, configuration, load, processor
 from stages.recognise._labels import own_labels
 from stages.recognise._stage import Recogniser
 from stages.recognise._windows import WindowOptions

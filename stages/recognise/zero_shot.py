@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline.contract.messages import Frames, Scores
+from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
-from pipeline.hub import Known
-from pipeline.messages import Frames, Scores
-from pipeline.stage import Context
-from stages._pretrained import configuration, load, processor
+from pipeline.weights.hub import Known
+from stages._networks.checkpoints import configuration, load, processor
 from stages.recognise._families import FAMILIES, Family, Watcher
 from stages.recognise._labels import read_lines
 from stages.recognise._stage import Recogniser

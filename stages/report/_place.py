@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UsageError, later
+from stages._rendering.overview import Overview, frusta, overview, upright
+from stages._rendering.scene import Cameras, Scene, read_scene
 from stages.report._facts import Facts
 from stages.report._markup import Markup, data_uri, embedded_json, tag
 from stages.report._pictures import jpeg_uri
 from stages.report._wording import amount, plural
-from stages.view._overview import Overview, frusta, overview, upright
-from stages.view._scene import Cameras, Scene, read_scene
 
 __all__ = ["place"]
 
-render = later("stages.view._render")
+render = later("stages._rendering.point_renderer")
 """It is compiled: every command describes the report, and few make one."""
 
 STILL_SIZE = (1280, 720)

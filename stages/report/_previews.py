@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stages.export._colours import flow_colours
+from stages._rendering.colormaps import flow_colours
 from stages.report._facts import Facts
 from stages.report._markup import Markup, data_uri, tag
 from stages.report._pictures import jpeg_uri, video_pictures, video_uri

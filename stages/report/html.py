@@ -11,9 +11,9 @@ import cv2
 from pydantic import Field
 
 from pipeline.atomic import write_text
-from pipeline.messages import RunSummary
-from pipeline.stage import Context, Options, Stage
-from pipeline.telemetry import Artefact
+from pipeline.contract.events import Artefact
+from pipeline.contract.messages import RunSummary
+from pipeline.contract.stage import Context, Options, Stage
 from stages.report._facts import Facts, read_facts
 from stages.report._markup import Markup, tag
 from stages.report._place import place

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.messages import Frames
-from pipeline.source import Picture, Reader
-from pipeline.stage import Options
+from pipeline.contract.messages import Frames
+from pipeline.contract.source import Picture, Reader
+from pipeline.contract.stage import Options
 from stages.sample._course import Carry
 
 __all__ = [

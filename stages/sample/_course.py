@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.contract.source import Picture, Reader
 from pipeline.errors import SourceError
-from pipeline.source import Picture, Reader
 
 __all__ = ["Carry", "Course"]
 

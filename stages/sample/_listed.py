@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.messages import Frames
-from pipeline.source import Picture, Reader, Timeline
-from pipeline.stage import Stage
+from pipeline.contract.messages import Frames
+from pipeline.contract.source import Picture, Reader, Timeline
+from pipeline.contract.stage import Stage
 from stages.sample._clips import ClipOptions, Kept, SampleOptions, clips, keep, stretches
 from stages.sample._course import Carry, Course
 

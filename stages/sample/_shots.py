@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.source import Picture
+from pipeline.contract.source import Picture
 from stages.sample._clips import SHARPNESS_WIDTH_PX
 
 __all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "Shots", "in_shot", "looks", "shots"]

@@ -19,9 +19,9 @@ from typing import Any, Self
 import cv2
 from pydantic import Field, model_validator
 
-from pipeline.messages import Frames
-from pipeline.source import Reader
-from pipeline.stage import Context, Stage
+from pipeline.contract.messages import Frames
+from pipeline.contract.source import Reader
+from pipeline.contract.stage import Context, Stage
 from stages.sample._clips import Kept, SampleOptions, clips, keep, sharpness_of, stretches
 from stages.sample._course import Carry, Course
 from stages.sample._shots import Look, Matcher, Shots, in_shot, looks, shots

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.source import Picture, Timeline
+from pipeline.contract.source import Picture, Timeline
 from stages.sample._clips import ClipOptions
 from stages.sample._listed import FollowingSampler, Ints
 

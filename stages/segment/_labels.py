@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.hub import Checkpoint
-from stages._pretrained import configuration
+from pipeline.weights.hub import Checkpoint
+from stages._networks.checkpoints import configuration
 
 __all__ = ["MOVERS", "check_labels", "kept_labels", "listed"]
 

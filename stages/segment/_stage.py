@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import Field
 
-from pipeline.hub import Checkpoint
-from pipeline.messages import Array, Frames, Masks
-from pipeline.stage import Context, Resources, Stage
-from stages._batches import Batches
-from stages._pretrained import LearnedOptions, device_of, resources_of
+from pipeline.contract.messages import Array, Frames, Masks
+from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.weights.hub import Checkpoint
+from stages._networks.batching import Batches
+from stages._networks.checkpoints import LearnedOptions, device_of, resources_of
 from stages.segment._labels import MOVERS
 from stages.segment._seen import Seen, masks_of
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from pipeline.contract.messages import Array
+from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.messages import Array
-from pipeline.stage import Context
-from stages._pretrained import check_task, load, processor
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._labels import check_labels, kept_labels, listed
 from stages.segment._seen import Seen
 from stages.segment._stage import Looker, LookingOptions

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.messages import Array
-from pipeline.stage import Context
-from stages._boxes import box_of
-from stages._pretrained import check_task, load, processor
+from pipeline.contract.messages import Array
+from pipeline.contract.stage import Context
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from stages._geometry.boxes import box_of
+from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._labels import check_labels, kept_labels
 from stages.segment._seen import Seen
 from stages.segment._stage import Looker, LookingOptions

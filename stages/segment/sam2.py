@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.hub import Checkpoint, Known, checkpoint
-from pipeline.messages import Array, Frames, Masks, Motion
-from pipeline.stage import Context, Resources
-from stages._batches import Batches
-from stages._boxes import box_of, overlap_of
-from stages._pretrained import check_task, load, processor
+from pipeline.contract.messages import Array, Frames, Masks, Motion
+from pipeline.contract.stage import Context, Resources
+from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from stages._geometry.boxes import box_of, overlap_of
+from stages._networks.batching import Batches
+from stages._networks.checkpoints import check_task, load, processor
 from stages.segment import detection
 from stages.segment._motion import MOVING, Patches, moving_patches
 from stages.segment._propagation import Followed, Propagation

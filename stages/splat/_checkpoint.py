@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.atomic import replacing
-from pipeline.stage import Options
+from pipeline.contract.stage import Options
 
 __all__ = ["key_of", "read", "write"]
 

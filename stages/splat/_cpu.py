@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from stages.splat._adam import SelectiveAdam, step_together
-from stages.splat._contract import Rendering
-from stages.splat._kernels import Team
-from stages.splat._passes import (
+from stages._gaussians.kernels import Team
+from stages._gaussians.passes import (
     Camera,
     Drawing,
     Projection,
@@ -29,7 +27,9 @@ from stages.splat._passes import (
     shade_pass,
     shade_pass_backward,
 )
-from stages.splat._similarity import photometric
+from stages._gaussians.selective_adam import SelectiveAdam, step_together
+from stages._gaussians.ssim import photometric
+from stages.splat._contract import Rendering
 
 __all__ = ["CpuBackend"]
 

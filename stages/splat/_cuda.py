@@ -13,9 +13,9 @@ from torch.nn.functional import conv2d
 from torch.optim import Optimizer
 
 from pipeline.errors import PartNotMade, require
+from stages._gaussians.passes import EPS2D, FAR, NEAR
+from stages._gaussians.ssim import C1, C2, REACH, WINDOW
 from stages.splat._contract import Rendering
-from stages.splat._passes import EPS2D, FAR, NEAR
-from stages.splat._similarity import C1, C2, REACH, WINDOW
 
 __all__ = ["CudaBackend", "photometric"]
 
@@ -48,7 +48,7 @@ def _blur(x: Tensor, window: Tensor) -> Tensor:
 def photometric(image: Tensor, target: Tensor, dssim: float) -> Tensor:
     """Return (1 - dssim) L1 + dssim (1 - SSIM) of two pictures [H, W, 3] on any device.
 
-    The window and the border are those of `stages.splat._similarity` (Wang et al. 2004, as in
+    The window and the border are those of `stages._gaussians.ssim` (Wang et al. 2004, as in
     3DGS). The 5 moments of the 3 channels are 15 groups of one separable convolution.
     """
     window = torch.from_numpy(WINDOW).to(image)

@@ -11,10 +11,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import Parameter
 
+from pipeline.contract.messages import Points, Views
 from pipeline.errors import PartNotMade
-from pipeline.geometry import invert, project
-from pipeline.messages import Points, Views
-from stages.splat._harmonics import SH0
+from stages._gaussians.spherical_harmonics import SH0
+from stages._geometry.transforms import invert, project
 
 __all__ = ["NAMES", "initial_gaussians", "scene_points"]
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.geometry import invert, scale_intrinsics
-from pipeline.messages import Views
+from pipeline.contract.messages import Views
+from stages._geometry.transforms import invert, scale_intrinsics
 
 __all__ = ["HELD_OUT_EVERY", "Photographs", "Shot"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.contract.messages import Points, Splats, Views
+from pipeline.contract.stage import Stage
 from pipeline.errors import OutputError
-from pipeline.geometry import invert, project
-from pipeline.messages import Points, Splats, Views
-from pipeline.stage import Stage
+from stages._geometry.transforms import invert, project
 from stages.splat._checkpoint import key_of, read, write
 from stages.splat._contract import Backend
 from stages.splat._initial import initial_gaussians, scene_points

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from pipeline.contract.messages import Points, Splats, Views
+from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.errors import PartNotMade
-from pipeline.messages import Points, Splats, Views
-from pipeline.stage import Context, Resources, Stage
 from stages.splat._options import TrainingOptions
 
 if TYPE_CHECKING:

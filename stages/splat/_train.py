@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from pipeline.contract.messages import Views
 from pipeline.errors import PartNotMade
-from pipeline.geometry import invert
-from pipeline.messages import Views
+from stages._gaussians.ssim import ssim
+from stages._geometry.transforms import invert
 from stages.splat._contract import Backend, Rendering
 from stages.splat._corrections import Corrections
 from stages.splat._growth import Growth, growth
@@ -21,7 +22,6 @@ from stages.splat._memory import fits
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import Photographs, Shot
 from stages.splat._schedule import Budget, Schedule
-from stages.splat._similarity import ssim
 
 __all__ = ["RATES", "Quality", "Trainer"]
 

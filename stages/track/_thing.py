@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.messages import Array
-from stages._boxes import overlap_of
-from stages._packed import packed, unpacked
+from pipeline.contract.messages import Array
+from stages._formats.packed_masks import packed, unpacked
+from stages._geometry.boxes import overlap_of
 
 __all__ = ["Seen", "Thing", "overlaps"]
 

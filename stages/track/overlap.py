@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.messages import Array, Frames, Masks, Tracks
-from pipeline.stage import Context, Options, Stage
+from pipeline.contract.messages import Array, Frames, Masks, Tracks
+from pipeline.contract.stage import Context, Options, Stage
 from stages.track._thing import Seen, Thing, overlaps
 
 __all__ = ["Config", "Model"]

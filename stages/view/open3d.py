@@ -18,16 +18,16 @@ from pydantic import Field
 
 import stages
 from pipeline.atomic import replacing
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import UsageError, later
-from pipeline.stage import Options, Stage
-from stages.export._splat_artist import SplatArtist, write_png
-from stages.view._overview import overview
-from stages.view._scene import Scene, read_scene
-from stages.view._splat_scene import SPLATS, SplatScene, read_splat_scene
+from stages._rendering.overview import overview
+from stages._rendering.scene import Scene, read_scene
+from stages._rendering.splat_renderer import SplatArtist, write_png
+from stages._rendering.splat_scene import SPLATS, SplatScene, read_splat_scene
 
 __all__ = ["Config", "Model"]
 
-render = later("stages.view._render")
+render = later("stages._rendering.point_renderer")
 
 DRIVERS = "libvulkan1 mesa-vulkan-drivers"
 
@@ -133,7 +133,14 @@ def _draw(how: str, what: str, folder: Path, *arguments: str, timeout_s: float |
     root = str(Path(stages.__path__[0]).parent)
     paths = [root, os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    command = [sys.executable, "-m", "stages.view._open3d", how, what, str(folder.resolve())]
+    command = [
+        sys.executable,
+        "-m",
+        "stages.view._open3d_process",
+        how,
+        what,
+        str(folder.resolve()),
+    ]
     try:
         done = subprocess.run(
             [*command, *arguments],

@@ -11,15 +11,22 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.atomic import replacing
-from pipeline.camera_path import fit_intrinsics, look_at, orbit, solid_points, through, walk
+from pipeline.contract.messages import Splats
+from pipeline.contract.stage import Options, Stage
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.messages import Splats
-from pipeline.stage import Options, Stage
-from stages.export._splat_artist import SplatArtist, write_png
-from stages.view._keyframes import Keyframes
-from stages.view._overview import FIELD_OF_VIEW, overview
-from stages.view._path_file import read_path_file
-from stages.view._splat_scene import SPLATS, USUAL_SIZE, read_scene_of_splats
+from stages._rendering.camera_path import (
+    fit_intrinsics,
+    look_at,
+    orbit,
+    solid_points,
+    through,
+    walk,
+)
+from stages._rendering.overview import FIELD_OF_VIEW, overview
+from stages._rendering.path_file import read_path_file
+from stages._rendering.run_cameras import Keyframes
+from stages._rendering.splat_renderer import SplatArtist, write_png
+from stages._rendering.splat_scene import SPLATS, USUAL_SIZE, read_scene_of_splats
 
 __all__ = ["Config", "Model"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from pipeline.source import Picture, Probe, Reader, Source, Timeline
-from pipeline.stage import Options, Stage
+from pipeline.contract.source import Picture, Probe, Reader, Source, Timeline
+from pipeline.contract.stage import Options, Stage
 
 
 class Config(Options):

@@ -7,8 +7,8 @@ import time
 from pydantic import Field
 
 from benchmarks.batches import checksum, number_of
-from pipeline.messages import Frames
-from pipeline.stage import Options, Stage
+from pipeline.contract.messages import Frames
+from pipeline.contract.stage import Options, Stage
 
 
 class Config(Options):

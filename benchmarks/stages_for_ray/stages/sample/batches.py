@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from stages.decode.synthetic import Synthetic
 
 from benchmarks.batches import Buffer
-from pipeline.messages import Frames
-from pipeline.source import Reader
-from pipeline.stage import Options, Stage
+from pipeline.contract.messages import Frames
+from pipeline.contract.source import Reader
+from pipeline.contract.stage import Options, Stage
 
 
 class Config(Options):

@@ -1,0 +1,122 @@
+"""What a simulation is asked and what it tells: streams, machines, and what has happened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from pipeline.capacity.machines import Shape
+
+__all__ = ["Load", "Passed", "Site", "Sums"]
+
+Sums = defaultdict[str, float]
+"""Seconds or counts by name."""
+
+
+def _sums() -> Sums:
+    return defaultdict(float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """The streams: all of one kind."""
+
+    streams: int
+    width: int
+    height: int
+    fps: float
+    seconds: float | None
+    """Of each file; None for cameras."""
+
+    @property
+    def megapixels(self) -> float:
+        """Of one frame of the source."""
+        return self.width * self.height / 1e6
+
+    def delivered_megapixels(self, max_side: int) -> float:
+        """Return the size of a frame behind the decoder."""
+        return self.megapixels * min(1.0, max_side / max(self.width, self.height)) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The machines and what lies between them."""
+
+    shape: Shape
+    store_bytes: float
+    """Object store of one machine."""
+    network_bytes_s: float
+    """What one machine can take in, and give out, each."""
+    free: float = 1.0
+    """Share of the cores that other programs leave over."""
+    shared_folder: bool = True
+    """Whether all machines see sources and run folders; else decoders stay with the driver."""
+
+    @property
+    def cpus(self) -> float:
+        """Of all machines."""
+        return self.shape.count * self.shape.cpus
+
+    @property
+    def gpus(self) -> float:
+        """Of all machines."""
+        return self.shape.count * self.shape.gpus
+
+
+@dataclass(eq=False, kw_only=True)
+class Passed:
+    """What has happened so far; two of them are subtracted to look at a stretch of time."""
+
+    at_s: float = 0.0
+    busy_s: Sums = field(default_factory=_sums)
+    """Lane to the seconds in which its workers had a call that ran."""
+    worker_s: Sums = field(default_factory=_sums)
+    """Lane to the seconds in which its workers were there."""
+    cpu_s: Sums = field(default_factory=_sums)
+    """Stage to core-seconds."""
+    gpu_s: Sums = field(default_factory=_sums)
+    """Stage to GPU-seconds."""
+    calls: Sums = field(default_factory=_sums)
+    """Lane to calls done."""
+    cores_s: float = 0.0
+    """Core-seconds of everything, start-up included, that machines have done."""
+    driver_s: float = 0.0
+    into_bytes: list[int] = field(default_factory=list[int])
+    """What has come in over the network card of each machine."""
+    out_bytes: list[int] = field(default_factory=list[int])
+    """What has gone out."""
+    dropped_s: float = 0.0
+    """Of all cameras."""
+    filmed_s: float = 0.0
+
+    def copy(self) -> Passed:
+        """Return what stays as it is while this one goes on."""
+        return self.since(Passed())
+
+    def since(self, before: Passed) -> Passed:
+        """Return what has happened between then and now."""
+        return Passed(
+            at_s=self.at_s - before.at_s,
+            busy_s=_less(self.busy_s, before.busy_s),
+            worker_s=_less(self.worker_s, before.worker_s),
+            cpu_s=_less(self.cpu_s, before.cpu_s),
+            gpu_s=_less(self.gpu_s, before.gpu_s),
+            calls=_less(self.calls, before.calls),
+            cores_s=self.cores_s - before.cores_s,
+            driver_s=self.driver_s - before.driver_s,
+            into_bytes=_apart(self.into_bytes, before.into_bytes),
+            out_bytes=_apart(self.out_bytes, before.out_bytes),
+            dropped_s=self.dropped_s - before.dropped_s,
+            filmed_s=self.filmed_s - before.filmed_s,
+        )
+
+
+def _less(now: Sums, before: Sums) -> Sums:
+    left = _sums()
+    for name, value in now.items():
+        left[name] = value - before.get(name, 0.0)
+    return left
+
+
+def _apart(now: list[int], before: list[int]) -> list[int]:
+    return [a - b for a, b in zip(now, before or [0] * len(now), strict=True)]

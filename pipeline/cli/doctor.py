@@ -1,0 +1,250 @@
+"""What this machine can run, and what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.chain import ORDER
+from pipeline.contract.stage import models
+
+__all__ = ["DEBIAN_PACKAGES", "Finding", "examine"]
+
+DEBIAN_PACKAGES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
+"""What Open3D's wheel needs and does not bring (measured: FACTS of version 0.20)."""
+
+NEEDED = (
+    "av", "cv2", "gsplat", "numba", "numpy", "pyarrow", "pycolmap", "open3d", "scipy", "torch",
+)  # fmt: skip
+OPTIONAL = {
+    "decord": "pip install 'reel3d[decord]'",
+    "torchvision": "pip install torchvision, of the release that belongs to torch",
+    "transformers": "pip install transformers",
+}
+DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "missing", "broken"]
+    """`broken`: the default preset cannot run without it."""
+    told: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at the machine; libraries are imported in processes of their own."""
+    looks: list[Callable[[], list[Finding] | Finding]]
+    looks = [_python, _bytecode, _machine, _disk, _libraries, _codecs, _display, _offscreen, _gpu]
+    # Some import something heavy, so as many at a time as there are cores.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(lambda look: look(), looks))
+    findings = [one for some in found for one in (some if isinstance(some, list) else [some])]
+    findings += [Finding(f"models: {step}", "ok", ", ".join(models(step))) for step in ORDER]
+    return findings
+
+
+def _python() -> Finding:
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Finding(
+        "Python",
+        "ok" if good else "broken",
+        platform.python_version(),
+        "" if good else "reel3d runs on Python 3.11 to 3.13",
+    )
+
+
+def _bytecode() -> Finding:
+    """Say whether a process that starts must compile what it imports, which takes it twice as long.
+
+    uv leaves that to the first import; PYTHONDONTWRITEBYTECODE or a folder of another user keeps
+    that from being of use to the next.
+    """
+    origin = _origin("torch")
+    if origin is None or Path(cache_from_source(str(origin))).is_file():
+        return Finding("bytecode", "ok", "packages are compiled")
+    packages = origin.parent.parent
+    if not sys.dont_write_bytecode and os.access(origin.parent, os.W_OK):
+        return Finding("bytecode", "ok", "packages are compiled as they are imported")
+    return Finding(
+        "bytecode",
+        "missing",
+        f"packages in {packages} are compiled anew by every process that starts",
+        f"python -m compileall -q {packages}",
+    )
+
+
+def _origin(name: str) -> Path | None:
+    """Return the file of a package, which is not imported."""
+    spec = find_spec(name)
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def _machine() -> Finding:
+    memory = psutil.virtual_memory()
+    enough = memory.available > 3e9
+    return Finding(
+        "machine",
+        "ok" if enough else "missing",
+        f"{len(os.sched_getaffinity(0))} cores, {memory.total / 1e9:.0f} GB memory, "
+        f"{memory.available / 1e9:.0f} GB free",
+        "" if enough else "a run may need 3 GB; close other programs or lower decode.max_side",
+    )
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free
+    enough = free > 2e9
+    return Finding(
+        "disk here",
+        "ok" if enough else "missing",
+        f"{free / 1e9:.0f} GB free",
+        "" if enough else "a run may need 1 GB; free some space",
+    )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a process of its own said and how it ended."""
+
+    code: int
+    lines: list[str]
+    """Its standard output."""
+    why: str
+    """In a few words, where it did not end well."""
+
+
+def _output(code: str) -> Output:
+    """Run Python code in a process of its own, since some libraries end theirs on failure."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""
+        return Output(1, said.splitlines(), "no answer for 60 s")
+    faults = done.stderr.strip().splitlines()
+    why = faults[-1] if faults else f"ended with code {done.returncode}"
+    return Output(done.returncode, done.stdout.strip().splitlines(), why)
+
+
+def _attempt(code: str) -> tuple[int, str]:
+    """Return how some code ended, and its last words."""
+    done = _output(code)
+    return done.code, (done.lines[-1:] or [""])[0] if done.code == 0 else done.why
+
+
+def _libraries() -> list[Finding]:
+    """Import all libraries, one after the other; several bring torch, which takes seconds."""
+    told = _imported(tuple(name for name in (*NEEDED, *OPTIONAL) if _version(name)))
+    return [_library(name, told.get(name, "")) for name in (*NEEDED, *OPTIONAL)]
+
+
+def _imported(names: tuple[str, ...]) -> dict[str, str]:
+    """Import libraries in a process of its own; return what went wrong with each.
+
+    A library that ends the process is told from the others by its place: the rest is tried anew.
+    """
+    code = (
+        "import importlib\n"
+        f"for name in {names!r}:\n"
+        "    try: importlib.import_module(name); why = ''\n"
+        "    except Exception as error: why = repr(error)\n"
+        "    print(name, ' '.join(why.split()), flush=True)\n"
+    )
+    done = _output(code)
+    told: dict[str, str] = {}
+    for line in done.lines:
+        name, _, why = line.partition(" ")
+        if name in names:
+            told[name] = why
+    left = names[len(told) :]
+    if not left:
+        return told
+    return {**told, left[0]: done.why, **_imported(left[1:])}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _library(name: str, why: str) -> Finding:
+    version, fault = _version(name), "broken" if name in NEEDED else "missing"
+    if version is None:
+        return Finding(name, fault, "not installed", OPTIONAL.get(name, "pip install reel3d"))
+    if not why:
+        return Finding(name, "ok", version)
+    advice = f"apt-get install {DEBIAN_PACKAGES}" if name == "open3d" else "reinstall it"
+    return Finding(name, fault, f"{version}: {why}", advice)
+
+
+def _codecs() -> Finding:
+    code, told = _attempt(
+        "import av; names = ('h264', 'hevc', 'vp9', 'libdav1d', 'mpeg4'); "
+        "print(', '.join(n for n in names if n in av.codecs_available))"
+    )
+    return Finding("video codecs", "ok" if code == 0 and "h264" in told else "broken", told)
+
+
+def _display() -> Finding:
+    display = os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")
+    if display:
+        return Finding("display", "ok", display)
+    return Finding("display", "missing", "none", "reel3d view shows report.html in a browser")
+
+
+def _offscreen() -> Finding:
+    code, told = _attempt(
+        "import open3d as o3d; o3d.visualization.rendering.OffscreenRenderer(16, 16)"
+    )
+    if code == 0:
+        return Finding("off-screen rendering", "ok", "Open3D on Vulkan")
+    advice = "apt-get install libvulkan1 mesa-vulkan-drivers; else a software renderer is used"
+    return Finding("off-screen rendering", "missing", told, advice)
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding(
+            "GPU", "missing", "no NVIDIA driver; splat.model=cuda needs one, nothing else"
+        )
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finding("GPU", "ok" if done.returncode == 0 else "missing", done.stdout.strip())
+
+
+def doctor_command(options: argparse.Namespace, console: Console) -> int:
+    del options, console
+    findings = examine()
+    out = Console(highlight=False)
+    marks = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "broken": "[red]✗[/]"}
+    for finding in findings:
+        advice = f"  [dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        what, told = escape(finding.what), escape(finding.told)
+        out.print(f"{marks[finding.state]} {what:<26} {told}{advice}", soft_wrap=True)
+    return 4 if any(finding.state == "broken" for finding in findings) else 0

@@ -1,0 +1,42 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import get_args
+
+from pipeline.telemetry.logs import LEVELS, Form, LogSettings
+
+
+def add_licence_option(command: argparse.ArgumentParser) -> None:
+    """Add `--accept-licence`; the names given are `options.licences`."""
+    command.add_argument(
+        "--accept-licence",
+        dest="licences",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="agree to a licence of weights, as the message that asks for it names it; remembered",
+    )
+
+
+def add_log_options(
+    parser: argparse.ArgumentParser, commands: Iterable[argparse.ArgumentParser] = ()
+) -> None:
+    """Give a parser, and those of its subcommands, `--log-format` and `--log-level`."""
+    inherited = LogSettings.inherited()
+    parser.set_defaults(log_format=inherited.form, log_level=inherited.level)
+    for each in (parser, *commands):
+        each.add_argument(
+            "--log-format",
+            choices=get_args(Form),
+            default=argparse.SUPPRESS,
+            help="text (default), or a line of JSON a record, with the ids of stream and stage",
+        )
+        each.add_argument(
+            "--log-level",
+            choices=LEVELS,
+            default=argparse.SUPPRESS,
+            help="the least weight that is told (default: warning)",
+        )

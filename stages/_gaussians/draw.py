@@ -1,0 +1,80 @@
+"""Draws finished splats on the CPU, without torch: for exports, reports and viewers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contract.messages import Splats
+from stages._gaussians.kernels import Team
+from stages._gaussians.passes import Camera, draw_pass, project_pass, shade_pass
+from stages._geometry.transforms import invert
+
+__all__ = ["Picture", "draw"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a camera sees of a scene of splats."""
+
+    rgb: Array
+    """float32 [H, W, 3] in 0..1."""
+    alpha: Array
+    """float32 [H, W] in 0..1: how much of the background is covered."""
+    depth: Array
+    """float32 [H, W]: expected z in the camera's frame, world units; NaN where alpha is 0."""
+
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the colours as uint8 [H, W, 3]."""
+        return np.rint(self.rgb * 255).astype(np.uint8)
+
+
+def draw(
+    splats: Splats,
+    K: Array,
+    T_world_camera: Array,
+    size: tuple[int, int],
+    *,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    depth: bool = False,
+    team: Team | None = None,
+) -> Picture:
+    """Draw splats as they were trained.
+
+    Args:
+        splats: The scene.
+        K: [3, 3] intrinsics in px for pictures of `size`.
+        T_world_camera: [4, 4]: the camera's pose.
+        size: (width, height) px.
+        background: RGB in 0..1.
+        depth: Whether to draw depth too, which takes half as long again; else it is NaN.
+        team: Threads to use; one by default.
+    """
+    team = team or Team(1)
+    camera = Camera.of(invert(np.asarray(T_world_camera)), K, size, np.float32)
+    centre = np.asarray(T_world_camera)[:3, 3].astype(np.float32)
+    projection = project_pass(
+        team,
+        splats.means,
+        splats.quats,
+        splats.log_scales,
+        splats.opacity_logits,
+        camera,
+        splats.antialiased,
+    )
+    degree = int(np.sqrt(splats.sh.shape[1])) - 1
+    sh0, shN = np.ascontiguousarray(splats.sh[:, :1]), np.ascontiguousarray(splats.sh[:, 1:])
+    colours = shade_pass(team, degree, splats.means, centre, sh0, shN, projection.radii)
+    drawing = draw_pass(team, projection, colours, np.array(background), size)
+    alpha = 1 - drawing.left
+    z = np.full(alpha.shape, np.nan, np.float32)
+    if depth:
+        layers = np.repeat(projection.depths[:, None], 3, axis=1)
+        total = draw_pass(team, projection, layers, np.zeros(3), size).image[..., 0]
+        np.divide(total, alpha, out=z, where=alpha > 0)
+    return Picture(np.clip(drawing.image, 0, 1), alpha, z)

@@ -1,0 +1,149 @@
+"""How this step's numba kernels are compiled, and the threads that run them.
+
+A kernel works on a range of Gaussians or of tiles and writes only what belongs to them, so that
+results do not depend on how the ranges are cut: they are bit-equal for any number of threads.
+Kernels take float32 (training) and float64 (to check gradients) alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+__all__ = ["Team", "exp_negative", "kernel"]
+
+_INLINED = ("kernels.py", "projection.py", "binning.py")
+"""The files whose functions and constants are compiled into the kernels of other files."""
+_SOURCES = hashlib.sha256(
+    b"".join(Path(__file__).with_name(name).read_bytes() for name in _INLINED)
+).hexdigest()
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function, once: the machine code is kept on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled = _compile(**options)(function)
+        # numba renews machine code when the function's own file has changed; what is inlined from
+        # other files would stay as it was, after an update too.
+        kept = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+        if kept is not None:
+            kept._source_stamp = f"{kept._source_stamp} {_SOURCES}"
+        return compiled
+
+    return decorate
+
+
+_compile = partial(
+    njit,
+    cache=True,
+    nogil=True,
+    # The default checks divisors, and a branch in the inner loop keeps it from SIMD: 10x.
+    error_model="numpy",
+    # Not nnan and ninf: they would drop the tests that keep NaN out.
+    fastmath={"reassoc", "contract", "arcp", "nsz", "afn"},
+)
+
+
+@intrinsic
+def _float_of_bits(typing: Any, bits: Any) -> Any:
+    """Return the float32 with these 32 bits."""
+    del typing
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+def exp_negative(x: float) -> float:  # pragma: no cover (for the compiler)
+    """Return e^-x for x in 0..80: in float32 by a polynomial that compiles to SIMD."""
+    return math.exp(-x)
+
+
+@overload(exp_negative, jit_options={"fastmath": {"contract"}}, inline="always")
+def _exp_negative(x):
+    if x != types.float32:
+        return lambda x: math.exp(-x)
+
+    def fast(x):
+        # Cody and Waite 1980: e^-x = 2^whole e^-t with t in -ln 2..0. By one fused multiply-add t
+        # is exact, where the fraction of -x / ln 2 would carry the rounding of the whole.
+        whole = np.floor(x * np.float32(-1.4426950408889634))
+        t = whole * np.float32(0.6931471805599453) + x
+        # Minimax of e^-t by reweighted least squares, relative error 8e-8.
+        p = np.float32(-1.17346564e-2)
+        p = p * t + np.float32(3.89426918e-2)
+        p = p * t + np.float32(-1.67634191e-1)
+        p = p * t + np.float32(4.99848289e-1)
+        p = p * t + np.float32(-1.00000850)
+        p = p * t + np.float32(9.99999925e-1)
+        return p * _float_of_bits(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)))
+
+    return fast
+
+
+class Team:
+    """A fixed number of threads that share out ranges of work."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1, "splat") if threads > 1 else None
+
+    def each(self, work: Callable[[int, int], object], bounds: Sequence[int]) -> None:
+        """Call `work(start, end)` for every two neighbouring bounds."""
+        spans = [(int(a), int(b)) for a, b in pairwise(bounds) if b > a]
+        if self._pool is None or len(spans) < 2:
+            for span in spans:
+                work(*span)
+            return
+        waiting = iter(spans)
+
+        def take() -> None:
+            # `next` on one iterator is safe under the interpreter lock.
+            for span in waiting:
+                work(*span)
+
+        helpers = [self._pool.submit(take) for _ in range(min(self.threads, len(spans)) - 1)]
+        try:
+            take()
+        finally:
+            # What they write into must not be used by others before they are through.
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+
+    def rows(
+        self, work: Callable[[int, int], object], count: int, least: int = 2048, step: int = 1
+    ) -> None:
+        """Share out `count` rows evenly, at least `least` at a time, cut at multiples of `step`."""
+        # Two ranges a thread: one that wakes up late leaves its second to the others.
+        parts = max(1, min(2 * self.threads, count // least)) if self.threads > 1 else 1
+        self.each(work, [*(count * i // parts // step * step for i in range(parts)), count])
+
+    def weighted(self, work: Callable[[int, int], object], costs: npt.NDArray[np.int64]) -> None:
+        """Share out items by their costs, in several ranges a thread: ranges differ in truth."""
+        if self.threads == 1:
+            self.each(work, (0, len(costs)))
+            return
+        total = np.cumsum(costs)
+        shares = np.linspace(0, total[-1] if len(total) else 0, 6 * self.threads + 1)[1:-1]
+        self.each(work, [0, *np.searchsorted(total, shares).tolist(), len(costs)])
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()

@@ -1,0 +1,90 @@
+"""Adam for the Gaussians that were seen, as one pass over memory on the CPU.
+
+gsplat's `SelectiveAdam` (Mallick et al. 2024, Taming 3DGS) runs on CUDA alone; this is its twin:
+rows that were not seen keep their moments, and there is no bias correction.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages._gaussians.kernels import Team, kernel
+
+__all__ = ["SelectiveAdam", "step_together"]
+
+
+@kernel()
+def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, rest1, rest2, eps):
+    """Move rows `first` to `last` of `value` [N, K] that were seen.
+
+    `rest` is 1 - beta, made outside: the compiler would make g^2 - beta g^2 of it, which float32
+    rounds to 6e-5.
+    """
+    for i in range(np.uint64(first), np.uint64(last)):
+        if not seen[i]:
+            continue
+        for k in range(np.uint64(value.shape[1])):
+            g = gradient[i, k]
+            m = beta1 * mean[i, k] + rest1 * g
+            v = beta2 * square[i, k] + rest2 * g * g
+            mean[i, k], square[i, k] = m, v
+            value[i, k] -= lr * m / (np.sqrt(v) + eps)
+
+
+class SelectiveAdam:
+    """Adam over one parameter [N, ...], with the state and groups of `torch.optim.Adam`.
+
+    It is none: making the first of torch's optimisers imports its compiler, 3 s of CPU time.
+    """
+
+    def __init__(self, team: Team, parameter: Tensor, lr: float) -> None:
+        self._team = team
+        group = {"params": [parameter], "lr": lr, "betas": (0.9, 0.999), "eps": 1e-15}
+        self.param_groups: list[dict[str, Any]] = [group]
+        # gsplat's strategies look up parameters that never moved, such as harmonics of degree 0.
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self, visibility: Tensor) -> None:
+        """Move the rows where `visibility` [N] is true."""
+        step_together(self._team, [self], visibility)
+
+    def arguments(self) -> tuple[Any, ...] | None:
+        """Return what the kernel takes after `seen`, or None if there is nothing to move."""
+        (group,) = self.param_groups
+        parameter = group["params"][0]
+        if parameter.grad is None or parameter.numel() == 0:
+            return None
+        assert parameter.is_contiguous(), "the steps would go to a copy"
+        state = self.state[parameter]
+        if not state:
+            zeros = torch.zeros_like(parameter.detach())
+            state |= {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+        arrays = [_rows(tensor) for tensor in tensors]
+        dtype = arrays[0].dtype.type
+        betas = [dtype(beta) for beta in group["betas"]]
+        rests = [dtype(1) - beta for beta in betas]
+        return *arrays, dtype(group["lr"]), *betas, *rests, dtype(group["eps"])
+
+
+def step_together(team: Team, optimizers: Iterable[SelectiveAdam], visibility: Tensor) -> None:
+    """Move the rows [N] that were seen of several parameters in one turn of the threads."""
+    seen = visibility.numpy()
+    jobs = [job for optimizer in optimizers if (job := optimizer.arguments()) is not None]
+
+    def work(first: int, last: int) -> None:
+        for job in jobs:
+            _step(first, last, seen, *job)
+
+    team.rows(work, len(seen))
+
+
+def _rows(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.detach().numpy().reshape(len(tensor), -1)

@@ -1,0 +1,1 @@
+"""Rigid transforms, projection, boxes and pure rotation; knows the contract alone."""

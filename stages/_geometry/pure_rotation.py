@@ -1,0 +1,127 @@
+"""What a camera that only turns and zooms does to an image, and what it leaves unexplained.
+
+Between two images of such a camera every point moves by the homography `K2 R K1^-1`, whatever its
+depth (Hartley and Zisserman, Multiple View Geometry, 8.4). What remains after the best fit of
+that model is parallax, a moving object, or noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.contract.messages import Array
+
+__all__ = ["Turn", "fit_turn"]
+
+FOCAL_PRIOR = (0.0, 0.5)
+"""Mean and deviation of log(f / longer side): phones lie near 0.8, COLMAP's guess is 1.2."""
+DISTORTION_DEVIATION = 0.03
+"""Of the radial coefficient at the corner of the image, in units of the half diagonal."""
+STEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """A fitted turn and zoom."""
+
+    R: Array
+    """float64 [3, 3]: takes directions in the first camera to the second."""
+    focal_px: float
+    """Of the first image; close to the prior where the turn is too small to tell."""
+    zoom: float
+    """Focal length of the second image over that of the first."""
+    residual_px: Array
+    """float64 [N]: how far each second point lies from where the model puts it."""
+
+    @property
+    def angle_deg(self) -> float:
+        """How far the camera turned."""
+        return float(np.degrees(np.arccos(np.clip((np.trace(self.R) - 1) / 2, -1, 1))))
+
+
+def fit_turn(
+    p: Array, q: Array, size: tuple[int, int], *, focal_px: float | None = None, noise_px: float = 1
+) -> Turn:
+    """Fit the turn and zoom that take points `p` to `q`, both [N, 2] px, with outliers.
+
+    Args:
+        p: Points in the first image.
+        q: The same points in the second image.
+        size: Width and height of both images.
+        focal_px: The focal length where it is known.
+        noise_px: Points further off than a few of these count ever less (Cauchy weights).
+    """
+    centre = np.array(size) / 2
+    side = float(max(size))
+    a, b = np.asarray(p, np.float64) - centre, np.asarray(q, np.float64) - centre
+    half_diagonal = float(np.hypot(*centre))
+    # Parameters: rotation vector, log zoom, log(f / side), radial distortion.
+    x = np.zeros(6)
+    x[4] = np.log(focal_px / side) if focal_px else FOCAL_PRIOR[0]
+    x[:3] = _rotation_vector(_align_directions(a, b, np.exp(x[4]) * side))
+    prior_mean = x[4]
+    prior_weight = np.array([0, 0, 0, 0, 1e6 if focal_px else FOCAL_PRIOR[1] ** -2, 0])
+    prior_weight[5] = DISTORTION_DEVIATION**-2
+    target = np.array([0, 0, 0, 0, prior_mean, 0])
+
+    def moved(x: Array) -> Array:
+        f = np.exp(x[4]) * side
+        za = a * (1 + x[5] * np.sum((a / half_diagonal) ** 2, axis=1, keepdims=True))
+        rays = np.column_stack([za / f, np.ones(len(a))]) @ _rotation(x[:3]).T
+        depth = np.maximum(rays[:, 2:], 1e-3)
+        ideal = rays[:, :2] / depth * f * np.exp(x[3])
+        # The inverse of a small radial distortion to first order.
+        return ideal * (1 - x[5] * np.sum((ideal / half_diagonal) ** 2, axis=1, keepdims=True))
+
+    # Start from the middle of what the start leaves over, and tighten: outliers lose their say.
+    scale = max(noise_px, float(np.median(np.linalg.norm(moved(x) - b, axis=1))))
+    steps = np.full(6, 1e-6)
+    for _ in range(STEPS):
+        error = b - moved(x)
+        weight = 1 / (1 + np.sum(error**2, axis=1) / (2 * scale) ** 2)
+        jacobian = np.stack([(moved(x + h) - moved(x)) / 1e-6 for h in np.diag(steps)], axis=-1)
+        weighted = jacobian * weight[:, None, None] / noise_px**2
+        normal = np.einsum("nij,nik->jk", weighted, jacobian) + np.diag(prior_weight + 1e-6)
+        gradient = np.einsum("nij,ni->j", weighted, error) + prior_weight * (target - x)
+        x = x + np.clip(np.linalg.solve(normal, gradient), -0.3, 0.3)
+        scale = max(noise_px, 0.7 * scale)
+    residual = np.linalg.norm(b - moved(x), axis=1)
+    return Turn(
+        R=_rotation(x[:3]),
+        focal_px=float(np.exp(x[4]) * side),
+        zoom=float(np.exp(x[3])),
+        residual_px=residual,
+    )
+
+
+def _align_directions(a: Array, b: Array, f: float) -> Array:
+    """Return the rotation between bundles of rays, robustly (Kabsch, reweighted)."""
+    u, v = (np.column_stack([c / f, np.ones(len(c))]) for c in (a, b))
+    u, v = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (u, v))
+    weight = np.ones(len(a))
+    R = np.eye(3)
+    for _ in range(8):
+        U, _, Vt = np.linalg.svd((v * weight[:, None]).T @ u)
+        R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
+        error = np.linalg.norm(v - u @ R.T, axis=1)
+        weight = 1 / np.maximum(error, 1 / f)
+    return R
+
+
+def _rotation(w: Array) -> Array:
+    """Rodrigues' formula."""
+    angle = np.linalg.norm(w)
+    x, y, z = w
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    # Series near zero keeps the numeric derivative exact.
+    first = 1 - angle**2 / 6 if angle < 1e-4 else np.sin(angle) / angle
+    second = 0.5 - angle**2 / 24 if angle < 1e-4 else (1 - np.cos(angle)) / angle**2
+    return np.eye(3) + first * cross + second * cross @ cross
+
+
+def _rotation_vector(R: Array) -> Array:
+    angle = np.arccos(np.clip((np.trace(R) - 1) / 2, -1, 1))
+    axis = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
+    return axis * (angle / np.sin(angle) if 1e-6 < angle < np.pi - 1e-3 else 1)

@@ -1,0 +1,1 @@
+"""Loading checkpoints and running networks in batches; knows the contract and weights alone."""

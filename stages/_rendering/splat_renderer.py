@@ -1,0 +1,104 @@
+"""Pictures and videos of splats from any camera: drawn on the CPU, no driver needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contract.messages import Splats
+from stages._gaussians.draw import draw
+from stages._gaussians.kernels import Team
+from stages._rendering.colormaps import depth_colours, inverse_depth_range
+from stages._rendering.video_writer import PreviewVideo
+
+__all__ = ["SplatArtist", "write_png"]
+
+Array = npt.NDArray[Any]
+
+SOLID = 0.5
+"""Depth is told where splats cover at least this much of the pixel."""
+
+SCALE_PICTURES = 8
+"""So many pictures of a path decide its scale of depth colours."""
+
+SECOND_NS = 1_000_000_000
+
+
+class SplatArtist:
+    """Draws one scene of splats again and again.
+
+    Args:
+        splats: The scene.
+        size: (width, height) px of every picture.
+        depth: Whether depth is drawn, in the colours of `depth.mp4`, instead of the colours.
+        threads: How many threads may draw.
+    """
+
+    def __init__(self, splats: Splats, size: tuple[int, int], *, depth: bool, threads: int) -> None:
+        self._splats, self._size, self._depth = splats, size, depth
+        self._team = Team(threads)
+        self._threads = threads
+        self._range: tuple[float, float] | None = None
+
+    def __enter__(self) -> SplatArtist:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._team.close()
+
+    def picture(self, K: Array, T_world_camera: Array) -> npt.NDArray[np.uint8]:
+        """Draw one camera's view; RGB [H, W, 3]."""
+        if not self._depth:
+            drawn = draw(self._splats, K, T_world_camera, self._size, team=self._team)
+            return drawn.bytes()
+        depth = self._depth_of(K, T_world_camera)
+        return depth_colours(depth, self._range or inverse_depth_range(depth))
+
+    def _depth_of(self, K: Array, T_world_camera: Array) -> Array:
+        drawn = draw(self._splats, K, T_world_camera, self._size, depth=True, team=self._team)
+        return np.where(drawn.alpha >= SOLID, drawn.depth, np.nan)
+
+    def video(
+        self,
+        path: Path,
+        K: Array,
+        T_world_camera: Array,
+        *,
+        fps: float,
+        quality: int,
+        progress: Callable[[float, float], None],
+    ) -> None:
+        """Draw a path into an MP4 file; all pictures share one scale of depth colours.
+
+        Args:
+            path: The file.
+            K: [N, 3, 3].
+            T_world_camera: [N, 4, 4].
+            fps: Pictures a second.
+            quality: x264's rate factor.
+            progress: Is told how many pictures of how many are done.
+        """
+        count = len(T_world_camera)
+        if self._depth:
+            some = np.unique(np.linspace(0, count - 1, SCALE_PICTURES).astype(int))
+            seen = [self._depth_of(K[n], T_world_camera[n]) for n in some]
+            self._range = inverse_depth_range(np.stack(seen))
+        video = PreviewVideo(path, quality=quality, threads=self._threads)
+        starts = [round(n * SECOND_NS / fps) for n in range(count + 1)]
+        for n in range(count):
+            image = self.picture(K[n], T_world_camera[n])
+            video.add(image, starts[n], starts[n + 1] - starts[n])
+            progress(n + 1, count)
+        video.close()
+
+
+def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Write an RGB picture."""
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    # cv2.imwrite only returns False on a full disk; writing the bytes raises.
+    path.write_bytes(encoded.tobytes())

@@ -1,0 +1,88 @@
+"""The splats of a run and from where to look at them first: where the cameras looked from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contract.messages import Splats
+from pipeline.errors import UsageError
+from stages._formats.gaussian_ply_reader import read_splats
+from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points
+from stages._rendering.overview import overview
+from stages._rendering.run_cameras import Keyframes
+
+__all__ = ["SPLATS", "USUAL_SIZE", "SplatScene", "read_scene_of_splats", "read_splat_scene"]
+
+Array = npt.NDArray[np.float64]
+
+SPLATS = "splats.ply"
+"""In a run folder."""
+
+USUAL_SIZE = (1280, 720)
+"""(width, height) px of a picture, where no camera says otherwise."""
+
+
+@dataclass(frozen=True)
+class SplatScene:
+    """Splats, and a camera that sees them as those of the run did."""
+
+    splats: Splats
+    pose: Array
+    """`T_world_camera` [4, 4]."""
+    focus: Array
+    """float64 [3]: what lies in the middle of the picture, at a usual depth."""
+    K: Array
+    """[3, 3] px for pictures of `size`."""
+    size: tuple[int, int]
+
+    @property
+    def eye(self) -> Array:
+        """float64 [3]: where the camera stands."""
+        return self.pose[:3, 3]
+
+    @property
+    def up(self) -> Array:
+        """float64 [3], unit: upward in the picture."""
+        return -self.pose[:3, 1]
+
+    def intrinsics(self, width: int, height: int) -> Array:
+        """Return K [3, 3] for a picture of this size."""
+        return fit_intrinsics(self.K, self.size, (width, height))
+
+
+def read_scene_of_splats(path: Path, warn: Callable[[str], object]) -> Splats:
+    """Read splats to look at.
+
+    Raises:
+        UsageError: The file is broken, or holds none.
+    """
+    splats = read_splats(path, warn)
+    if len(splats.means) == 0:
+        raise UsageError(f"{path} holds no Gaussian: there is nothing to draw")
+    return splats
+
+
+def read_splat_scene(folder: Path, warn: Callable[[str], object]) -> SplatScene:
+    """Read the splats of a run folder; without cameras they are seen from outside.
+
+    Raises:
+        UsageError: A file is broken, or there is no Gaussian.
+    """
+    splats = read_scene_of_splats(folder / SPLATS, warn)
+    xyz = solid_points(splats)
+    if not (folder / "transforms.json").is_file():
+        view = overview(xyz.astype(np.float32), None)
+        return SplatScene(
+            splats, view.pose(), view.centre, view.intrinsics(*USUAL_SIZE), USUAL_SIZE
+        )
+    keyframes = Keyframes.read(folder)
+    K, size = keyframes.usual, keyframes.size
+    pose = orbit(keyframes.T_world_camera, K, size, xyz, 1)[0]
+    away = (xyz - pose[:3, 3]) @ pose[:3, 2]
+    depth = float(np.median(away[away > 0])) if np.any(away > 0) else 1.0
+    return SplatScene(splats, pose, pose[:3, 3] + depth * pose[:3, 2], K, size)

@@ -1,0 +1,1 @@
+"""Reading of folders of images and the data sets that come as such."""

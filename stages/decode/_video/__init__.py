@@ -1,0 +1,1 @@
+"""Reading of video files through PyAV: container, packet index, frames, gaps."""

@@ -1,0 +1,203 @@
+"""flow.mp4, depth.mp4, flow/*.flo, depth/*.png: colours, times and values."""
+
+import json
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from stages._rendering.colormaps import UNKNOWN_RGB, colour_wheel, depth_colours, flow_colours
+from tests.support import results
+
+
+def middlebury(u: float, v: float) -> list[int]:
+    """`computeColor` of Middlebury's colorcode.cpp, line by line."""
+    wheel = [[int(255 * c + 0.5) for c in row] for row in colour_wheel()]
+    n = len(wheel)
+    rad = min(np.hypot(u, v), 1.0)
+    fk = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (n - 1)
+    k0 = int(fk)
+    k1, f = (k0 + 1) % n, fk - k0
+    colour = []
+    for b in range(3):
+        col = (1 - f) * wheel[k0][b] / 255 + f * wheel[k1][b] / 255
+        colour.append(int(255 * (1 - rad * (1 - col))))
+    return colour
+
+
+def test_flow_has_the_colours_of_middlebury():
+    rng = np.random.default_rng(0)
+    flow = rng.uniform(-1, 1, (40, 50, 2)).astype(np.float32)
+    flow /= np.maximum(1, np.hypot(flow[..., 0], flow[..., 1]))[..., None]
+    exact = np.array([[middlebury(float(u), float(v)) for u, v in row] for row in flow])
+    assert np.abs(flow_colours(flow * 7, 7.0).astype(int) - exact).max() <= 5
+
+
+def test_the_wheel_has_its_published_steps():
+    wheel = colour_wheel()
+    assert wheel.shape == (55, 3)
+    # Source: the first colour of each stretch of makecolorwheel().
+    for at, rgb in {
+        0: (1, 0, 0),
+        15: (1, 1, 0),
+        21: (0, 1, 0),
+        25: (0, 1, 1),
+        36: (0, 0, 1),
+    }.items():
+        assert tuple(wheel[at]) == rgb
+    assert tuple(wheel[49]) == (1, 0, 1)
+
+
+def test_unknown_is_grey_and_no_motion_is_white():
+    flow = np.zeros((2, 2, 2), np.float32)
+    flow[0, 0, 1] = np.nan
+    flow[0, 1] = np.inf
+    colours = flow_colours(flow, 1.0)
+    assert tuple(colours[0, 0]) == tuple(colours[0, 1]) == UNKNOWN_RGB
+    assert tuple(colours[1, 1]) == (255, 255, 255)
+    depth = np.array([[np.nan, np.inf, -1, 0, 2.0]], np.float32)
+    colours = depth_colours(depth, (0.0, 1.0))
+    assert [tuple(c) == UNKNOWN_RGB for c in colours[0]] == [True, True, True, True, False]
+
+
+def read_video(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+        pictures = [(f.time, f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
+        return pictures, float(stream.duration * stream.time_base)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_flow_video_keeps_times_and_colours(beside, tmp_path):
+    def flow(t):
+        return np.array([4.0, 0.0] if t < 6 else [0.0, 4.0], np.float32)
+
+    heard = results.export(
+        "flow_video", tmp_path, results.clips(flow=flow), scale_px=4, quality=5, beside=beside
+    )
+    assert heard.artefacts == {"flow.mp4": "flow video"}
+    pictures, duration_s = read_video(tmp_path / "flow.mp4")
+    pts_s = results.pts_of() / 1e9
+    assert [t for t, _ in pictures] == pytest.approx(pts_s[:-1], abs=1e-4)
+    assert duration_s == pytest.approx(pts_s[-1] - pts_s[0], abs=1e-4)
+    width = 2 * results.WIDTH if beside else results.WIDTH
+    assert pictures[0][1].shape == (48, width + width % 2, 3)
+    for number, (u, v) in ((0, (1.0, 0.0)), (8, (0.0, 1.0))):
+        image = pictures[number][1][:, :width]
+        error = np.abs(image[:, -results.WIDTH + 1 :].astype(int) - middlebury(u, v)).mean()
+        assert error < 4
+        if beside:
+            left = image[4:-4, 4 : results.WIDTH - 4].astype(int)
+            assert np.abs(left - results.picture(number)[4:-4, 4:-4]).mean() < 6
+
+
+def test_the_scale_fits_the_motion_and_grows(tmp_path):
+    stage, _ = results.opened("export", "flow_video", tmp_path)
+    scales = []
+    for frames, motion in results.clips(flow=lambda t: np.array([2.0 if t < 4 else 9, 0])):
+        stage.process(frames, motion)
+        scales.append(stage._scale_px)
+    stage.close()
+    assert scales == pytest.approx([2, 9, 9])
+
+
+def test_the_scale_of_a_still_film_is_one_pixel(tmp_path):
+    stage, _ = results.opened("export", "flow_video", tmp_path)
+    stage.process(*results.clips(flow=lambda t: np.array([0.01, 0]))[0])
+    assert stage._scale_px == 1
+    stage.close()
+
+
+def test_sparse_flow_is_drawn_on_the_picture(tmp_path):
+    def flow(t):
+        field = np.full((results.HEIGHT, results.WIDTH, 2), np.nan, np.float32)
+        field[24, 20] = (8, 0)
+        return field
+
+    results.export("flow_video", tmp_path, results.clips(5, flow=flow), scale_px=8, quality=5)
+    image = read_video(tmp_path / "flow.mp4")[0][0][1].astype(int)
+    assert np.abs(image[24, 20] - middlebury(1.0, 0.0)).mean() < 60, (
+        "4:2:0 smears a stroke's colour"
+    )
+    dark = (results.picture(0) * 0.35)[5:15, 40:60]
+    assert np.abs(image[5:15, 40:60] - dark).mean() < 8
+
+
+def test_a_single_frame_has_no_flow_video(tmp_path):
+    heard = results.export("flow_video", tmp_path, results.clips(1))
+    assert heard.artefacts == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_depth_video_goes_from_red_to_blue(tmp_path):
+    views, depth = results.views(), results.depth_maps()
+    heard = results.export("depth_video", tmp_path, [(views, depth)], quality=5)
+    assert heard.artefacts == {"depth.mp4": "depth video"}
+    pictures, duration_s = read_video(tmp_path / "depth.mp4")
+    pts_s = views.pts_ns / 1e9
+    assert [t for t, _ in pictures] == pytest.approx(pts_s, abs=1e-4)
+    usual = np.median(np.diff(pts_s))
+    assert duration_s == pytest.approx(pts_s[-1] - pts_s[0] + usual, abs=1e-4)
+    first, second = pictures[0][1].astype(int), pictures[1][1].astype(int)
+    assert np.abs(first[:, :10] - UNKNOWN_RGB).mean() < 6
+    red, _, blue = second[24, 2]
+    assert red > 2 * blue, "near is red"
+    red, _, blue = second[24, 60]
+    assert blue > red, "far is blue"
+
+
+def test_the_depth_video_can_run_at_one_rate(tmp_path):
+    results.export("depth_video", tmp_path, [(results.views(), results.depth_maps())], fps=4)
+    times = [t for t, _ in read_video(tmp_path / "depth.mp4")[0]]
+    assert times == pytest.approx(np.arange(6) / 4, abs=1e-4)
+
+
+def test_flow_fields_are_middleburys_bytes(tmp_path):
+    def flow(t):
+        field = np.full((results.HEIGHT, results.WIDTH, 2), t + 0.5, np.float32)
+        field[0, 1] = (np.nan, 2)
+        field[0, 2] = (np.inf, 2)
+        return field
+
+    results.export("flo", tmp_path, results.clips(6, flow=flow))
+    names = sorted(p.name for p in (tmp_path / "flow").iterdir())
+    assert names == [f"{3 * i:06d}.flo" for i in range(5)]
+    data = (tmp_path / "flow" / "000009.flo").read_bytes()
+    assert data[:4] == b"PIEH"
+    assert np.frombuffer(data, "<i4", 2, 4).tolist() == [results.WIDTH, results.HEIGHT]
+    assert len(data) == 12 + 8 * results.WIDTH * results.HEIGHT
+    # OpenCV's reader is the peer.
+    field = cv2.readOpticalFlow(str(tmp_path / "flow" / "000009.flo"))
+    assert field[5, 5].tolist() == [3.5, 3.5]
+    assert (field[0, 1:3] > 1e9).all()
+    assert np.isfinite(field).all()
+
+
+@pytest.mark.parametrize(("scale", "unit"), [("metric", "metre"), ("arbitrary", "arbitrary")])
+def test_depth_maps_come_back(scale, unit, tmp_path):
+    depth = results.depth_maps()
+    results.export("depth_png", tmp_path, [(results.views(scale=scale), depth)])
+    said = json.loads((tmp_path / "depth" / "scale.json").read_text())
+    assert said["unit"] == unit
+    assert said["unknown"] == 0
+    assert said["files"] == [f"{7 * k:06d}.png" for k in range(6)]
+    if scale == "metric":
+        assert said["unit_per_step"] == 0.001
+    for name, exact in zip(said["files"], depth.depth, strict=True):
+        steps = cv2.imread(str(tmp_path / "depth" / name), cv2.IMREAD_UNCHANGED)
+        assert steps.dtype == np.uint16
+        assert np.array_equal(steps == 0, np.isnan(exact))
+        known = steps > 0
+        off = np.abs(steps[known] * said["unit_per_step"] - exact[known])
+        assert off.max() <= said["unit_per_step"] * 0.51
+
+
+def test_depth_that_is_all_unknown_is_zero(tmp_path):
+    nothing = type(results.depth_maps())(depth=np.full((6, 48, 65), np.nan, np.float32))
+    results.export("depth_png", tmp_path, [(results.views(), nothing)])
+    results.export("depth_video", tmp_path, [(results.views(), nothing)])
+    assert not cv2.imread(str(tmp_path / "depth" / "000000.png"), cv2.IMREAD_UNCHANGED).any()
+    assert np.abs(read_video(tmp_path / "depth.mp4")[0][0][1].astype(int) - UNKNOWN_RGB).max() < 8

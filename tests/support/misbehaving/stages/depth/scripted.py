@@ -1,0 +1,13 @@
+"""Depth out of the colours."""
+
+from pipeline.contract.messages import DepthMaps, Views
+from pipeline.contract.stage import Options, Stage
+
+
+class Config(Options):
+    pass
+
+
+class Model(Stage[Config]):
+    def process(self, views: Views) -> DepthMaps:
+        return DepthMaps(depth=views.images.mean(-1, dtype="float32"))

@@ -1,0 +1,15 @@
+"""`report.txt`: which stages there were."""
+
+from pipeline.contract.messages import RunSummary
+from pipeline.contract.stage import Options, Stage
+from stages.export._publish import publish
+
+
+class Config(Options):
+    pass
+
+
+class Model(Stage[Config]):
+    def process(self, summary: RunSummary) -> None:
+        with publish(self, "report.txt", "report") as path:
+            path.write_text(" ".join(stage["model"] for stage in summary.manifest["stages"]))
