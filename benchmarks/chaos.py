@@ -28,8 +28,8 @@ from typing import Any
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.config import load
 from pipeline.contract.source import Source
-from pipeline.run import Result, run
-from pipeline.scheduling.backend import Happening
+from pipeline.run import RunResult, run
+from pipeline.scheduling.backend import WorkerEvent
 from tests.support.on_ray import (
     SCRIPTED,
     Recorded,
@@ -70,13 +70,13 @@ def _workers(cluster: Cluster, folder: Path) -> bool:
     began = time.monotonic()
     (ended,) = together(cluster, [(source, folder / "workers")], *words, hook=killer)
     seconds = time.monotonic() - began
-    calls = _calls(folder / "flow.log")
+    tasks = _calls(folder / "flow.log")
     clean = _clean(source, folder / "clean", *words[:1])
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     same = _differences(folder / "workers", clean)
     print(f"workers: {killer.kills} killed in {seconds:.0f} s ({dict(killer.struck)})")
     print(f"  clips lost: {len(ended.losses)} of {CLIPS}; what differs from a clean run: {same}")
-    print(f"  flow called for {len(calls)} clips {sum(calls.values())} times")
+    print(f"  flow called for {len(tasks)} clips {sum(tasks.values())} times")
     return killer.kills >= KILLS and not ended.losses and not same and _given_back(cluster)
 
 
@@ -112,20 +112,20 @@ def _drivers(cluster: Cluster, folder: Path) -> bool:
         if number == DRIVERS and code:
             print(said)
         if number:
-            again = 0
+            recompute = 0
             for name, known in before.items():
                 now = _calls(log / name)
-                again += sum(now[clip] - count for clip, count in known.items())
-            twice.append(again)
+                recompute += sum(now[clip] - count for clip, count in known.items())
+            twice.append(recompute)
     clean = _clean(source, folder / "clean-drivers", *words[:1])
     same = _differences(out, clean)
-    calls = _calls(log / "flow.log")
+    tasks = _calls(log / "flow.log")
     print(f"drivers: {DRIVERS} killed and resumed, the last one ended with {code}")
-    print(f"  clips lost: {CLIPS - len(calls)}; what differs from a clean run: {same}")
+    print(f"  clips lost: {CLIPS - len(tasks)}; what differs from a clean run: {same}")
     worst = max(twice)
     print(f"  calls of flow and exporter done again after a kill: at most {worst}, {twice}")
     print(f"  workers under way at the kills: {min(workers)} to {max(workers)}")
-    bound = all(again <= at_work for again, at_work in zip(twice, workers, strict=True))
+    bound = all(recompute <= at_work for recompute, at_work in zip(twice, workers, strict=True))
     print(f"  at most one for each worker: {bound}")
     return not code and not same and bound and _given_back(cluster)
 
@@ -140,7 +140,7 @@ def _poison(cluster: Cluster, folder: Path) -> bool:
         *words,
         f'flow.accidents={{"{at}": "always segfault"}}',
     )
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     clean = _clean(
         source, folder / "clean-poison", *words, f'flow.accidents={{"{at}": "always raise"}}'
     )
@@ -160,7 +160,7 @@ def _pace(cluster: Cluster, folder: Path) -> bool:
         began = time.monotonic()
         (ended,) = together(cluster, [(source, folder / f"pace{number}")], *words, hook=killer)
         seconds.append(time.monotonic() - began)
-        assert isinstance(ended, Result)
+        assert isinstance(ended, RunResult)
         assert not ended.losses
         if killer is not None:
             ratio = seconds[1] / seconds[0]
@@ -180,8 +180,8 @@ class _Killer:
         self._next = time.monotonic() + every_s
         self._random = random.Random(0)
 
-    def __call__(self, scheduler: Recorded, happening: Happening) -> None:
-        del happening
+    def __call__(self, scheduler: Recorded, event: WorkerEvent) -> None:
+        del event
         now = time.monotonic()
         at_work = [(w, pid) for w, pid in scheduler.at_work if living(pid)]
         if self.kills >= self._most or now < self._next or not at_work:
@@ -189,7 +189,7 @@ class _Killer:
         worker, pid = self._random.choice(at_work)
         os.kill(pid, signal.SIGKILL)
         self.kills += 1
-        self.struck[worker.lane.name] += 1
+        self.struck[worker.pool.name] += 1
         self._next = now + self._every_s
 
 
@@ -222,7 +222,7 @@ def _given_back(cluster: Cluster) -> bool:
     """Say whether cores, workers and objects are all given back, and nothing was spilled."""
     import ray
 
-    cluster.spares.trim(0)
+    cluster.idle_actors.trim(0)
 
     def back() -> bool:
         held = store_stats()

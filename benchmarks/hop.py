@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.batches import Buffer, checksum
 from benchmarks.on_ray import cluster
 from benchmarks.rounds import Spread, alternate, ratio
-from pipeline.worker.serialization import Forward, pack, unpack
+from pipeline.worker.serialization import ForwardedArray, pack, unpack
 
 BARS = {1: 3.0, 8: 10.0}
 WARM = 5
@@ -42,15 +42,15 @@ class Maker:
 
     def packed(self, number: int) -> Any:
         """Return the batch as the runner's workers do."""
-        parcel, arrays = pack(self._buffer.batch(number), ())
-        return (parcel, *arrays)
+        item, arrays = pack(self._buffer.batch(number), ())
+        return (item, *arrays)
 
-    def hand_on(self, parcel: Any, images: Any) -> Any:
+    def hand_on(self, item: Any, images: Any) -> Any:
         """Return what a stage makes of a batch that it hands on: nothing new is stored."""
-        message = unpack(parcel, (images,))
-        again, arrays = pack(message, (images,))
-        assert isinstance(arrays[0], Forward)
-        return again
+        message = unpack(item, (images,))
+        recompute, arrays = pack(message, (images,))
+        assert isinstance(arrays[0], ForwardedArray)
+        return recompute
 
 
 class Taker:
@@ -60,11 +60,11 @@ class Taker:
         """Look at one pixel, and at all when asked."""
         return int(images[0, 0, 0, 0]), checksum(images.numpy()) if check else 0
 
-    def packed(self, parcel: Any, images: Any, check: bool) -> tuple[int, int]:
+    def packed(self, item: Any, images: Any, check: bool) -> tuple[int, int]:
         """Do the same with a message."""
         import torch
 
-        message: Any = unpack(parcel, (images,))
+        message: Any = unpack(item, (images,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch has no tensors that cannot be written to
             return self.tensor(torch.from_numpy(message.images), check)
@@ -82,14 +82,14 @@ def measure(frames: int, options: argparse.Namespace) -> bool:
         return ray.get(taker.tensor.remote(maker.tensor.remote(number), check))
 
     def ours(number: int, check: bool = False) -> tuple[int, int]:
-        parcel, images = packed.remote(number)
-        return ray.get(taker.packed.remote(parcel, images, check))
+        item, images = packed.remote(number)
+        return ray.get(taker.packed.remote(item, images, check))
 
     here = packed.remote(1)
 
     def handed_on(number: int, check: bool = False) -> tuple[int, int]:
-        parcel = maker.hand_on.remote(*here)
-        return ray.get(taker.packed.remote(parcel, here[1], check))
+        item = maker.hand_on.remote(*here)
+        return ray.get(taker.packed.remote(item, here[1], check))
 
     ways = {"tensor": plain, "ours": ours, "handed on": handed_on}
     sums = {name: way(1, True) for name, way in ways.items()}

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.chain import Choice
 from pipeline.config import RunConfig, RunOptions
 from pipeline.contract.source import Source
-from pipeline.run import Result
+from pipeline.run import RunResult
 from tests.support.paths import ROOT
 
 __all__ = ["RELAYS", "Silent", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
@@ -54,7 +54,7 @@ class Times:
     done: list[float]
     """Rising."""
     whole_s: float
-    results: tuple[Result, ...] = ()
+    results: tuple[RunResult, ...] = ()
 
     @property
     def steady_s(self) -> float:
@@ -66,16 +66,16 @@ class Times:
 class Silent:
     """Watches a run and tells nobody."""
 
-    def began(self, stage: str) -> None:
+    def on_stage_start(self, stage: str) -> None:
         """Take that a stage has begun."""
 
-    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+    def on_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Take how far a long call has come."""
 
-    def reached(self, seconds: float, total_s: float | None) -> None:
+    def on_position(self, seconds: float, total_s: float | None) -> None:
         """Take how far the stream has come."""
 
-    def ended(self, stage: str, state: str, meter: Any) -> None:
+    def on_stage_end(self, stage: str, state: str, meter: Any) -> None:
         """Take that a stage is through."""
 
 
@@ -129,8 +129,8 @@ def run_streams(
         timed: Stage that keeps no memory; the last one by default.
     """
     from pipeline.cluster import runner
-    from pipeline.run import begin
-    from pipeline.storage.journal import Dealt, Journal
+    from pipeline.run import prepare
+    from pipeline.storage.journal import ClipRecord, Journal
 
     done: list[float] = []
     last = timed or stages[-1].name
@@ -138,9 +138,9 @@ def run_streams(
     class Timed(Journal):
         """The journal, and the time of every line that says that a clip is through."""
 
-        def dealt(self, dealt: Dealt) -> None:
-            super().dealt(dealt)
-            if dealt.stage == last:
+        def processed(self, processed: ClipRecord) -> None:
+            super().processed(processed)
+            if processed.stage == last:
                 done.append(time.perf_counter())
 
     began = time.perf_counter()
@@ -149,14 +149,14 @@ def run_streams(
     try:
         options = RunOptions(budget_mb=budget_mb)
         config = RunConfig("benchmark", options, stages)
-        runs = [begin(source, config, folder / source.name) for source in sources]
+        runs = [prepare(source, config, folder / source.name) for source in sources]
         ends = runner.run_all(runs, [Silent() for _ in runs], found)
         for end in ends:
-            if not isinstance(end, Result):
+            if not isinstance(end, RunResult):
                 raise end
             assert not end.losses, end.losses
         whole_s = time.perf_counter() - began
-        return Times(done, whole_s, tuple(end for end in ends if isinstance(end, Result)))
+        return Times(done, whole_s, tuple(end for end in ends if isinstance(end, RunResult)))
     finally:
         runner.Journal = untimed
         shutil.rmtree(folder, ignore_errors=True)

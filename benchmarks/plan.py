@@ -25,16 +25,16 @@ import psutil
 
 from pipeline.capacity.calibration import make_film, measure
 from pipeline.capacity.cost_model import Costs
-from pipeline.capacity.machines import Shape
+from pipeline.capacity.machines import MachineSpec
 from pipeline.capacity.simulator import Simulation
-from pipeline.capacity.workload import Load, Site
+from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import wire
 from pipeline.cluster.actors import RayBackend
 from pipeline.cluster.connection import joined
 from pipeline.cluster.runner import run_all
 from pipeline.config import load
 from pipeline.contract.source import Source
-from pipeline.run import begin
+from pipeline.run import prepare
 from pipeline.scheduling.policy import STORE_SHARE
 from pipeline.telemetry.meter import Meter
 
@@ -45,7 +45,7 @@ DEFAULT = ("1:640x360", "4:640x360", "4:320x180", "2:1280x720")
 OPTIONS = ("report.model=none",)
 
 
-class Watch:
+class ProgressListener:
     """Notes when clips come out of the decoder."""
 
     def __init__(self) -> None:
@@ -139,15 +139,15 @@ class Calls:
         self.sent = self.started = 0
         send, start = RayBackend.send, RayBackend.start
 
-        def counted(backend: Any, worker: Any, call: Any) -> None:
+        def counted(backend: Any, worker: Any, task: Any) -> None:
             self.sent += 1
-            send(backend, worker, call)
+            send(backend, worker, task)
 
-        def begun(backend: Any, worker: Any, places: Any) -> None:
+        def prepared(backend: Any, worker: Any, places: Any) -> None:
             self.started += 1
             start(backend, worker, places)
 
-        RayBackend.send, RayBackend.start = counted, begun  # type: ignore[method-assign]
+        RayBackend.send, RayBackend.start = counted, prepared  # type: ignore[method-assign]
 
 
 def steady(times: list[float]) -> float:
@@ -169,15 +169,15 @@ def films(folder: Path, count: int, width: int, height: int) -> list[Path]:
     return paths
 
 
-def real(paths: list[Path], out: Path, calls: Calls) -> dict[str, Any]:
+def real(paths: list[Path], out: Path, tasks: Calls) -> dict[str, Any]:
     """Run the real thing."""
     runs = []
     for path in paths:
         source = Source(uri=str(path), shown=path.name, name=path.stem)
         config = load(preset="understand", overrides=OPTIONS, uri=str(path))
-        runs.append(begin(source, config, out / path.stem))
-    watches = [Watch() for _ in runs]
-    calls.sent = calls.started = 0
+        runs.append(prepare(source, config, out / path.stem))
+    watches = [ProgressListener() for _ in runs]
+    tasks.sent = tasks.started = 0
     with joined(None) as cluster:
         tree = Tree()
         began, thread = time.monotonic(), time.thread_time()
@@ -194,8 +194,8 @@ def real(paths: list[Path], out: Path, calls: Calls) -> dict[str, Any]:
     return {
         "wall_s": wall_s,
         "rate": steady(times),
-        "calls": calls.sent,
-        "starts": calls.started,
+        "calls": tasks.sent,
+        "starts": tasks.started,
         "kinds": tree.by_kind(),
         "own_s": own,
         "driver_s": driver,
@@ -211,19 +211,19 @@ def simulated(
 ) -> Simulation:
     """Simulate the same, with so many of the cores left over by other programs."""
     config = load(preset="understand", overrides=OPTIONS, uri="film.mp4")
-    asked = Load(streams=count, width=width, height=height, fps=FPS, seconds=SECONDS)
-    site = Site(
-        shape=Shape(1, CORES),
+    requested = Workload(streams=count, width=width, height=height, fps=FPS, seconds=SECONDS)
+    site = ClusterSpec(
+        shape=MachineSpec(1, CORES),
         store_bytes=true["budget"] / STORE_SHARE,
         network_bytes_s=1e9,
         free=free / CORES,
     )
-    simulation = Simulation(wire(config.choices), config.run, asked, site, costs)
+    simulation = Simulation(wire(config.choices), config.run, requested, site, costs)
     simulation.run()
     return simulation
 
 
-def compare(count: int, width: int, height: int, calls: Calls, folder: Path) -> None:
+def compare(count: int, width: int, height: int, tasks: Calls, folder: Path) -> None:
     """Measure, run, measure again, simulate with both, and print a row."""
     paths = films(folder, count, width, height)
     small, short = folder / "small.mp4", folder / "short.mp4"
@@ -231,12 +231,12 @@ def compare(count: int, width: int, height: int, calls: Calls, folder: Path) -> 
     make_film(short, width=width, height=height, fps=FPS, seconds=12)
     config = load(preset="understand", overrides=OPTIONS, uri=str(small))
     costs = [measure(config, short, small, alone=count == 1)]
-    true = real(paths, folder / "runs", calls)
+    true = real(paths, folder / "runs", tasks)
     costs.append(measure(config, short, small, alone=count == 1))
-    asked = (count, width, height, true)
-    whole = [simulated(one, *asked, true["free"]) for one in costs]
-    middle = [simulated(one, *asked, true["free_steady"]) for one in costs]
-    passed = whole[0].look()
+    requested = (count, width, height, true)
+    whole = [simulated(one, *requested, true["free"]) for one in costs]
+    middle = [simulated(one, *requested, true["free_steady"]) for one in costs]
+    skipped = whole[0].look()
     cpu_s = fmean(one.look().cores_s + one.look().driver_s for one in whole)
     seconds = fmean(one.now() for one in whole)
     rate = fmean(steady(one.made_at) for one in middle)
@@ -245,12 +245,12 @@ def compare(count: int, width: int, height: int, calls: Calls, folder: Path) -> 
         f" {rate / true['rate']:.2f}    {seconds:>6.1f} {true['wall_s']:.1f}"
         f" {seconds / true['wall_s']:.2f}    cores free {true['free']:.2f}"
         f" ({true['free_steady']:.2f} in between), CPU s {cpu_s:.1f}"
-        f" {true['own_s']:.1f}, calls {sum(passed.calls.values()):.0f} {true['calls']}, driver s"
-        f" {passed.driver_s:.2f} {true['thread_s']:.2f} (all threads {true['driver_s']:.2f}),"
+        f" {true['own_s']:.1f}, calls {sum(skipped.tasks.values()):.0f} {true['calls']}, driver s"
+        f" {skipped.driver_s:.2f} {true['thread_s']:.2f} (all threads {true['driver_s']:.2f}),"
         f" workers {true['starts']}",
         flush=True,
     )
-    told = {name: round(value, 1) for name, value in passed.cpu_s.items()}
+    told = {name: round(value, 1) for name, value in skipped.cpu_s.items()}
     kinds = {kind: (count, round(cpu_s, 1)) for kind, (count, cpu_s) in true["kinds"].items()}
     print("   CPU s of stages, predicted:", told, "of processes:", kinds, flush=True)
 
@@ -258,12 +258,12 @@ def compare(count: int, width: int, height: int, calls: Calls, folder: Path) -> 
 def main() -> None:
     """Compare every configuration."""
     print("films  size     clips/s: predicted true ratio   seconds: predicted true ratio   ...")
-    calls = Calls()
+    tasks = Calls()
     for word in sys.argv[1:] or DEFAULT:
         count, _, size = word.partition(":")
         width, height = (int(side) for side in size.split("x"))
         with tempfile.TemporaryDirectory(prefix="reel3d-bp-") as name:
-            compare(int(count), width, height, calls, Path(name))
+            compare(int(count), width, height, tasks, Path(name))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from stages.splat._cpu import CpuBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._options import TrainingOptions
 from stages.splat._photographs import HELD_OUT_EVERY, Photographs
-from stages.splat._schedule import Budget
+from stages.splat._schedule import ObjectStoreBudget
 from stages.splat._session import scene_scale, usual_count
 from stages.splat._train import Trainer
 from tests.support.posed import posed_views
@@ -122,7 +122,7 @@ def train(
         initial_gaussians(xyz, rgb, options.degree, "cpu"),
         options,
         scale=scene_scale(views, xyz),
-        budget=Budget(steps, seconds, clock),
+        budget=ObjectStoreBudget(steps, seconds, clock),
         most=most,
         limit=most,
         seed=0,

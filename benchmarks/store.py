@@ -63,10 +63,10 @@ def look(peak: Peak) -> None:
 @contextmanager
 def watched() -> Generator[Peak]:
     """Watch the store and the workers, inside."""
-    peak, over = Peak(), threading.Event()
+    peak, stopped = Peak(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(EVERY_S):
+        while not stopped.wait(EVERY_S):
             look(peak)
 
     thread = threading.Thread(target=watch)
@@ -74,7 +74,7 @@ def watched() -> Generator[Peak]:
     try:
         yield peak
     finally:
-        over.set()
+        stopped.set()
         thread.join()
         look(peak)
 

@@ -19,23 +19,23 @@ from pipeline.contract.events import Loss
 from pipeline.contract.messages import RunSummary
 from pipeline.contract.source import Probe, Source
 from pipeline.errors import OutputError, Reel3dError, SourceError
-from pipeline.local.runner import Execution
+from pipeline.local.runner import LocalRunner
 from pipeline.sources import cache as fetch
-from pipeline.storage.plan import Job, plan
+from pipeline.storage.plan import PlannedStage, plan
 from pipeline.storage.run_folder import RunFolder, fingerprint
-from pipeline.telemetry.listener import Watch
+from pipeline.telemetry.listener import ProgressListener
 from pipeline.telemetry.meter import Meter, peak_memory_bytes
 from pipeline.version import version
 from pipeline.weights import licences
 from pipeline.weights.files import sha256_of
 
-__all__ = ["Begun", "Result", "begin", "conclude", "finish", "leave", "run"]
+__all__ = ["PreparedRun", "RunResult", "build_manifest", "finalize", "prepare", "release", "run"]
 
 LIBRARIES = ("av", "numpy", "numba", "open3d", "opencv-python-headless", "pycolmap", "scipy")
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """How a run ended."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Result:
 
 
 @dataclass(eq=False)
-class Begun:
+class PreparedRun:
     """A run whose folder is open and whose work is planned."""
 
     source: Source
@@ -60,14 +60,14 @@ class Begun:
     config: RunConfig
     chain: Chain
     folder: RunFolder
-    jobs: list[Job]
-    done: Result | None
+    planned_stages: list[PlannedStage]
+    done: RunResult | None
     """How it ended, where an earlier run had done all of it."""
     started: str
     began: float
 
 
-def begin(source: Source, config: RunConfig, out: Path, *, resume: bool = False) -> Begun:
+def prepare(source: Source, config: RunConfig, out: Path, *, resume: bool = False) -> PreparedRun:
     """Open the run folder and plan what is to be done; `leave` must follow, whatever happens.
 
     Args:
@@ -93,50 +93,56 @@ def begin(source: Source, config: RunConfig, out: Path, *, resume: bool = False)
     folder = RunFolder.create(out, resume=resume)
     try:
         _same_source(folder, source, source_hash)
-        jobs = plan(chain, folder, source_hash, config.run.seed)
+        planned_stages = plan(chain, folder, source_hash, config.run.seed)
         tree = config.as_tree()
         finished = folder.manifest()
         same = finished is not None and finished.get("config") == tree
         done = None
-        if finished is not None and same and all(job.action == "skip" for job in jobs):
-            done = Result(folder.path, finished["exit_code"], finished, did_nothing=True)
+        if (
+            finished is not None
+            and same
+            and all(planned.action == "skip" for planned in planned_stages)
+        ):
+            done = RunResult(folder.path, finished["exit_code"], finished, did_nothing=True)
         else:
             folder.write_facts({**folder.facts(), "source": source_hash, "shown": source.shown})
             folder.begin(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     except BaseException:
         folder.close()
         raise
-    return Begun(source, source_hash, config, chain, folder, jobs, done, started, began)
+    return PreparedRun(
+        source, source_hash, config, chain, folder, planned_stages, done, started, began
+    )
 
 
-def leave(begun: Begun, error: BaseException | None = None) -> None:
+def release(prepared: PreparedRun, error: BaseException | None = None) -> None:
     """Let go of the run folder; one that was made for a source that is none is removed."""
-    if isinstance(error, SourceError) and begun.folder.fresh:
-        shutil.rmtree(begun.folder.path, ignore_errors=True)
-    begun.folder.close()
+    if isinstance(error, SourceError) and prepared.folder.fresh:
+        shutil.rmtree(prepared.folder.path, ignore_errors=True)
+    prepared.folder.close()
 
 
-def conclude(begun: Begun, probe: Probe | None, peak_bytes: int) -> dict[str, Any]:
+def build_manifest(prepared: PreparedRun, probe: Probe | None, peak_bytes: int) -> dict[str, Any]:
     """Write the tables once every stage is through; return the manifest without the report."""
-    folder, jobs, source = begun.folder, begun.jobs, begun.source
+    folder, planned_stages, source = prepared.folder, prepared.planned_stages, prepared.source
     probed = probe.as_dict() if probe else folder.facts().get("probe", {})
-    folder.write_facts({"probe": probed, "source": begun.source_hash, "shown": source.shown})
-    stages = [_account(job) for job in jobs]
+    folder.write_facts({"probe": probed, "source": prepared.source_hash, "shown": source.shown})
+    stages = [_account(planned) for planned in planned_stages]
     manifest: dict[str, Any] = {
         "product": {"name": "reel3d", "version": version()},
         "versions": _versions(),
-        "source": {"shown": source.shown, "fingerprint": begun.source_hash, **probed},
-        "preset": begun.config.preset,
-        "config": begun.config.as_tree(),
-        "started": begun.started,
-        "seconds": round(time.perf_counter() - begun.began, 3),
+        "source": {"shown": source.shown, "fingerprint": prepared.source_hash, **probed},
+        "preset": prepared.config.preset,
+        "config": prepared.config.as_tree(),
+        "started": prepared.started,
+        "seconds": round(time.perf_counter() - prepared.began, 3),
         "peak_memory_bytes": peak_bytes,
         "stages": stages,
-        "left_out": begun.chain.left_out,
-        "artefacts": [a for job in jobs for a in _artefacts(job, folder)],
+        "left_out": prepared.chain.left_out,
+        "artefacts": [a for planned in planned_stages for a in _artefacts(planned, folder)],
     }
     manifest["exit_code"] = 4 if any(stage["losses"] for stage in stages) else 0
-    _write_tables(folder, jobs)
+    _write_tables(folder, planned_stages)
     manifest["artefacts"] += [
         folder.describe("config.yaml", "configuration"),
         folder.describe("metrics.jsonl", "metrics"),
@@ -145,9 +151,14 @@ def conclude(begun: Begun, probe: Probe | None, peak_bytes: int) -> dict[str, An
     return manifest
 
 
-def finish(begun: Begun, manifest: dict[str, Any], report: Meter | None, watch: Watch) -> Result:
+def finalize(
+    prepared: PreparedRun,
+    manifest: dict[str, Any],
+    report: Meter | None,
+    listener: ProgressListener,
+) -> RunResult:
     """Write the manifest, with what the report told of itself: the run is complete."""
-    link = begun.chain.report
+    link = prepared.chain.report
     if link is not None and report is not None:
         state = "failed" if report.losses else "made"
         manifest["stages"].append(
@@ -160,47 +171,49 @@ def finish(begun: Begun, manifest: dict[str, Any], report: Meter | None, watch: 
                 "losses": [{"what": loss.what, "why": loss.why} for loss in report.losses],
             }
         )
-        described = [begun.folder.describe(p, kind) for p, kind in report.artefacts.items()]
+        described = [prepared.folder.describe(p, kind) for p, kind in report.artefacts.items()]
         manifest["artefacts"] += described
         if report.losses:
             manifest["exit_code"] = 4
-        watch.ended(link.name, state, report)
-    begun.folder.write_json("manifest.json", manifest)
-    return Result(begun.folder.path, manifest["exit_code"], manifest)
+        listener.on_stage_end(link.name, state, report)
+    prepared.folder.write_json("manifest.json", manifest)
+    return RunResult(prepared.folder.path, manifest["exit_code"], manifest)
 
 
 def run(
     source: Source,
     config: RunConfig,
     out: Path,
-    watch: Watch,
+    listener: ProgressListener,
     *,
     resume: bool = False,
-) -> Result:
+) -> RunResult:
     """Turn one source into a run folder with the local runner; see `begin` for the arguments.
 
     Raises:
         UsageError: The configuration or the output folder is wrong, or the disk is full.
         SourceError: The source cannot be used; a folder made for it is removed again.
     """
-    begun = begin(source, config, out, resume=resume)
+    prepared = prepare(source, config, out, resume=resume)
     try:
-        if begun.done is not None:
-            return begun.done
+        if prepared.done is not None:
+            return prepared.done
         copy = fetch.local(
-            source, lambda done, whole: watch.progress("fetch", done, whole or done, "")
+            source, lambda done, whole: listener.on_progress("fetch", done, whole or done, "")
         )
-        execution = Execution(begun.jobs, copy, begun.folder, config.run, watch)
+        execution = LocalRunner(
+            prepared.planned_stages, copy, prepared.folder, config.run, listener
+        )
         execution.run()
         peak_bytes = peak_memory_bytes() + execution.workers_peak_bytes
-        manifest = conclude(begun, execution.probe, peak_bytes)
-        report = _report(begun.chain, execution, manifest, watch)
-        return finish(begun, manifest, report, watch)
+        manifest = build_manifest(prepared, execution.probe, peak_bytes)
+        report = _report(prepared.chain, execution, manifest, listener)
+        return finalize(prepared, manifest, report, listener)
     except SourceError as error:
-        leave(begun, error)
+        release(prepared, error)
         raise
     finally:
-        leave(begun)
+        release(prepared)
 
 
 def _identity(source: Source) -> str:
@@ -224,16 +237,16 @@ def _same_source(folder: RunFolder, source: Source, source_hash: str) -> None:
         )
 
 
-def _account(job: Job) -> dict[str, Any]:
-    meter = job.meter
-    stage = job.link.stage(job.link.choice.options)
+def _account(planned: PlannedStage) -> dict[str, Any]:
+    meter = planned.meter
+    stage = planned.link.stage(planned.link.choice.options)
     weights = [
         {"id": one.id, "sha256": sha256_of(one), **licences.told(one)} for one in stage.weights
     ]
     account: dict[str, Any] = {
-        "step": job.link.step,
-        "model": job.link.choice.model,
-        "state": job.state,
+        "step": planned.link.step,
+        "model": planned.link.choice.model,
+        "state": planned.state,
         "device": stage.device,
         "weights": weights or "none",
         "items": meter.items,
@@ -242,40 +255,48 @@ def _account(job: Job) -> dict[str, Any]:
         "losses": [{"what": loss.what, "why": loss.why} for loss in meter.losses],
         "metrics": meter.metrics,
     }
-    if job.state == "skipped":
-        lacking = [NAMES[t] for t in job.link.ports.required.values() if t in NAMES]
+    if planned.state == "skipped":
+        lacking = [NAMES[t] for t in planned.link.ports.required.values() if t in NAMES]
         account["skipped"] = f"there is nothing to read: no {' or '.join(lacking)}"
     return account
 
 
-def _artefacts(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
-    if job.entry is not None and job.action != "run":
-        return job.entry.artefacts
-    entry = folder.entries.get(job.name)
+def _artefacts(planned: PlannedStage, folder: RunFolder) -> list[dict[str, Any]]:
+    if planned.entry is not None and planned.action != "run":
+        return planned.entry.artefacts
+    entry = folder.entries.get(planned.name)
     if entry is not None:
         return entry.artefacts
-    return [folder.describe(path, kind) for path, kind in job.meter.artefacts.items()]
+    return [folder.describe(path, kind) for path, kind in planned.meter.artefacts.items()]
 
 
-def _write_tables(folder: RunFolder, jobs: list[Job]) -> None:
+def _write_tables(folder: RunFolder, planned_stages: list[PlannedStage]) -> None:
     rows: list[dict[str, Any]] = []
-    for job in jobs:
-        row = {"stage": job.name, "items": job.meter.items, "seconds": round(job.meter.seconds, 3)}
-        rows.append({**row, **job.meter.metrics})
+    for planned in planned_stages:
+        row = {
+            "stage": planned.name,
+            "items": planned.meter.items,
+            "seconds": round(planned.meter.seconds, 3),
+        }
+        rows.append({**row, **planned.meter.metrics})
     folder.write_jsonl("metrics.jsonl", rows)
-    losses = [{"stage": job.name, **asdict(loss)} for job in jobs for loss in job.meter.losses]
+    losses = [
+        {"stage": planned.name, **asdict(loss)}
+        for planned in planned_stages
+        for loss in planned.meter.losses
+    ]
     folder.write_jsonl("errors.jsonl", losses)
 
 
 def _report(
-    chain: Chain, execution: Execution, manifest: dict[str, Any], watch: Watch
+    chain: Chain, execution: LocalRunner, manifest: dict[str, Any], listener: ProgressListener
 ) -> Meter | None:
     """Make the report; it is made anew each time, since it shows everything else."""
     link = chain.report
     if link is None:
         return None
     meter = Meter()
-    watch.began(link.name)
+    listener.on_stage_start(link.name)
     stage = link.stage(link.choice.options)
     try:
         with meter.timed():

@@ -19,8 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.capacity.cost_model import Costs, FilmCosts, Law, Made, RuntimeCosts, StageCosts
-from pipeline.capacity.profiler import Spent, Trial, lead_through
+from pipeline.capacity.cost_model import (
+    Costs,
+    FilmCosts,
+    LinearCost,
+    OutputSize,
+    RuntimeCosts,
+    StageCosts,
+)
+from pipeline.capacity.profiler import Profile, StageProfile, profile_run
 from pipeline.config import RunConfig
 from pipeline.contract.source import Probe
 from pipeline.errors import UsageError
@@ -96,9 +103,9 @@ def measure(
     """
     with tempfile.TemporaryDirectory(prefix="reel3d-plan-") as folder:
         # The first run loads libraries and compiles: it is thrown away.
-        lead_through(config, small, Path(folder) / "warm", alone=alone)
-        less = lead_through(config, small, Path(folder) / "small", alone=alone)
-        more = lead_through(config, film, Path(folder) / "full", alone=alone)
+        profile_run(config, small, Path(folder) / "warm", alone=alone)
+        less = profile_run(config, small, Path(folder) / "small", alone=alone)
+        more = profile_run(config, film, Path(folder) / "full", alone=alone)
     decode = config.choices[0].name
     return costs_of(
         less, more, config, runtime or RuntimeCosts(), lambda name: _start_s(name, decode)
@@ -106,8 +113,8 @@ def measure(
 
 
 def costs_of(
-    less: Trial,
-    more: Trial,
+    less: Profile,
+    more: Profile,
     config: RunConfig,
     runtime: RuntimeCosts,
     starts: Callable[[str], float],
@@ -132,7 +139,7 @@ def costs_of(
     head = next(name for name in more.stages if name.startswith("sample/"))
     stages: dict[str, StageCosts] = {}
     for name, spent in more.stages.items():
-        other = less.stages.get(name, Spent())
+        other = less.stages.get(name, StageProfile())
         if name == head:
             frames = less_s * (less.probe.fps or 0.0), more_s * fps
             pixels = [p.source_width * p.source_height / 1e6 for p in (less.probe, probe)]
@@ -147,11 +154,14 @@ def costs_of(
             start_s=starts(name),
             width=min(max(1.0, spent.clip_s / max(spent.wall_s, 1e-9)), 1024.0),
             makes={
-                kind: Made(share=min(1.0, count / more.clips), per_pixel_bytes=size / delivered)
+                kind: OutputSize(
+                    share=min(1.0, count / more.clips), per_pixel_bytes=size / delivered
+                )
                 for kind, (count, size) in spent.made.items()
             },
             ends={
-                kind: Made(per_pixel_bytes=size / delivered) for kind, size in spent.ended.items()
+                kind: OutputSize(per_pixel_bytes=size / delivered)
+                for kind, size in spent.ended.items()
             },
         )
     side = getattr(config.choices[0].options, "max_side", max(probe.width, probe.height))
@@ -177,13 +187,13 @@ def _length_s(probe: Probe, config: RunConfig) -> float:
 
 def _law(
     seconds: tuple[float, float], frames: tuple[float, float], megapixels: tuple[float, float]
-) -> Law:
+) -> LinearCost:
     """Return what explains both measurements: a part for each frame, and one for its pixels."""
     less, more = (s / max(n, 1e-9) for s, n in zip(seconds, frames, strict=True))
     apart = megapixels[1] - megapixels[0]
     slope = (more - less) / apart if apart > 1e-3 and less else more / max(megapixels[1], 1e-9)
     slope = min(max(0.0, slope), more / max(megapixels[1], 1e-9))
-    return Law(per_frame_s=max(0.0, more - slope * megapixels[1]), per_megapixel_s=slope)
+    return LinearCost(per_frame_s=max(0.0, more - slope * megapixels[1]), per_megapixel_s=slope)
 
 
 def _start_s(name: str, decode: str) -> float:

@@ -20,13 +20,13 @@ from pydantic import Field, ValidationError
 from pipeline.contract.stage import Options
 from pipeline.errors import UsageError, did_you_mean
 
-__all__ = ["Costs", "FilmCosts", "Law", "Made", "RuntimeCosts", "StageCosts"]
+__all__ = ["Costs", "FilmCosts", "LinearCost", "OutputSize", "RuntimeCosts", "StageCosts"]
 
 LARGEST_FILE_BYTES = 1 << 20
 FORMAT = 1
 
 
-class Law(Options):
+class LinearCost(Options):
     """Seconds of one call, as a function of its frames and their size."""
 
     per_call_s: float = Field(default=0.0, ge=0, description="whatever the call holds")
@@ -38,12 +38,12 @@ class Law(Options):
         each_s = self.per_frame_s + megapixels * self.per_megapixel_s
         return self.per_call_s + frames * each_s
 
-    def times(self, share: float) -> Law:
+    def times(self, share: float) -> LinearCost:
         """Return the law with what a call holds anyway shrunk."""
         return self.model_copy(update={"per_call_s": self.per_call_s * share})
 
 
-class Made(Options):
+class OutputSize(Options):
     """Messages of one type that a call makes."""
 
     share: float = Field(default=1.0, ge=0, le=1, description="calls that make one")
@@ -60,17 +60,19 @@ class Made(Options):
 class StageCosts(Options):
     """What one stage costs."""
 
-    clip: Law = Field(default=Law(), description="CPU seconds of a clip")
-    gpu: Law = Field(default=Law(), description="GPU seconds of a clip, after those of CPU")
-    end: Law = Field(
-        default=Law(),
+    clip: LinearCost = Field(default=LinearCost(), description="CPU seconds of a clip")
+    gpu: LinearCost = Field(
+        default=LinearCost(), description="GPU seconds of a clip, after those of CPU"
+    )
+    end: LinearCost = Field(
+        default=LinearCost(),
         description="CPU seconds once a stream (finish, poses, splats); frames are those of all",
     )
-    end_gpu: Law = Field(default=Law(), description="GPU seconds once a stream")
+    end_gpu: LinearCost = Field(default=LinearCost(), description="GPU seconds once a stream")
     start_s: float = Field(default=1.0, ge=0, description="CPU seconds until a worker is up")
     width: float = Field(default=1.0, gt=0, le=1024, description="cores that a call keeps busy")
-    makes: dict[str, Made] = Field(default={}, description="of a clip, by message")
-    ends: dict[str, Made] = Field(default={}, description="at the end, by message")
+    makes: dict[str, OutputSize] = Field(default={}, description="of a clip, by message")
+    ends: dict[str, OutputSize] = Field(default={}, description="at the end, by message")
 
 
 class FilmCosts(Options):
@@ -105,7 +107,7 @@ class RuntimeCosts(Options):
     driver_stream_s: float = Field(
         default=0.05, ge=0, description="the driver's own time for the end of a stream"
     )
-    crowding: float = Field(
+    contention: float = Field(
         default=1.0,
         ge=1,
         le=8,

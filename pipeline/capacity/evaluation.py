@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.capacity.cost_model import Costs
 from pipeline.capacity.simulator import Simulation
-from pipeline.capacity.workload import Load, Passed, Site
+from pipeline.capacity.workload import ClusterSpec, Counters, Workload
 from pipeline.chain import Chain
 from pipeline.config import RunOptions
 
-__all__ = ["Outcome", "Row", "follow", "lead"]
+__all__ = ["Evaluation", "Row", "follow", "lead"]
 
 SETTLE_S = 10.0
 MOST_STARTING_S = 120.0
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Evaluation:
     """What became of the load."""
 
     keeps_up: bool
@@ -81,7 +81,7 @@ class Outcome:
     gpus_a_stream: float
     driver_a_stream: float
 
-    def times(self, jobs: int, parts: float) -> Outcome:
+    def times(self, jobs: int, parts: float) -> Evaluation:
         """Return the same for equal runs beside one another.
 
         Args:
@@ -110,7 +110,7 @@ class Outcome:
             budget_bytes=self.budget_bytes * jobs,
         )
 
-    def slower_than(self, other: Outcome) -> bool:
+    def slower_than(self, other: Evaluation) -> bool:
         """Say whether it is worse in a way that somebody would notice."""
         if self.seconds is not None and other.seconds is not None:
             return self.seconds > 1.05 * other.seconds
@@ -136,7 +136,9 @@ class Outcome:
         return name, used[name]
 
 
-def follow(chain: Chain, options: RunOptions, load: Load, site: Site, costs: Costs) -> Outcome:
+def follow(
+    chain: Chain, options: RunOptions, load: Workload, site: ClusterSpec, costs: Costs
+) -> Evaluation:
     """Follow cameras until it shows whether the machines keep up with them."""
     simulation = Simulation(chain, options, load, site, costs)
     while len(simulation.seen) < load.streams and simulation.now() < MOST_STARTING_S:
@@ -147,20 +149,20 @@ def follow(chain: Chain, options: RunOptions, load: Load, site: Site, costs: Cos
     for window in range(WINDOWS):
         before, waiting = simulation.look(), simulation.under_way
         simulation.run(before.at_s + length)
-        passed = simulation.look().since(before)
+        skipped = simulation.look().since(before)
         late = [at for at in simulation.through if at[0] > before.at_s]
-        first, second = _halves(late, before.at_s + passed.at_s / 2)
-        made = passed.filmed_s / costs.film.clip_s
+        first, second = _halves(late, before.at_s + skipped.at_s / 2)
+        made = skipped.filmed_s / costs.film.clip_s
         grown = simulation.under_way - waiting
         grows = grown > 2 + 0.03 * made or second > 1.25 * first + 0.2 * costs.film.clip_s
-        dropped = passed.dropped_s / max(passed.filmed_s, 1e-9)
+        dropped = skipped.dropped_s / max(skipped.filmed_s, 1e-9)
         keeps_up = bool(late) and not grows and dropped <= MOST_DROPPED
-        through_s = len(late) / passed.at_s * costs.film.clip_s
+        through_s = len(late) / skipped.at_s * costs.film.clip_s
         behind = 1.0 if keeps_up else max(1.02, load.streams / max(through_s, 1e-3))
-        latency = sorted(took for _, took in late)
+        latency = sorted(record_duration for _, record_duration in late)
         outcome = _outcome(
             simulation,
-            passed,
+            skipped,
             keeps_up=keeps_up,
             behind=behind,
             clips=len(late),
@@ -178,11 +180,11 @@ def follow(chain: Chain, options: RunOptions, load: Load, site: Site, costs: Cos
 def lead(
     chain: Chain,
     options: RunOptions,
-    load: Load,
-    site: Site,
+    load: Workload,
+    site: ClusterSpec,
     costs: Costs,
     within_s: float | None,
-) -> Outcome:
+) -> Evaluation:
     """Lead files through; of many or long ones a part, the rest being like it."""
     assert load.seconds is not None
     clips = math.ceil(load.seconds / costs.film.clip_s)
@@ -214,7 +216,7 @@ def lead(
 
 def _outcome(
     simulation: Simulation,
-    passed: Passed,
+    skipped: Counters,
     *,
     keeps_up: bool,
     behind: float,
@@ -222,14 +224,14 @@ def _outcome(
     seconds: float | None,
     latency_s: tuple[float, float] | None,
     dropped: float,
-) -> Outcome:
-    site, took_s = simulation.site, max(passed.at_s, 1e-9)
+) -> Evaluation:
+    site, took_s = simulation.site, max(skipped.at_s, 1e-9)
     clip_s = simulation.costs.film.clip_s
     video_s = max(clips * clip_s, 1e-9)
-    cores_s, gpus_s = passed.cores_s, sum(passed.gpu_s.values())
-    into = sum(passed.into_bytes) / took_s / site.shape.count
-    most = max(*passed.into_bytes, *passed.out_bytes) / took_s
-    return Outcome(
+    cores_s, gpus_s = skipped.cores_s, sum(skipped.gpu_s.values())
+    into = sum(skipped.into_bytes) / took_s / site.shape.count
+    most = max(*skipped.into_bytes, *skipped.out_bytes) / took_s
+    return Evaluation(
         keeps_up=keeps_up,
         behind=behind,
         clips_s=clips / took_s,
@@ -239,39 +241,39 @@ def _outcome(
         dropped=dropped,
         cpu=cores_s / took_s / (site.cpus * site.free),
         gpu=gpus_s / took_s / site.gpus if site.gpus else 0.0,
-        driver=passed.driver_s / took_s,
+        driver=skipped.driver_s / took_s,
         network=most / site.network_bytes_s,
         network_bytes_s=into,
         store_bytes=simulation.scheduler.budget.peak_bytes,
         budget_bytes=simulation.limits.budget_bytes,
-        rows=_rows(passed, took_s, simulation),
+        rows=_rows(skipped, took_s, simulation),
         cores_a_stream=cores_s / video_s,
         gpus_a_stream=gpus_s / video_s,
-        driver_a_stream=passed.driver_s / video_s,
+        driver_a_stream=skipped.driver_s / video_s,
     )
 
 
-def _rows(passed: Passed, took_s: float, simulation: Simulation) -> tuple[Row, ...]:
-    lanes = simulation.lane_stages
+def _rows(skipped: Counters, took_s: float, simulation: Simulation) -> tuple[Row, ...]:
+    pools = simulation.pool_stages
     return tuple(
         Row(
             name=name,
-            pool=name in simulation.pools,
-            workers=passed.worker_s[name] / took_s,
-            busy=passed.busy_s[name] / max(passed.worker_s[name], 1e-9),
-            cores=sum(passed.cpu_s[stage] for stage in stages) / took_s,
-            gpus=sum(passed.gpu_s[stage] for stage in stages) / took_s,
-            calls_s=passed.calls[name] / took_s,
+            pool=name in simulation.shared_pools,
+            workers=skipped.worker_s[name] / took_s,
+            busy=skipped.busy_s[name] / max(skipped.worker_s[name], 1e-9),
+            cores=sum(skipped.cpu_s[stage] for stage in stages) / took_s,
+            gpus=sum(skipped.gpu_s[stage] for stage in stages) / took_s,
+            calls_s=skipped.tasks[name] / took_s,
         )
-        for name, stages in lanes.items()
-        if passed.worker_s[name]
+        for name, stages in pools.items()
+        if skipped.worker_s[name]
     )
 
 
 def _halves(late: list[tuple[float, float]], middle: float) -> tuple[float, float]:
     """Return the median latency before and after the middle of a window."""
-    first = sorted(took for at, took in late if at <= middle)
-    second = sorted(took for at, took in late if at > middle)
+    first = sorted(record_duration for at, record_duration in late if at <= middle)
+    second = sorted(record_duration for at, record_duration in late if at > middle)
     return _at(first, 0.5), _at(second, 0.5)
 
 

@@ -7,19 +7,24 @@ down alike. Its clock of service makes every event cost O(log n), however many c
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Machine", "Shape", "Stored"]
+from pipeline.scheduling.policy import ResourceClaim
+
+__all__ = ["Machine", "MachineSpec", "Stored"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class MachineSpec:
     """Machines of one kind."""
 
     count: int
     cpus: float
     gpus: float = 0.0
+    memory_bytes: float = math.inf
+    """Memory that workers may claim on each machine."""
 
 
 @dataclass(eq=False)
@@ -46,11 +51,11 @@ class Machine:
     def __init__(
         self,
         number: int,
-        shape: Shape,
+        shape: MachineSpec,
         *,
         network_bytes_s: float,
         free: float = 1.0,
-        crowding: float = 1.0,
+        contention: float = 1.0,
     ) -> None:
         """Start idle.
 
@@ -59,7 +64,7 @@ class Machine:
             shape: Cores and GPUs.
             network_bytes_s: What goes in, and what goes out, each.
             free: Share of the cores that other programs leave over.
-            crowding: How much longer a call takes where all cores are at work.
+            contention: How much longer a call takes where all cores are at work.
         """
         self.number = number
         self.cpus = shape.cpus * free
@@ -67,13 +72,14 @@ class Machine:
         self.free_cpus = shape.cpus
         """Not claimed by workers."""
         self.free_gpus = shape.gpus
+        self.free_memory_bytes = shape.memory_bytes
         self.busy_s = 0.0
         """Core-seconds of work done."""
         self.into_bytes = self.out_bytes = 0
         """What has crossed its network card."""
         self.version = 0
         """Changes with every event: an older reckoning of the next one is void."""
-        self._crowding = crowding
+        self._contention = contention
         self._bytes_s = network_bytes_s
         self._in_free = self._out_free = 0.0
         self._service = 0.0
@@ -86,6 +92,26 @@ class Machine:
     def running(self) -> int:
         """Calls that run."""
         return len(self._tasks)
+
+    def has_room(self, claim: ResourceClaim) -> bool:
+        """Whether a worker with this claim fits."""
+        return (
+            self.free_cpus >= claim.cpus - 1e-9
+            and self.free_gpus >= claim.gpus
+            and self.free_memory_bytes >= claim.memory_bytes
+        )
+
+    def claim(self, claim: ResourceClaim) -> None:
+        """Take a worker's claim off what is free."""
+        self.free_cpus -= claim.cpus
+        self.free_gpus -= claim.gpus
+        self.free_memory_bytes -= claim.memory_bytes
+
+    def give_back(self, claim: ResourceClaim) -> None:
+        """Add a worker's claim to what is free."""
+        self.free_cpus += claim.cpus
+        self.free_gpus += claim.gpus
+        self.free_memory_bytes += claim.memory_bytes
 
     def begin(self, now: float, seconds: float, width: float, what: tuple[Any, Any]) -> None:
         """Let a call run: so many core-seconds, on at most `width` cores at once."""
@@ -135,10 +161,10 @@ class Machine:
     def _rate(self) -> float:
         """Return the service that a call gets, for every second and core it could use."""
         rate = min(1.0, self.cpus / self._demand) if self._demand else 1.0
-        if self._crowding > 1 and self.cpus > 1:
+        if self._contention > 1 and self.cpus > 1:
             # Caches and memory are shared: from one busy core to all, evenly.
             used = min(self._demand, self.cpus)
-            rate /= 1 + (self._crowding - 1) * max(0.0, used - 1) / (self.cpus - 1)
+            rate /= 1 + (self._contention - 1) * max(0.0, used - 1) / (self.cpus - 1)
         return rate
 
     def _go_to(self, now: float) -> None:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline.capacity.cost_model import Costs
-from pipeline.capacity.evaluation import Outcome, follow, lead
-from pipeline.capacity.machines import Shape
-from pipeline.capacity.workload import Load, Site
+from pipeline.capacity.evaluation import Evaluation, follow, lead
+from pipeline.capacity.machines import MachineSpec
+from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import Chain
 from pipeline.config import RunOptions
 from pipeline.scheduling.policy import STORE_SHARE
 
-__all__ = ["Answer", "Question", "Sizing", "Tried"]
+__all__ = ["Candidate", "ClusterSearch", "PlanRequest", "PlanResult"]
 
 DRIVER_BUSY = 0.7
 """Share of its time that a driver may be at work: beyond that what happens waits for it."""
@@ -41,36 +41,36 @@ PILOT_GPUS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class PlanRequest:
     """What is to be planned."""
 
     chain: Chain
     options: RunOptions
-    load: Load
+    load: Workload
     costs: Costs
     within_s: float | None = None
     """Files: when all shall be through."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class Candidate:
     """Machines, and what became of the load on them."""
 
-    site: Site
+    site: ClusterSpec
     jobs: int
     """Runs that share the machines, each with a driver of its own."""
-    outcome: Outcome
+    outcome: Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PlanResult:
     """What a plan says."""
 
-    given: Tried | None
+    given: Candidate | None
     """What becomes of the load on the machines that there are."""
     most_streams: int | None
     """How many streams these keep up with, where it is not all of them."""
-    needed: Tried | None
+    needed: Candidate | None
     """The machines that it takes, where those that there are do not do."""
     store_bytes: float
     """Object store of a machine that is enough, within a factor of two."""
@@ -78,22 +78,22 @@ class Answer:
     """Network card of a machine that is enough."""
 
     @property
-    def shown(self) -> Tried:
+    def shown(self) -> Candidate:
         """The simulation that figures are told of."""
         shown = self.needed or self.given
         assert shown is not None
         return shown
 
 
-class Sizing:
+class ClusterSearch:
     """Answers a question by simulations; `tell` hears of every one."""
 
-    def __init__(self, question: Question, tell: Callable[[str], None]) -> None:
+    def __init__(self, question: PlanRequest, tell: Callable[[str], None]) -> None:
         """Simulate nothing yet."""
         self._question = question
         self._tell = tell
 
-    def answer(self, site: Site, *, given: bool) -> Answer:
+    def answer(self, site: ClusterSpec, *, given: bool) -> PlanResult:
         """Answer the question.
 
         Args:
@@ -109,7 +109,7 @@ class Sizing:
         assert shown is not None
         store = self.least_store(shown)
         network = self.least_network(replace(shown, site=replace(shown.site, store_bytes=store)))
-        return Answer(
+        return PlanResult(
             given=tried,
             most_streams=most,
             needed=needed,
@@ -117,7 +117,9 @@ class Sizing:
             network_bytes_s=network,
         )
 
-    def on(self, site: Site, streams: int | None = None, jobs: int | None = None) -> Tried:
+    def on(
+        self, site: ClusterSpec, streams: int | None = None, jobs: int | None = None
+    ) -> Candidate:
         """Simulate so many streams on these machines, as several runs if one driver is too slow."""
         load = self._question.load
         load = replace(load, streams=streams or load.streams)
@@ -133,10 +135,10 @@ class Sizing:
             parts = jobs * smaller.shape.count / shape.count
             outcome = self._simulate(part, smaller)
             if outcome.keeps_up or outcome.driver < CPU_BUSY or part.streams == 1:
-                return Tried(site=site, jobs=jobs, outcome=outcome.times(jobs, parts))
+                return Candidate(site=site, jobs=jobs, outcome=outcome.times(jobs, parts))
             jobs = math.ceil(jobs * outcome.driver / DRIVER_BUSY)
 
-    def enough(self, kind: Site) -> Tried:
+    def enough(self, kind: ClusterSpec) -> Candidate:
         """Find the smallest number of machines of a kind that keep up; of one, the fewest cores.
 
         Where no number keeps up, what came nearest is returned.
@@ -166,7 +168,7 @@ class Sizing:
             low, count, found = (low, middle, tried) if _will_do(tried) else (middle, count, found)
         return self._fewest_cores(found) if count == 1 else found
 
-    def most_streams(self, site: Site, tried: Tried) -> int:
+    def most_streams(self, site: ClusterSpec, tried: Candidate) -> int:
         """Find about how many streams these machines keep up with, at most those of the load."""
         low, high = 0, self._question.load.streams
         guess = int(high / max(1.05, tried.outcome.behind))
@@ -181,7 +183,7 @@ class Sizing:
             guess = (low + high) // 2
         return low
 
-    def least_store(self, tried: Tried) -> float:
+    def least_store(self, tried: Candidate) -> float:
         """Return the bytes of object store of a machine that are enough, within a factor of two."""
         there = tried.site.store_bytes
         if not tried.outcome.keeps_up:
@@ -199,7 +201,7 @@ class Sizing:
                 return store
         return store if good else there
 
-    def least_network(self, tried: Tried) -> float:
+    def least_network(self, tried: Candidate) -> float:
         """Return the network card of a machine that is enough, of those that are sold."""
         outcome, site = tried.outcome, tried.site
         through = outcome.network * site.network_bytes_s
@@ -215,23 +217,23 @@ class Sizing:
 
     # ------------------------------------------------------------------------------------------
 
-    def _as_good(self, site: Site, tried: Tried) -> bool:
+    def _as_good(self, site: ClusterSpec, tried: Candidate) -> bool:
         again = self.on(site, jobs=tried.jobs).outcome
         return again.keeps_up and not again.slower_than(tried.outcome)
 
-    def _simulate(self, load: Load, site: Site) -> Outcome:
+    def _simulate(self, load: Workload, site: ClusterSpec) -> Evaluation:
         asked = self._question
         if load.seconds is None:
             return follow(asked.chain, asked.options, load, site, asked.costs)
         return lead(asked.chain, asked.options, load, site, asked.costs, asked.within_s)
 
     @cached_property
-    def _pilot(self) -> Outcome:
+    def _pilot(self) -> Evaluation:
         """A few streams on a machine with room for all: what each of them takes."""
         load = self._question.load
         few = replace(load, streams=min(load.streams, PILOT_STREAMS))
-        shape = Shape(1, PILOT_CORES, PILOT_GPUS)
-        return self._simulate(few, Site(shape=shape, store_bytes=1e15, network_bytes_s=1e15))
+        shape = MachineSpec(1, PILOT_CORES, PILOT_GPUS)
+        return self._simulate(few, ClusterSpec(shape=shape, store_bytes=1e15, network_bytes_s=1e15))
 
     def _speed(self, streams: int) -> float:
         """Return the streams that must be worked on at one time, each as fast as it is filmed."""
@@ -244,7 +246,7 @@ class Sizing:
     def _cores(self) -> float:
         return self._speed(self._question.load.streams) * self._pilot.cores_a_stream
 
-    def _gpus(self, shape: Shape) -> float:
+    def _gpus(self, shape: MachineSpec) -> float:
         needed = self._speed(self._question.load.streams) * self._pilot.gpus_a_stream
         return needed / shape.gpus if shape.gpus else 0.0
 
@@ -252,7 +254,7 @@ class Sizing:
         busy = self._speed(streams) * self._pilot.driver_a_stream
         return max(1, min(streams, math.ceil(busy / DRIVER_BUSY)))
 
-    def _fewest_cores(self, found: Tried) -> Tried:
+    def _fewest_cores(self, found: Candidate) -> Candidate:
         """Take cores away from the only machine as long as it keeps up."""
         shape = found.site.shape
         low, high = max(0, math.ceil(self._cores) - 1), int(shape.cpus)
@@ -263,7 +265,7 @@ class Sizing:
             middle = (low + high) // 2
             smaller = replace(
                 found.site,
-                shape=Shape(1, middle, shape.gpus),
+                shape=MachineSpec(1, middle, shape.gpus),
                 store_bytes=store * middle,
             )
             tried = self.on(smaller)
@@ -271,17 +273,17 @@ class Sizing:
         return found
 
 
-def _will_do(tried: Tried) -> bool:
+def _will_do(tried: Candidate) -> bool:
     """Say whether machines are enough to be recommended: cameras may show more some day."""
     outcome = tried.outcome
     return outcome.keeps_up and (outcome.seconds is not None or outcome.cpu <= CPU_BUSY)
 
 
-def _with(kind: Site, count: int) -> Site:
+def _with(kind: ClusterSpec, count: int) -> ClusterSpec:
     return replace(kind, shape=replace(kind.shape, count=count))
 
 
-def _part_of(site: Site, jobs: int) -> Site:
+def _part_of(site: ClusterSpec, jobs: int) -> ClusterSpec:
     """Return what one of several runs has: a part of every machine, but no splinters."""
     if jobs == 1:
         return site
@@ -292,7 +294,7 @@ def _part_of(site: Site, jobs: int) -> Site:
     share = site.shape.count / jobs / count
     return replace(
         site,
-        shape=Shape(count, cores / count, gpus / count),
+        shape=MachineSpec(count, cores / count, gpus / count),
         store_bytes=site.store_bytes * share,
         network_bytes_s=site.network_bytes_s * share,
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.capacity.cost_model import Costs, Law, Made, StageCosts
+from pipeline.capacity.cost_model import Costs, LinearCost, OutputSize, StageCosts
 from pipeline.capacity.machines import Stored
-from pipeline.capacity.workload import Load
+from pipeline.capacity.workload import Workload
 from pipeline.contract.messages import Frames
-from pipeline.scheduling.dataflow import FINISH, Call, Outputs, Parcel
-from pipeline.worker.serialization import INLINE_BYTES, Packed
+from pipeline.scheduling.tasks import FINISH, Outputs, Task, WorkItem
+from pipeline.worker.serialization import INLINE_BYTES, MessageRef
 
-__all__ = ["CallCosts"]
+__all__ = ["TaskCosts"]
 
 
-class CallCosts:
+class TaskCosts:
     """The laws at the size of one load's frames."""
 
-    def __init__(self, load: Load, costs: Costs) -> None:
+    def __init__(self, load: Workload, costs: Costs) -> None:
         """Reckon with what the sampler takes of these streams."""
         film = costs.film
         self._load = load
@@ -39,40 +39,42 @@ class CallCosts:
         """
         share = self._fullness(number)
         seconds = stage.clip.seconds(self._load.fps * self.clip_s * share, self._load.megapixels)
-        made = stage.makes.get("Frames", Made())
+        made = stage.makes.get("Frames", OutputSize())
         nbytes = made.nbytes(self._frames * share, self._megapixels)
         return seconds, {Frames: _packed(Frames, nbytes, place)}
 
-    def spent(self, call: Call, stage: StageCosts) -> tuple[float, float]:
-        """Return the CPU and GPU seconds of any other call."""
-        law, gpu, frames = self._law(call, stage)
+    def spent(self, task: Task, stage: StageCosts, clips: int) -> tuple[float, float]:
+        """Return the CPU and GPU seconds of any other task; `clips`: of its stream so far."""
+        law, gpu, frames = self._law(task, stage, clips)
         return law.seconds(frames, self._megapixels), gpu.seconds(frames, self._megapixels)
 
-    def made(self, call: Call, stage: StageCosts, place: int) -> Outputs:
+    def made(self, task: Task, stage: StageCosts, place: int, clips: int) -> Outputs:
         """Return what it makes on a machine: every so-many-th call, where not each does."""
-        if call.verb not in ("process", "finish"):
+        if task.kind not in ("process", "finish"):
             return {}
-        end = call.verb == "finish" or call.node.kind == "whole"
+        end = task.kind == "finish" or task.stage.kind == "whole_stream"
         made = stage.ends if end else stage.makes
         outputs: Outputs = {}
-        for kind in call.node.job.link.ports.makes:
+        for kind in task.stage.planned.link.ports.makes:
             told = made.get(kind.__name__)
-            number = call.parcel.number if call.parcel is not None else 0
+            number = task.item.number if task.item is not None else 0
             if told is None or (not end and not _due(told.share, number)):
                 continue
-            frames = self._frames * (max(1, call.flow.produced) if end else 1)
+            frames = self._frames * (clips if end else 1)
             outputs[kind] = _packed(kind, told.nbytes(frames, self._megapixels), place)
         return outputs
 
-    def _law(self, call: Call, stage: StageCosts) -> tuple[Law, Law, float]:
-        parcel: Parcel | None = call.parcel
-        if call.verb == "process" and parcel is not None and parcel.number < FINISH:
-            return stage.clip, stage.gpu, self._frames * self._fullness(parcel.number)
-        whole = call.node.kind == "whole" and call.verb == "process"
-        if whole or call.verb in ("finish", "report"):
-            return stage.end, stage.end_gpu, self._frames * max(1, call.flow.produced)
+    def _law(
+        self, task: Task, stage: StageCosts, clips: int
+    ) -> tuple[LinearCost, LinearCost, float]:
+        item: WorkItem | None = task.item
+        if task.kind == "process" and item is not None and item.number < FINISH:
+            return stage.clip, stage.gpu, self._frames * self._fullness(item.number)
+        whole = task.stage.kind == "whole_stream" and task.kind == "process"
+        if whole or task.kind in ("finish", "report"):
+            return stage.end, stage.end_gpu, self._frames * clips
         # Writing down and exporting what the end made: counted with the exporter's `finish`.
-        return Law(), Law(), 0.0
+        return LinearCost(), LinearCost(), 0.0
 
     def _fullness(self, number: int) -> float:
         """Return how full a clip is: the last one of a file may be shorter."""
@@ -82,10 +84,10 @@ class CallCosts:
         return self._load.seconds / self.clip_s - (self.clips - 1)
 
 
-def _packed(kind: type[Any], nbytes: int, place: int) -> Packed:
+def _packed(kind: type[Any], nbytes: int, place: int) -> MessageRef:
     if nbytes < INLINE_BYTES:
-        return Packed(kind, b"", (), (), ())
-    return Packed(kind, b"", ("array",), (Stored(nbytes, {place}),), (nbytes,))
+        return MessageRef(kind, b"", (), (), ())
+    return MessageRef(kind, b"", ("array",), (Stored(nbytes, {place}),), (nbytes,))
 
 
 def _due(share: float, number: int) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from pipeline.capacity.machines import Shape
+from pipeline.capacity.machines import MachineSpec
 
-__all__ = ["Load", "Passed", "Site", "Sums"]
+__all__ = ["ClusterSpec", "Counters", "Sums", "Workload"]
 
 Sums = defaultdict[str, float]
 """Seconds or counts by name."""
@@ -18,7 +18,7 @@ def _sums() -> Sums:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """The streams: all of one kind."""
 
     streams: int
@@ -39,10 +39,10 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class ClusterSpec:
     """The machines and what lies between them."""
 
-    shape: Shape
+    shape: MachineSpec
     store_bytes: float
     """Object store of one machine."""
     network_bytes_s: float
@@ -64,7 +64,7 @@ class Site:
 
 
 @dataclass(eq=False, kw_only=True)
-class Passed:
+class Counters:
     """What has happened so far; two of them are subtracted to look at a stretch of time."""
 
     at_s: float = 0.0
@@ -76,7 +76,7 @@ class Passed:
     """Stage to core-seconds."""
     gpu_s: Sums = field(default_factory=_sums)
     """Stage to GPU-seconds."""
-    calls: Sums = field(default_factory=_sums)
+    tasks: Sums = field(default_factory=_sums)
     """Lane to calls done."""
     cores_s: float = 0.0
     """Core-seconds of everything, start-up included, that machines have done."""
@@ -89,19 +89,19 @@ class Passed:
     """Of all cameras."""
     filmed_s: float = 0.0
 
-    def copy(self) -> Passed:
+    def copy(self) -> Counters:
         """Return what stays as it is while this one goes on."""
-        return self.since(Passed())
+        return self.since(Counters())
 
-    def since(self, before: Passed) -> Passed:
+    def since(self, before: Counters) -> Counters:
         """Return what has happened between then and now."""
-        return Passed(
+        return Counters(
             at_s=self.at_s - before.at_s,
             busy_s=_less(self.busy_s, before.busy_s),
             worker_s=_less(self.worker_s, before.worker_s),
             cpu_s=_less(self.cpu_s, before.cpu_s),
             gpu_s=_less(self.gpu_s, before.gpu_s),
-            calls=_less(self.calls, before.calls),
+            tasks=_less(self.tasks, before.tasks),
             cores_s=self.cores_s - before.cores_s,
             driver_s=self.driver_s - before.driver_s,
             into_bytes=_apart(self.into_bytes, before.into_bytes),

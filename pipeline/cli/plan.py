@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.capacity.cost_model import Costs
-from pipeline.capacity.machines import Shape
-from pipeline.capacity.workload import Load, Site
+from pipeline.capacity.machines import MachineSpec
+from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import Choice
 from pipeline.cli.argument_types import number, whole
 from pipeline.config import RunConfig, is_override, load, presets
@@ -112,7 +112,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
         )
     _check(options)
     # What follows loads the chain's models; a wrong word above is told at once.
-    from pipeline.capacity.search import Question, Sizing
+    from pipeline.capacity.search import ClusterSearch, PlanRequest
     from pipeline.chain import wire
     from pipeline.cli.plan_report import as_json, print_table
 
@@ -121,10 +121,10 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     chain = wire(planned.choices)
     _check_gpus(planned, options)
     costs, origin = _costs(options, measured, console)
-    question = Question(
+    question = PlanRequest(
         chain=chain,
         options=planned.run,
-        load=Load(
+        load=Workload(
             streams=options.streams,
             width=options.size[0],
             height=options.size[1],
@@ -137,7 +137,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     for link in chain.links[1:]:
         costs.of(link.name)
     with console.status("simulating") as status:
-        sizing = Sizing(question, lambda text: status.update(f"simulating {text}"))
+        sizing = ClusterSearch(question, lambda text: status.update(f"simulating {text}"))
         answer = sizing.answer(_site(options), given=options.nodes is not None)
     if options.json:
         print(as_json(answer, question, origin))
@@ -222,16 +222,16 @@ def _costs(options: argparse.Namespace, config: RunConfig, console: Console) -> 
     )
 
 
-def _site(options: argparse.Namespace) -> Site:
-    shape = options.nodes or Shape(1, options.cpus or 32.0, float(options.gpus or 0))
-    return Site(
+def _site(options: argparse.Namespace) -> ClusterSpec:
+    shape = options.nodes or MachineSpec(1, options.cpus or 32.0, float(options.gpus or 0))
+    return ClusterSpec(
         shape=shape,
         store_bytes=options.store * 1e9 if options.store else PLENTY,
         network_bytes_s=options.network * 1e9 / 8 if options.network else PLENTY,
     )
 
 
-def _nodes(text: str) -> Shape:
+def _nodes(text: str) -> MachineSpec:
     found = re.fullmatch(r"(\d{1,5}):(\d{1,4})(?::(\d{1,2}))?", text)
     count, cpus, gpus = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     if not (1 <= count <= 10_000 and 1 <= cpus <= 4096):
@@ -239,7 +239,7 @@ def _nodes(text: str) -> Shape:
             f"'{text}' is not allowed; give N:CPUS or N:CPUS:GPUS, N machines with so many each, "
             "such as 4:32 or 2:64:8"
         )
-    return Shape(count, float(cpus), float(gpus))
+    return MachineSpec(count, float(cpus), float(gpus))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.capacity.search import Answer, Question, Tried
+from pipeline.capacity.search import Candidate, PlanRequest, PlanResult
 
 __all__ = ["as_json", "print_table"]
 
@@ -18,7 +18,7 @@ KNOWN = 1e14
 """Bytes, and bytes a second, from which on the user has left it open."""
 
 
-def print_table(answer: Answer, question: Question, preset: str, origin: str) -> None:
+def print_table(answer: PlanResult, question: PlanRequest, preset: str, origin: str) -> None:
     """Print a plan.
 
     Args:
@@ -48,7 +48,7 @@ def print_table(answer: Answer, question: Question, preset: str, origin: str) ->
     out.print(_stages(answer.shown))
 
 
-def as_json(answer: Answer, question: Question, origin: str) -> str:
+def as_json(answer: PlanResult, question: PlanRequest, origin: str) -> str:
     """Return a plan as JSON; its names say the units."""
     load = question.load
     return json.dumps(
@@ -64,7 +64,7 @@ def as_json(answer: Answer, question: Question, origin: str) -> str:
     )
 
 
-def _figures(tried: Tried | None) -> Any:
+def _figures(tried: Candidate | None) -> Any:
     if tried is None:
         return None
     what, share = tried.outcome.bottleneck
@@ -78,7 +78,7 @@ def _figures(tried: Tried | None) -> Any:
     }
 
 
-def _facts(answer: Answer, question: Question) -> list[tuple[str, str]]:
+def _facts(answer: PlanResult, question: PlanRequest) -> list[tuple[str, str]]:
     shown = answer.shown
     outcome = shown.outcome
     facts: list[tuple[str, str]] = []
@@ -121,7 +121,7 @@ def _facts(answer: Answer, question: Question) -> list[tuple[str, str]]:
     return facts
 
 
-def _given(tried: Tried, most_streams: int | None, question: Question) -> str:
+def _given(tried: Candidate, most_streams: int | None, question: PlanRequest) -> str:
     outcome, load = tried.outcome, question.load
     told = _machines(tried)
     if outcome.keeps_up:
@@ -132,7 +132,7 @@ def _given(tried: Tried, most_streams: int | None, question: Question) -> str:
     return f"{told}: [red]not enough[/] ({lacks}); for {most_streams or 'no'} streams they are"
 
 
-def _needed(tried: Tried) -> str:
+def _needed(tried: Candidate) -> str:
     if tried.outcome.keeps_up:
         return _machines(tried)
     what, _ = tried.outcome.bottleneck
@@ -142,7 +142,7 @@ def _needed(tried: Tried) -> str:
     )
 
 
-def _machines(tried: Tried) -> str:
+def _machines(tried: Candidate) -> str:
     shape = tried.site.shape
     each = f"{shape.cpus:g} CPUs" + (f" and {shape.gpus:g} GPUs" if shape.gpus else "")
     if shape.count == 1:
@@ -150,7 +150,7 @@ def _machines(tried: Tried) -> str:
     return f"{shape.count} machines of {each}, {tried.site.cpus:g} CPUs in all"
 
 
-def _store(answer: Answer) -> str:
+def _store(answer: PlanResult) -> str:
     there = answer.shown.site.store_bytes
     if answer.store_bytes >= there:
         return f"all of the {_bytes(there)} on each machine"
@@ -158,7 +158,7 @@ def _store(answer: Answer) -> str:
     return f"{told} of the {_bytes(there)} would do" if there < KNOWN else told
 
 
-def _network(answer: Answer) -> str:
+def _network(answer: PlanResult) -> str:
     shown = answer.shown
     if shown.site.shape.count == 1:
         return "none between machines; what sources bring is not counted"
@@ -174,7 +174,7 @@ def _network(answer: Answer) -> str:
     )
 
 
-def _bottleneck(tried: Tried) -> str:
+def _bottleneck(tried: Candidate) -> str:
     what, share = tried.outcome.bottleneck
     told = f"{escape(what)}, busy {_share(share)}"
     if what == "the object store":
@@ -187,7 +187,7 @@ def _bottleneck(tried: Tried) -> str:
     return told
 
 
-def _stages(tried: Tried) -> Table:
+def _stages(tried: Candidate) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage")
     gpus = any(row.gpus for row in tried.outcome.rows)

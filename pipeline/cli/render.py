@@ -14,7 +14,7 @@ from rich.markup import escape
 from pipeline.cli.argument_types import number
 from pipeline.contract.events import Event, Progress, Warn
 from pipeline.contract.stage import Context, find, options_of
-from pipeline.telemetry.progress_bar import Terminal
+from pipeline.telemetry.progress_bar import ProgressBars
 
 __all__ = ["add_render"]
 
@@ -98,11 +98,11 @@ def _render(options: argparse.Namespace, console: Console) -> int:
     config = options_of("view", "splats")(**wanted)
     # `find` gives any stage; this one renders.
     artist: Any = find("view", "splats")(config)
-    with Terminal(console) as watch:
+    with ProgressBars(console) as watch:
 
         def hear(event: Event) -> None:
             if isinstance(event, Progress):
-                watch.progress("render", event.done, event.total, event.note)
+                watch.on_progress("render", event.done, event.total, event.note)
             elif isinstance(event, Warn):
                 console.print(f"[yellow]![/] {escape(event.text)}", soft_wrap=True)
 

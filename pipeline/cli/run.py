@@ -16,11 +16,11 @@ from pipeline.cli.watch import GracefulEnd, has_camera
 from pipeline.config import RunConfig, is_override, load
 from pipeline.contract.source import Source
 from pipeline.errors import Reel3dError, SourceError, UsageError
-from pipeline.run import Result, run
+from pipeline.run import RunResult, run
 from pipeline.sources.cache import check_scheme
 from pipeline.sources.urls import mask, plain_path
 from pipeline.storage.run_folder import STATE, clean_name, free_folder
-from pipeline.telemetry.progress_bar import Terminal
+from pipeline.telemetry.progress_bar import ProgressBars
 
 RUN_HELP = """\
 examples:
@@ -83,7 +83,7 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
         try:
             # Only a camera ends when it is told to; a file's run is interrupted and resumed.
             end = GracefulEnd() if has_camera([source.uri]) else nullcontext()
-            with end, Terminal(console, quiet=options.quiet) as watch:
+            with end, ProgressBars(console, quiet=options.quiet) as watch:
                 result = run(source, config, out, watch, resume=options.resume)
         except SourceError as error:
             if len(sources) == 1:
@@ -105,12 +105,12 @@ def _run_on_cluster(
 ) -> int:
     """Run all sources together over Ray."""
     # Ray is large: only those who use it load it.
-    from pipeline.cluster.runner import Together
-    from pipeline.telemetry.live_table import Board
+    from pipeline.cluster.runner import ClusterRunner
+    from pipeline.telemetry.live_table import LiveTable
 
     if not 0 < options.share <= 1:
         raise UsageError(f"--share must be above 0 and at most 1, got {options.share:g}")
-    together = Together(
+    together = ClusterRunner(
         address=options.address,
         share=options.share,
         priority=options.priority,
@@ -119,7 +119,7 @@ def _run_on_cluster(
     cameras = has_camera(source.uri for source, _, _ in wanted)
     end = GracefulEnd(together.end_cameras.set) if cameras else nullcontext()
     code = 0
-    with end, Board(console, quiet=options.quiet, streams=len(wanted)) as board:
+    with end, LiveTable(console, quiet=options.quiet, streams=len(wanted)) as board:
         outcomes = together.run(wanted, board)
     for outcome in outcomes:
         if isinstance(outcome, Reel3dError):
@@ -151,7 +151,7 @@ def _out(options: argparse.Namespace, source: Source, *, alone: bool) -> Path:
     return runs / source.name if options.resume else free_folder(runs, source.name)
 
 
-def _summarise(result: Result, console: Console) -> None:
+def _summarise(result: RunResult, console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for artefact in result.manifest["artefacts"]:
         if artefact["kind"] in ("configuration", "metrics", "errors"):

@@ -1,14 +1,13 @@
-"""Workers as Ray actors: the backend of the scheduler that runs the real thing.
+"""Workers as Ray actors: the scheduler's backend on a real cluster.
 
-Actors have neither restarts nor retries of Ray's own: with these, a clip that kills its worker
-takes the clips beside it along (FACTS, Ray 2.60). The scheduler sees every death. Calls return a
-small answer, which comes to the driver, and the large arrays, which do not.
+Actors have neither Ray's restarts nor its retries: with these, a clip that kills its worker spends
+the attempts of the clips queued beside it. The scheduler sees every death itself. Calls return a
+small reply, which comes to the driver, and the large arrays, which do not.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import pickle
@@ -21,133 +20,136 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.cluster.idle_actors import Spares
+from pipeline.cluster import key_value
+from pipeline.cluster.connection import Cluster
 from pipeline.contract.events import Progress
 from pipeline.contract.stage import Context, find
-from pipeline.scheduling.backend import Failure, Happening, Result
-from pipeline.scheduling.dataflow import Call, Flow
-from pipeline.scheduling.pools import Lane, Worker
-from pipeline.scheduling.remote_calls import given_to, order_of, result_of
+from pipeline.scheduling.backend import (
+    ObjectsLost,
+    TaskDone,
+    TaskResult,
+    WorkerDied,
+    WorkerEvent,
+    WorkerStarted,
+)
+from pipeline.scheduling.policy import may_idle
+from pipeline.scheduling.pools import Worker, WorkerPool
+from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
+from pipeline.scheduling.tasks import StreamInfo, Task
 from pipeline.telemetry.logs import LogSettings, bind, bound, configure
 from pipeline.telemetry.meter import forget_peak, peak_memory_bytes
 from pipeline.worker.allocator import give_back, keep_freed
-from pipeline.worker.protocol import Home, Order, Reply, StageSpec
+from pipeline.worker.protocol import (
+    Failed,
+    Failure,
+    Opened,
+    OpenFailed,
+    Reply,
+    Request,
+    RunLocation,
+    StageSpec,
+)
 from pipeline.worker.serialization import slots as slots_of
-from pipeline.worker.stage_host import Host
+from pipeline.worker.stage_host import StageHost
 
-__all__ = ["RayBackend"]
+__all__ = ["RayBackend", "death_reason"]
 
 PROGRESS_EVERY_S = 0.5
-"""How often a worker may tell how far a long call has come."""
+"""Shortest interval at which a worker reports the progress of a long task."""
 LONG_S = 2.0
-"""After a call that took longer, free memory is given back."""
-NEWS = b"reel3d:progress:"
-CLAIMS = frozenset({"num_cpus", "num_gpus", "memory"})
-"""Options that hold a part of the cluster for an actor."""
-MOST_RESTING_BYTES = 600 << 20
+"""After a task that took longer, free memory is given back to the system."""
+PROGRESS_KEY = b"reel3d:progress:"
+MOST_IDLE_BYTES = 600 << 20
 """An actor that has held more is ended with its stages: not all memory comes back."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Letter:
-    """A call on its way."""
+class _InFlightCall:
+    """A task that was sent to an actor."""
 
-    call: Call
-    order: Order
+    task: Task
+    request: Request
     slots: int
-    """Objects that may come back."""
+    """Upper bound of the objects that come back."""
     given: list[Any]
+    """References of the task's arrays."""
     made: list[Any] = field(default_factory=list[Any])
-    """The objects that will come back."""
+    """References of the objects that will come back."""
 
 
 @dataclass(eq=False)
 class _Handle:
-    """A worker's actor, and the ways to call it by how many objects come back."""
+    """A worker's actor, and its method bound to each number of objects that come back."""
 
     actor: Any
-    ways: dict[int, Callable[..., Any]]
+    methods: dict[int, Callable[..., Any]]
 
 
 class RayBackend:
-    """Starts actors and carries calls; what comes back waits in one queue."""
+    """Starts actors and sends tasks; what comes back waits in one queue."""
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        claim: Callable[[Lane], dict[str, Any]],
-        job: str,
-        spares: Spares,
-    ) -> None:
-        """Prepare to start actors in the cluster that this process has joined.
-
-        Args:
-            seed: Of the run.
-            claim: Gives the options under which the actors of a lane are placed.
-            job: Names this run in what workers tell of themselves.
-            spares: Where actors rest, between runs too.
-        """
+    def __init__(self, *, seed: int, cluster: Cluster) -> None:
+        """Prepare to start actors in the cluster that this process has joined."""
         self._seed = seed
-        self._claim = claim
-        self._job = job
+        self._cluster = cluster
         self._log = LogSettings.inherited()
-        self._inbox: queue.SimpleQueue[tuple[Worker, list[_Letter], Future[Any]]] = (
+        self._inbox: queue.SimpleQueue[tuple[Worker, list[_InFlightCall], Future[Any]]] = (
             queue.SimpleQueue()
         )
-        self._light: dict[Worker, list[_Letter]] = {}
-        """Calls that leave together, with what else their worker gets in this step."""
-        self._homes: dict[int, Home] = {}
+        self._light: dict[Worker, list[_InFlightCall]] = {}
+        """Calls that are sent together, with what else their worker gets in this step."""
+        self._locations: dict[int, RunLocation] = {}
+        """Stream number to the run folder."""
         self._plain, self._threaded = _actor_class()
-        self._spares = spares
+        self._idle_actors = cluster.idle_actors
 
     def now(self) -> float:
-        """Return the time, s."""
+        """Return the time in seconds."""
         return time.monotonic()
 
-    def at_home(self, flow: Flow, home: Home) -> None:
-        """Say where the results of a stream go."""
-        self._homes[id(flow)] = home
+    def set_location(self, stream: StreamInfo, location: RunLocation) -> None:
+        """Set where the results of a stream go."""
+        self._locations[stream.number] = location
 
     def start(self, worker: Worker, places: dict[str, int]) -> None:
-        """Start an actor and open the lane's stages."""
-        lane = worker.lane
-        actor = self._spares.take() if self._may_rest(lane) else None
+        """Start an actor, or take an idle one, and open the pool's stages."""
+        pool = worker.pool
+        actor = self._idle_actors.take() if self._may_idle(pool) else None
         if actor is None:
-            kind = self._threaded if _is_camera(lane) else self._plain
-            actor = kind.options(**self._claim(lane)).remote(self._log)
+            kind = self._threaded if pool.is_camera else self._plain
+            actor = kind.options(**self._cluster.actor_options(pool)).remote(self._log)
         worker.handle = _Handle(actor, {})
-        home = self._homes[id(lane.flow)] if lane.flow is not None else None
-        context = Context(seed=self._seed, threads=lane.threads)
-        name = f"{self._job}:{worker.number}"
-        answer = actor.open.remote(name, lane.specs, context, home, places)
+        location = self._locations[pool.stream.number] if pool.stream is not None else None
+        context = Context(seed=self._seed, threads=pool.threads)
+        name = f"{self._cluster.job}:{worker.number}"
+        answer = actor.open.remote(name, pool.specs, context, location, places)
         self._expect(worker, [], answer)
 
-    def send(self, worker: Worker, call: Call) -> None:
-        """Send a call; its messages go as references."""
-        makes = call.verb in ("process", "finish", "next", "remake", "load")
-        slots = slots_of(call.node.job.link.ports.makes) if makes else 0
-        order = order_of(call, self._homes[id(call.flow)])
-        letter = _Letter(call, order, slots, given_to(call))
-        if worker.lane.light:
-            self._light.setdefault(worker, []).append(letter)
+    def send(self, worker: Worker, task: Task) -> None:
+        """Send a task; its arrays go as references."""
+        makes = task.kind in ("process", "finish", "next_clip", "redecode", "load")
+        slots = slots_of(task.stage.planned.link.ports.makes) if makes else 0
+        request = request_of(task, self._locations[task.stream.number])
+        call = _InFlightCall(task, request, slots, references_of(task))
+        if worker.pool.light:
+            self._light.setdefault(worker, []).append(call)
         else:
-            self._post(worker, [letter])
+            self._post(worker, [call])
 
     def stop(self, worker: Worker) -> None:
-        """Ask the stages to close; then the actor takes others, or ends."""
+        """Close the stages; the actor then waits for others, or exits."""
         if worker.handle is not None:
-            if self._may_rest(worker.lane):
-                self._spares.put(worker.handle.actor)
+            if self._may_idle(worker.pool):
+                self._idle_actors.add(worker.handle.actor)
             else:
-                self._spares.dismiss(worker.handle.actor)
+                self._idle_actors.stop(worker.handle.actor)
             worker.handle = None
 
-    def close(self, resting: int) -> None:
-        """Wait until the actors that were stopped are gone, but for so many that rest."""
-        self._spares.trim(resting)
+    def close(self, idle: int) -> None:
+        """Wait until the actors that were stopped have exited, but for so many that stay idle."""
+        self._idle_actors.trim(idle)
 
     def end(self, worker: Worker) -> None:
         """Ask a camera to end; its last clips still come."""
@@ -162,98 +164,97 @@ class RayBackend:
             ray.kill(worker.handle.actor, no_restart=True)
             worker.handle = None
 
-    def wait(self, timeout_s: float) -> list[Happening]:
+    def wait(self, timeout_s: float) -> list[WorkerEvent]:
         """Return what has come back, waiting for the first of it."""
-        for worker, letters in self._light.items():
+        for worker, calls in self._light.items():
             if worker.handle is not None:
-                self._post(worker, letters)
+                self._post(worker, calls)
         self._light.clear()
-        self._spares.sweep()
-        happenings: list[Happening] = []
+        self._idle_actors.sweep()
+        events: list[WorkerEvent] = []
         try:
-            happenings += self._understood(*self._inbox.get(timeout=timeout_s))
+            events += self._events_of(*self._inbox.get(timeout=timeout_s))
             while True:
-                happenings += self._understood(*self._inbox.get_nowait())
+                events += self._events_of(*self._inbox.get_nowait())
         except queue.Empty:
-            return happenings
+            return events
 
     def progress(self, workers: list[Worker]) -> list[tuple[Worker, str, Progress]]:
-        """Return what long calls have told of themselves lately."""
-        from ray.experimental import internal_kv
-
-        told: list[tuple[Worker, str, Progress]] = []
+        """Return the progress that long tasks have reported lately."""
+        reports: list[tuple[Worker, str, Progress]] = []
         for worker in workers:
-            raw = internal_kv._internal_kv_get(NEWS + f"{self._job}:{worker.number}".encode())  # pyright: ignore[reportPrivateUsage]
-            if raw:
-                row = json.loads(raw)
-                told.append((worker, row.pop("stage"), Progress(**row)))
-        return told
+            row = key_value.get(PROGRESS_KEY + f"{self._cluster.job}:{worker.number}".encode())
+            if row is not None:
+                reports.append((worker, row.pop("stage"), Progress(**row)))
+        return reports
 
-    def _may_rest(self, lane: Lane) -> bool:
-        """Whether an actor of a lane holds no part of the cluster, so that it may wait."""
-        return not (_is_camera(lane) or CLAIMS & self._claim(lane).keys())
+    def _may_idle(self, pool: WorkerPool) -> bool:
+        return may_idle(pool, self._cluster.claim(pool))
 
-    def _post(self, worker: Worker, letters: list[_Letter]) -> None:
+    def _post(self, worker: Worker, calls: list[_InFlightCall]) -> None:
         """Send calls to a worker as one of Ray's."""
         handle: _Handle = worker.handle
-        slots = sum(letter.slots for letter in letters)
-        way = handle.ways.get(slots)
-        if way is None:
-            way = handle.actor.call.options(num_returns=1 + slots).remote
-            handle.ways[slots] = way
+        slots = sum(call.slots for call in calls)
+        method = handle.methods.get(slots)
+        if method is None:
+            method = handle.actor.handle.options(num_returns=1 + slots).remote
+            handle.methods[slots] = method
         # Pickled here: bytes go through Ray as they are.
-        rows = [(letter.order, letter.slots, len(letter.given)) for letter in letters]
-        refs = way(pickle.dumps(rows, protocol=5), *(ref for one in letters for ref in one.given))
+        rows = [(call.request, call.slots, len(call.given)) for call in calls]
+        given = (ref for call in calls for ref in call.given)
+        refs = method(pickle.dumps(rows, protocol=5), *given)
         refs = refs if isinstance(refs, list) else [refs]
         at = 1
-        for letter in letters:
-            letter.made = refs[at : at + letter.slots]
-            at += letter.slots
-        self._expect(worker, letters, refs[0])
+        for call in calls:
+            call.made = refs[at : at + call.slots]
+            at += call.slots
+        self._expect(worker, calls, refs[0])
 
-    def _expect(self, worker: Worker, letters: list[_Letter], answer: Any) -> None:
-        answer.future().add_done_callback(lambda future: self._inbox.put((worker, letters, future)))
+    def _expect(self, worker: Worker, calls: list[_InFlightCall], answer: Any) -> None:
+        answer.future().add_done_callback(lambda future: self._inbox.put((worker, calls, future)))
 
-    def _understood(
-        self, worker: Worker, letters: list[_Letter], future: Future[Any]
-    ) -> list[Happening]:
+    def _events_of(
+        self, worker: Worker, calls: list[_InFlightCall], future: Future[Any]
+    ) -> list[WorkerEvent]:
         from ray import exceptions
 
         error = future.exception()
         if error is None:
-            if not letters:
-                return [Happening(worker=worker, result=result_of(future.result(), [], []))]
-            replies: list[Reply] = pickle.loads(future.result())
-            return [
-                Happening(
-                    worker=worker, call=one.call, result=result_of(reply, one.made, one.given)
-                )
-                for one, reply in zip(letters, replies, strict=True)
-            ]
+            return _answered(worker, calls, future.result())
         cause = getattr(error, "cause", None)
         lost = (exceptions.ObjectLostError, exceptions.ReferenceCountingAssertionError)
-        if letters and (isinstance(error, lost) or isinstance(cause, lost)):
-            return [Happening(worker=worker, call=one.call, missing=True) for one in letters]
+        if calls and (isinstance(error, lost) or isinstance(cause, lost)):
+            return [ObjectsLost(worker=worker, task=call.task) for call in calls]
         if isinstance(error, exceptions.OutOfMemoryError):
-            return [Happening(worker=worker, died="the machine ran out of memory", starved=True)]
+            reason = "the machine ran out of memory"
+            return [WorkerDied(worker=worker, reason=reason, out_of_memory=True)]
         if isinstance(error, exceptions.RayActorError):
-            return [Happening(worker=worker, died=obituary(str(error)))]
+            return [WorkerDied(worker=worker, reason=death_reason(str(error)))]
         if isinstance(error, exceptions.ActorUnschedulableError):
-            return [Happening(worker=worker, died=f"no machine has room for it: {error}")]
+            return [WorkerDied(worker=worker, reason=f"no machine has room for it: {error}")]
         kind = type(cause or error).__name__
-        result = Result(failure=Failure(kind=kind, text=str(cause or error), detail=str(error)))
-        calls = [letter.call for letter in letters] or [None]
-        return [Happening(worker=worker, call=call, result=result) for call in calls]
+        failure = Failure(kind=kind, text=str(cause or error), detail=str(error))
+        if not calls:
+            return [WorkerStarted(worker=worker, outcome=OpenFailed(stage=None, failure=failure))]
+        result = TaskResult(outcome=Failed(failure=failure))
+        return [TaskDone(worker=worker, task=call.task, result=result) for call in calls]
 
 
-def _is_camera(lane: Lane) -> bool:
-    return lane.kind == "head" and lane.flow is not None and lane.flow.live
+def _answered(worker: Worker, calls: list[_InFlightCall], answer: Any) -> list[WorkerEvent]:
+    """Return the events of an answer: a reply to `open`, or the pickled replies to calls."""
+    if not calls:
+        return [started(worker, answer)]
+    replies: list[Reply] = pickle.loads(answer)
+    return [
+        TaskDone(worker=worker, task=call.task, result=result_of(reply, call.made, call.given))
+        for call, reply in zip(calls, replies, strict=True)
+    ]
 
 
-def obituary(text: str) -> str:
-    """Say in a few words how a worker ended, out of the page that Ray writes about it.
+def death_reason(text: str) -> str:
+    """Summarize Ray's actor-death message in one phrase.
 
-    Of a crash Ray knows only that the connection broke; its page then lists what may be the cause.
+    Of a crash Ray knows only that the connection broke; its message then lists possible causes.
     """
     if "its node has died" in text:
         return "the machine that it ran on is gone"
@@ -264,58 +265,61 @@ def obituary(text: str) -> str:
 
 
 class _Actor:
-    """The actor: a host behind Ray's calls."""
+    """The actor: a stage host behind Ray's calls."""
 
     def __init__(self, log: LogSettings) -> None:
         configure(log)
         keep_freed()
-        self._news = NEWS
-        self._spoke = 0.0
-        self._host = Host()
+        self._progress_key = PROGRESS_KEY
+        self._reported = 0.0
+        self._host = StageHost()
 
     def open(
         self,
         name: str,
         specs: tuple[StageSpec, ...],
         context: Context,
-        home: Home | None,
+        location: RunLocation | None,
         places: dict[str, int],
     ) -> Reply:
         """Build the stages; `name` is that of the job, a colon and the worker's number."""
         bind(job=name.partition(":")[0])
-        self._news = NEWS + name.encode()
-        with suppress(Exception):  # The host says what is wrong with a stage.
+        self._progress_key = PROGRESS_KEY + name.encode()
+        with suppress(Exception):  # The host reports what is wrong with a stage.
             for spec in specs:
                 find(spec.step, spec.model)
         # What has been imported stays: the collector need not look through it again and again.
         gc.freeze()
-        self._host = Host(self._tell)
-        reply = self._host.open(specs, replace(context), home, places)
+        self._host = StageHost(self._report_progress)
+        reply = self._host.open(specs, replace(context), location, places)
         import ray
 
-        if isinstance(reply.extra, dict):
-            where = ray.get_runtime_context().get_node_id()
-            bind(node=where[:8])
-            return replace(reply, extra={**reply.extra, "node": where, "pid": os.getpid()})
+        if isinstance(reply.outcome, Opened):
+            machine = ray.get_runtime_context().get_node_id()
+            bind(node=machine[:8])
+            opened = replace(reply.outcome, machine=machine, pid=os.getpid())
+            return replace(reply, outcome=opened)
         return reply
 
-    def call(self, pickled: bytes, *arrays: Any) -> Any:
-        """Answer calls in their order.
+    def handle(self, pickled: bytes, *arrays: Any) -> Any:
+        """Carry out requests in their order.
 
         Args:
-            pickled: An order, how many objects may come back and how many were given; of each.
-            arrays: What was given, one call's after the other's.
+            pickled: Of each request: itself, how many objects may come back, how many were given.
+            arrays: What was given, one request's after the other's.
 
         Returns:
-            The pickled answers, then each call's arrays and nothing up to its number of objects.
+            The pickled replies, then each request's arrays, padded with None to its number of
+            objects.
         """
-        rows: list[tuple[Order, int, int]] = pickle.loads(pickled)
+        rows: list[tuple[Request, int, int]] = pickle.loads(pickled)
         replies: list[Reply] = []
         made: list[Any] = []
         at = 0
-        for order, slots, given in rows:
-            with bound(stream=order.home.source.name, clip=order.where, stage=order.stage):
-                reply, fresh = self._host.call(order, arrays[at : at + given])
+        for request, slots, given in rows:
+            stream = request.location.source.name
+            with bound(stream=stream, clip=request.where, stage=request.stage):
+                reply, fresh = self._host.handle(request, arrays[at : at + given])
             at += given
             replies.append(reply)
             if reply.seconds > LONG_S:
@@ -325,21 +329,21 @@ class _Actor:
         answer = pickle.dumps(replies, protocol=5)
         return (answer, *made) if made else answer
 
-    def rest(self) -> bool:
-        """Close the stages; say whether other ones may move in."""
+    def reset(self) -> bool:
+        """Close the stages; return whether the process may take others."""
         try:
             self._host.close()
         except Exception:
             log.exception("a stage did not close")
-        self._host = Host()
+        self._host = StageHost()
         gc.collect()
         give_back()
-        fit = peak_memory_bytes() < MOST_RESTING_BYTES
+        fit = peak_memory_bytes() < MOST_IDLE_BYTES
         forget_peak()
         return fit
 
-    def leave(self) -> None:
-        """Close the stages and end."""
+    def shut_down(self) -> None:
+        """Close the stages and exit."""
         from ray.actor import exit_actor
 
         try:
@@ -347,15 +351,13 @@ class _Actor:
         finally:
             exit_actor()
 
-    def _tell(self, stage: str, event: Progress) -> None:
+    def _report_progress(self, stage: str, event: Progress) -> None:
         now = time.monotonic()
-        if now - self._spoke < PROGRESS_EVERY_S:
+        if now - self._reported < PROGRESS_EVERY_S:
             return
-        self._spoke = now
-        from ray.experimental import internal_kv
-
+        self._reported = now
         row = {"stage": stage, "done": event.done, "total": event.total, "note": event.note}
-        internal_kv._internal_kv_put(self._news, json.dumps(row).encode(), overwrite=True)  # pyright: ignore[reportPrivateUsage]
+        key_value.put(self._progress_key, row)
 
 
 def _actor_class() -> tuple[Any, Any]:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.cluster.auth import Token, find_token
-from pipeline.cluster.idle_actors import Spares
+from pipeline.cluster.idle_actors import IdleActorPool
 from pipeline.cluster.local_ray import line_of, own, own_signals
 from pipeline.cluster.ray_internals import loopback, silent_daemons
 from pipeline.errors import UsageError
-from pipeline.scheduling.policy import SIDE_BY_SIDE, SMALLEST_SHARE, STAGES, STORE_SHARE
-from pipeline.scheduling.pools import Lane
-from pipeline.worker.protocol import Home
+from pipeline.scheduling.policy import STORE_SHARE, ResourceClaim, resource_claim
+from pipeline.scheduling.pools import WorkerPool
+from pipeline.worker.protocol import RunLocation
 
 __all__ = ["Cluster", "joined"]
 KNOCK_S = 10.0
@@ -38,7 +38,7 @@ class Cluster:
         import ray
 
         self.job = job
-        self.spares = Spares()
+        self.idle_actors = IdleActorPool()
         """Actors that wait for the next run of this process."""
         self._own = own
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -48,7 +48,6 @@ class Cluster:
         self.nodes = len(nodes)
         self.budget_bytes = int(STORE_SHARE * share * there.get("object_store_memory", 1 << 30))
         self._here = ray.get_runtime_context().get_node_id()
-        self._scale = min(1.0, self.all_cores / (SIDE_BY_SIDE * STAGES))
         self._largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
         """CPUs of the machine that has most of them: a worker must fit on one."""
         self._everywhere = len(nodes) <= 1
@@ -58,7 +57,7 @@ class Cluster:
         """Return the cores and GPUs of a fraction of the cluster."""
         return max(1.0, self.all_cores * fraction), self.all_gpus * fraction
 
-    def look_around(self, homes: list[Home]) -> None:
+    def look_around(self, locations: list[RunLocation]) -> None:
         """Find out whether all machines see the run folders and the sources."""
         import ray
 
@@ -67,28 +66,37 @@ class Cluster:
         remote: Any = ray.remote
         look = remote(num_cpus=0)(_sees)
         pending = [
-            look.options(scheduling_strategy=_on(node["NodeID"], soft=True)).remote(homes)
+            look.options(scheduling_strategy=_on(node["NodeID"], soft=True)).remote(locations)
             for node in ray.nodes()
             if node["Alive"]
         ]
         self._everywhere = all(ray.get(pending, timeout=60))
 
-    def claim(self, lane: Lane) -> dict[str, Any]:
-        """Return the options under which an actor of a lane is placed."""
-        if lane.kind != "pool":
-            here = not self._everywhere
-            return {"scheduling_strategy": _on(self._here, soft=False)} if here else {}
-        claim: dict[str, Any] = {}
-        if not self._own:
-            # Alone, the runner's own count of the cores is enough; others would not see it.
-            cpus = min(lane.resources.cpus * self._scale, self._largest or 1.0)
-            claim["num_cpus"] = max(SMALLEST_SHARE, round(cpus, 2))
-            claim["scheduling_strategy"] = "SPREAD" if self.nodes > 1 else "DEFAULT"
-        if lane.resources.gpus:
-            claim["num_gpus"] = lane.resources.gpus
-        if lane.resources.memory_bytes:
-            claim["memory"] = lane.resources.memory_bytes
-        return claim
+    def claim(self, pool: WorkerPool) -> ResourceClaim:
+        """Return what an actor of a pool holds of the cluster."""
+        return resource_claim(
+            pool,
+            cluster_cpus=self.all_cores,
+            largest_cpus=self._largest,
+            exclusive=self._own,
+        )
+
+    def actor_options(self, pool: WorkerPool) -> dict[str, Any]:
+        """Return Ray's options for an actor of a pool: what it claims, and where it may run."""
+        options: dict[str, Any] = {}
+        claim = self.claim(pool)
+        if claim.cpus:
+            options["num_cpus"] = claim.cpus
+        if claim.gpus:
+            options["num_gpus"] = claim.gpus
+        if claim.memory_bytes:
+            options["memory"] = claim.memory_bytes
+        if pool.kind != "shared":
+            if not self._everywhere:
+                options["scheduling_strategy"] = _on(self._here, soft=False)
+        elif not self._own:
+            options["scheduling_strategy"] = "SPREAD" if self.nodes > 1 else "DEFAULT"
+        return options
 
 
 @contextmanager
@@ -121,7 +129,7 @@ def joined(
         try:
             yield cluster
         finally:
-            cluster.spares.trim(0)
+            cluster.idle_actors.trim(0)
 
 
 @contextmanager
@@ -217,10 +225,10 @@ def _on(node: str, *, soft: bool) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
-def _sees(homes: list[Home]) -> bool:
+def _sees(locations: list[RunLocation]) -> bool:
     """Say whether this machine sees all run folders and sources."""
     return all(
-        home.run_folder() is not None
-        and ("://" in home.source.uri or os.path.lexists(home.source.uri))
-        for home in homes
+        location.run_folder() is not None
+        and ("://" in location.source.uri or os.path.lexists(location.source.uri))
+        for location in locations
     )

@@ -1,18 +1,18 @@
-"""Several runs on one cluster: who else is there, and what share falls to this run.
+"""Fair share of a cluster among several runs.
 
-Every run leaves a row in the cluster's own key-value store and renews it; one that is not renewed
-counts no more. The cores are divided by weight, 2 to the power of a run's priority, and none
-takes more than its `--share`. There is no broker that could fail: every run reckons alike.
+Every run keeps a row in the cluster's key-value store and renews it; a row that is not renewed does
+not count. The cores are divided by weight, 2 to the power of a run's priority, and no run takes
+more than its `--share`. There is no broker that could fail: every run computes the same division.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["Quota", "fraction_of"]
+from pipeline.cluster import key_value
+
+__all__ = ["FairShare", "fraction_of"]
 
 PREFIX = b"reel3d:run:"
 RENEW_S = 1.0
@@ -56,7 +56,7 @@ def _bounded(priority: int) -> int:
     return max(-LARGEST_PRIORITY, min(LARGEST_PRIORITY, priority))
 
 
-class Quota:
+class FairShare:
     """This run's row among those of the others."""
 
     def __init__(self, job: str, *, priority: int, share: float) -> None:
@@ -67,35 +67,27 @@ class Quota:
         self.fraction = share
 
     def renew(self) -> float:
-        """Say that this run is alive, about once a second; return the fraction that is its."""
+        """Renew this run's row, about once a second; return its fraction of the cluster."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + RENEW_S
-            store = _store()
             row = {"priority": self._mine.priority, "share": self._mine.share, "at": time.time()}
-            store._internal_kv_put(self._key, json.dumps(row).encode(), overwrite=True)
-            self.fraction = fraction_of(self._mine, self._others(store))
+            key_value.put(self._key, row)
+            self.fraction = fraction_of(self._mine, self._others())
         return self.fraction
 
     def leave(self) -> None:
-        """Leave the others what was this run's."""
-        _store()._internal_kv_del(self._key)
+        """Withdraw this run's row: the others may have its share."""
+        key_value.delete(self._key)
 
-    def _others(self, store: Any) -> list[Claim]:
+    def _others(self) -> list[Claim]:
         others: list[Claim] = []
-        for key in store._internal_kv_list(PREFIX):
-            raw = store._internal_kv_get(key) if key != self._key else None
-            if not raw:
+        for key in key_value.keys(PREFIX):
+            row = key_value.get(key) if key != self._key else None
+            if row is None:
                 continue
-            row = json.loads(raw)
             if abs(time.time() - row["at"]) < STALE_S:
                 others.append(Claim(int(row["priority"]), float(row["share"])))
             else:
-                store._internal_kv_del(key)
+                key_value.delete(key)
         return others
-
-
-def _store() -> Any:
-    from ray.experimental import internal_kv
-
-    return internal_kv

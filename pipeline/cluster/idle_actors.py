@@ -1,8 +1,8 @@
-"""Actors whose stages have closed: the stages of the next stream, or of the next run, move in.
+"""Pool of idle actors, reused by later stages and runs.
 
-A process of its own, with all that the stages import, costs a second of CPU time, which is as much
-as a short film takes in some of them. An actor rests only where it claims no part of the cluster,
-and not for long; some wait for the next run of this driver.
+A process with all that the stages import costs a second of CPU time to start, which is as much as a
+short video takes in some stages. An actor idles only where it claims no part of the cluster, and
+not for long; some wait for the next run of this driver.
 """
 
 from __future__ import annotations
@@ -12,82 +12,83 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.scheduling.policy import MOST, REST_S
+from pipeline.scheduling.policy import IDLE_ACTOR_S, IDLE_ACTORS
 
-__all__ = ["Spares"]
-LEAVING_S = 10.0
-"""An actor that has not closed its stages and ended so long after the run is ended by force."""
+__all__ = ["IdleActorPool"]
+STOP_GRACE_S = 10.0
+"""An actor that has not exited this long after the run is killed."""
 
 
 @dataclass(frozen=True)
-class _Spare:
+class _IdleActor:
     actor: Any
     since: float
     closed: Future[bool]
-    """Whether its stages have closed and it may take others; they may be sent before that."""
+    """Resolves to whether its stages have closed and it may take others; these may be sent
+    before."""
 
 
-class Spares:
-    """Actors that rest."""
+class IdleActorPool:
+    """Idle actors of one driver."""
 
     def __init__(self) -> None:
-        self._resting: list[_Spare] = []
-        self._leaving: dict[Any, Any] = {}
-        """Answer that will tell of its end to an actor: Ray may forget one whose handle is dropped
-        at once, and it would stay for ever."""
+        self._idle: list[_IdleActor] = []
+        self._stopping: dict[Any, Any] = {}
+        """Reference that resolves when an actor exits, to the actor: Ray may forget an actor whose
+        handle is dropped at once, and it would stay for ever."""
 
-    def put(self, actor: Any) -> None:
-        """Have an actor close its stages, and rest."""
-        if len(self._resting) >= MOST:
-            self.dismiss(actor)
+    def add(self, actor: Any) -> None:
+        """Have an actor close its stages, and keep it for later."""
+        if len(self._idle) >= IDLE_ACTORS:
+            self.stop(actor)
             return
-        closed = actor.rest.remote().future()
-        self._resting.append(_Spare(actor, time.monotonic(), closed))
+        closed = actor.reset.remote().future()
+        self._idle.append(_IdleActor(actor, time.monotonic(), closed))
 
     def take(self) -> Any:
-        """Return the actor that has rested longest, or None."""
+        """Return the actor that has been idle longest, or None."""
         self.sweep()
-        return self._resting.pop(0).actor if self._resting else None
+        return self._idle.pop(0).actor if self._idle else None
 
     def sweep(self) -> None:
-        """End those that have rested long enough, or are not fit to rest."""
+        """Stop actors that have been idle for too long, or whose memory does not come back."""
         now = time.monotonic()
-        for spare in list(self._resting):
-            done = spare.closed.done()
-            dead = done and spare.closed.exception() is not None
-            if dead or now - spare.since > REST_S or (done and not spare.closed.result()):
-                self._resting.remove(spare)
+        for idle in list(self._idle):
+            done = idle.closed.done()
+            dead = done and idle.closed.exception() is not None
+            if dead or now - idle.since > IDLE_ACTOR_S or (done and not idle.closed.result()):
+                self._idle.remove(idle)
                 if not dead:
-                    self.dismiss(spare.actor)
+                    self.stop(idle.actor)
 
     def trim(self, most: int) -> None:
-        """End those that rest, but for the last `most`; wait until all that end are gone."""
-        leaving = self._resting[: max(0, len(self._resting) - most)]
-        del self._resting[: len(leaving)]
-        for spare in leaving:
-            self.dismiss(spare.actor)
-        self._see_off()
+        """Stop all idle actors but the last `most`; wait until those that stop have exited."""
+        surplus = self._idle[: max(0, len(self._idle) - most)]
+        del self._idle[: len(surplus)]
+        for idle in surplus:
+            self.stop(idle.actor)
+        self._wait_for_exit()
 
-    def dismiss(self, actor: Any) -> None:
-        """Have an actor close its stages and end."""
-        if len(self._leaving) >= MOST:
-            self._part(0.0)
-        self._leaving[actor.leave.remote()] = actor
+    def stop(self, actor: Any) -> None:
+        """Have an actor close its stages and exit."""
+        if len(self._stopping) >= IDLE_ACTORS:
+            self._collect(0.0)
+        self._stopping[actor.shut_down.remote()] = actor
 
-    def _see_off(self) -> None:
-        """Wait for those that end; end by force those that do not."""
-        self._part(LEAVING_S)
+    def _wait_for_exit(self) -> None:
+        """Wait for stopping actors; kill any that exceed the grace period."""
+        self._collect(STOP_GRACE_S)
         import ray
 
-        for actor in self._leaving.values():
+        for actor in self._stopping.values():
             ray.kill(actor, no_restart=True)
-        self._leaving.clear()
+        self._stopping.clear()
 
-    def _part(self, timeout_s: float) -> None:
+    def _collect(self, timeout_s: float) -> None:
         import ray
 
-        left = list(self._leaving)
+        left = list(self._stopping)
         if left:
-            gone, _ = ray.wait(left, num_returns=len(left), timeout=timeout_s, fetch_local=False)
-            for answer in gone:
-                del self._leaving[answer]
+            exited, _ = ray.wait(left, num_returns=len(left), timeout=timeout_s, fetch_local=False)
+            for answer in exited:
+                del self._stopping[answer]

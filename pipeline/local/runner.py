@@ -1,14 +1,13 @@
-"""The local runner: one process, a chain of generators, a bounded edge after each clip stage.
+"""The local runner: one process, a chain of generators, a bounded look-ahead after clip stages.
 
-Parcels travel down the chain: a clip's `Frames` leave the head, every stage adds what it makes.
-At the end of the stream `finish` is called stage by stage, and what it makes travels on as a
-parcel of its own. Stages that may crash run in workers (`pipeline.worker.child_process`).
+Work items travel down the chain: a clip's `Frames` leave the source, and every stage adds what it
+makes. At the end of the stream `finish` is called stage by stage, and its messages travel on as an
+item of their own. Stages that may crash run in child processes (`pipeline.worker.child_process`).
 """
 
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,61 +18,64 @@ from pipeline.contract.events import Event, Loss, Progress
 from pipeline.contract.messages import Actions, Frames, Message
 from pipeline.contract.source import Probe, Source
 from pipeline.contract.stage import Context, Stage, iterate
-from pipeline.errors import OutputError, PartNotMade, Reel3dError, SourceError, WorkerDied
+from pipeline.errors import Reel3dError
 from pipeline.local.prefetch import Prefetch
-from pipeline.storage.plan import Job
+from pipeline.storage.plan import PlannedStage
 from pipeline.storage.run_folder import RunFolder
-from pipeline.telemetry.listener import Watch
-from pipeline.worker.child_process import StageBug, Worker
+from pipeline.telemetry.listener import ProgressListener
+from pipeline.worker.child_process import ChildProcess, StageBug
+from pipeline.worker.failure_policy import judge_source, judge_stage, no_frames, one_line
+from pipeline.worker.protocol import Failure
 
-__all__ = ["Execution"]
+__all__ = ["LocalRunner"]
 
 log = logging.getLogger(__name__)
 
-Parcel = dict[type, Any]
-Parcels = Iterator[Parcel]
+Messages = dict[type, Any]
+"""A work item: the messages made of one clip, or of the end of the stream, by type."""
+Items = Iterator[Messages]
 
 
 @dataclass
-class Execution:
-    """Runs the jobs of one source in this process."""
+class LocalRunner:
+    """Runs the stages of one source in this process."""
 
-    jobs: list[Job]
+    planned_stages: list[PlannedStage]
     source: Source
     folder: RunFolder
     options: RunOptions
-    watch: Watch
+    listener: ProgressListener
     probe: Probe | None = None
     workers_peak_bytes: int = 0
 
     def run(self) -> None:
-        """Run what the plan says; on return every job has its state and meter.
+        """Run what the plan says; on return every stage has its state and meter.
 
         Raises:
             SourceError: The source cannot be used.
             OutputError: The disk is full.
         """
-        parcels: Parcels = iter(())
-        head = [job for job in self.jobs if job.link.step in HEAD]
-        if all(job.action == "run" for job in head):
-            parcels = Prefetch(self._head(head), self.options.prefetch, "decode")
-        for job in self.jobs:
-            if job.link.step in HEAD or job.action == "skip":
+        items: Items = iter(())
+        head = [planned for planned in self.planned_stages if planned.link.step in HEAD]
+        if all(planned.action == "run" for planned in head):
+            items = Prefetch(self._head(head), self.options.prefetch, "decode")
+        for planned in self.planned_stages:
+            if planned.link.step in HEAD or planned.action == "skip":
                 continue
-            if job.action == "replay":
-                parcels = self._replay(job, parcels)
+            if planned.action == "replay":
+                items = self._replay(planned, items)
                 continue
-            parcels = _Node(job, self).pump(parcels)
-            if job.link.stage.scope == "clip" and Frames in job.link.ports.reads:
-                parcels = Prefetch(parcels, self.options.prefetch, job.name)
+            items = _StageRunner(planned, self).pump(items)
+            if planned.link.stage.scope == "clip" and Frames in planned.link.ports.reads:
+                items = Prefetch(items, self.options.prefetch, planned.name)
         try:
-            for _ in parcels:
+            for _ in items:
                 pass
         finally:
-            _close(parcels)
+            _close(items)
 
     def context(self, name: str, report: Callable[[Event], None]) -> Context:
-        """Return the surroundings of a stage, which begins anew."""
+        """Return the context of a stage that begins from its initial state."""
         self.folder.clear_scratch(name)
         return Context(
             seed=self.options.seed,
@@ -83,31 +85,33 @@ class Execution:
             report=report,
         )
 
-    def report_of(self, job: Job) -> Callable[[Event], None]:
-        """Return where a stage's events go."""
+    def report_of(self, planned: PlannedStage) -> Callable[[Event], None]:
+        """Return the receiver of a stage's events."""
 
         def report(event: Event) -> None:
             if isinstance(event, Progress):
-                self.watch.progress(job.name, event.done, event.total, event.note)
-            job.meter.take(event)
+                self.listener.on_progress(planned.name, event.done, event.total, event.note)
+            planned.meter.take(event)
 
         return report
 
-    def _head(self, head: list[Job]) -> Parcels:
-        """Decode and sample in one worker; yield a parcel a clip."""
+    def _head(self, head: list[PlannedStage]) -> Items:
+        """Decode and sample in one child process; yield an item per clip."""
         decode, sample = head
-        stages = [job.link.stage(job.link.choice.options) for job in head]
-        worker = Worker(
+        stages = [planned.link.stage(planned.link.choice.options) for planned in head]
+        child = ChildProcess(
             stages,
-            [(job.link.choice.step, job.link.choice.model) for job in head],
+            [(planned.link.choice.step, planned.link.choice.model) for planned in head],
             silence_s=HEAD_DEADLINE_S,
         )
         clips = 0
-        self.watch.began(decode.name)
+        self.listener.on_stage_start(decode.name)
         try:
-            worker.open(self.context(sample.name, _forget), [self.report_of(job) for job in head])
+            child.open(
+                self.context(sample.name, _forget), [self.report_of(planned) for planned in head]
+            )
             with decode.meter.timed():
-                for message in worker.process({"source": self.source}):
+                for message in child.process({"source": self.source}):
                     if isinstance(message, Probe):
                         self.probe = message
                         continue
@@ -117,187 +121,172 @@ class Execution:
                     decode.meter.items = sample.meter.items
                     yield {Frames: message}
                     total = self.probe.duration_s if self.probe else None
-                    self.watch.reached(float(message.pts_ns[-1]) / 1e9, total)
-        except (WorkerDied, StageBug, SourceError) as error:
-            shown = self.source.shown
-            if not clips and isinstance(error, SourceError):
-                raise
-            if not clips:
-                raise SourceError(f"{shown} cannot be decoded: {error}") from error
-            why = f"the decoder failed there: {error}"
-            decode.meter.losses.append(Loss(what="the rest of the video", why=why))
-            decode.flawed = True
+                    self.listener.on_position(float(message.pts_ns[-1]) / 1e9, total)
+        except (Reel3dError, StageBug) as error:
+            verdict = judge_source(_failure_of(error), self.source.shown, clips)
+            if isinstance(verdict, Reel3dError):
+                raise verdict from error
+            decode.meter.losses.append(verdict)
+            decode.tainted = True
         finally:
-            self.workers_peak_bytes = max(self.workers_peak_bytes, worker.peak_memory_bytes)
-            worker.close()
+            self.workers_peak_bytes = max(self.workers_peak_bytes, child.peak_memory_bytes)
+            child.close()
         if not clips:
-            raise SourceError(f"{self.source.shown} holds no frame that can be decoded")
-        for job in head:
-            job.state = "made"
-            job.settle(self.folder)
-            self.watch.ended(job.name, job.state, job.meter)
+            raise no_frames(self.source.shown)
+        for planned in head:
+            planned.state = "made"
+            planned.finalize(self.folder)
+            self.listener.on_stage_end(planned.name, planned.state, planned.meter)
 
-    def _replay(self, job: Job, parcels: Parcels) -> Parcels:
-        """Hand on what an earlier run kept, in the parcel where the stage would have put it."""
-        assert job.entry is not None
-        messages = [self.folder.kept(file) for file in job.entry.kept]
+    def _replay(self, planned: PlannedStage, items: Items) -> Items:
+        """Pass on what an earlier run kept, in the item where the stage would have put it."""
+        assert planned.entry is not None
+        messages = [self.folder.kept(file) for file in planned.entry.kept]
         handed = not messages
         try:
-            for parcel in parcels:
-                # Of what it reads some may be left out as well, since nobody else needs it.
-                beside = any(wanted in parcel for wanted in job.link.ports.reads)
-                if not handed and beside and Frames not in parcel:
-                    parcel.update({type(message): message for message in messages})
+            for item in items:
+                # Some of what it reads may be left out as well, since no other stage needs it.
+                beside = any(wanted in item for wanted in planned.link.ports.reads)
+                if not handed and beside and Frames not in item:
+                    item.update({type(message): message for message in messages})
                     handed = True
-                yield parcel
+                yield item
             if not handed:
                 yield {type(message): message for message in messages}
         finally:
-            _close(parcels)
+            _close(items)
 
 
-class _Node:
-    """One stage at work."""
+class _StageRunner:
+    """One stage of the chain."""
 
-    def __init__(self, job: Job, execution: Execution) -> None:
-        self._job = job
-        self._execution = execution
+    def __init__(self, planned: PlannedStage, runner: LocalRunner) -> None:
+        self._planned = planned
+        self._runner = runner
         self._stage: Stage[Any] | None = None
-        self._worker: Worker | None = None
+        self._child: ChildProcess | None = None
         self._actions: list[Actions] = []
-        self._kept: list[str] = []
-        self._over = False
-        self._told = False
+        self._persisted: list[str] = []
+        self._stopped = False
+        self._end_reported = False
 
-    def pump(self, parcels: Parcels) -> Parcels:
-        """Take every parcel, add to it what the stage makes of it, pass it on."""
+    def pump(self, items: Items) -> Items:
+        """Take every item, add what the stage makes of it, and pass it on."""
         try:
-            for parcel in parcels:
-                self._feed(parcel)
-                yield parcel
-            last: Parcel = {}
-            if self._stage is not None and not self._over:
+            for item in items:
+                self._feed(item)
+                yield item
+            last: Messages = {}
+            if self._stage is not None and not self._stopped:
                 self._attempt(last, "the end of the stream", self._finish)
-            self._settle()
+            self._finalize()
             if last:
                 yield last
         finally:
             self._close()
-            _close(parcels)
+            _close(items)
 
-    def _feed(self, parcel: Parcel) -> None:
-        arguments = None if self._over else self._job.link.ports.take(parcel)
+    def _feed(self, item: Messages) -> None:
+        arguments = None if self._stopped else self._planned.link.ports.take(item)
         if arguments is None:
             return
-        clip = parcel[Frames].clip if Frames in parcel else "the stream"
+        clip = item[Frames].clip if Frames in item else "the stream"
         if self._stage is None:
-            self._execution.watch.began(self._job.name)
+            self._runner.listener.on_stage_start(self._planned.name)
             self._attempt({}, clip, self._open)
-            if self._over:
+            if self._stopped:
                 return
-        self._job.meter.items += 1
-        self._attempt(parcel, clip, lambda: self._process(arguments))
-        if Frames not in self._job.link.ports.reads:
-            # The whole stream at once: this stage is through, whatever comes after it.
-            self._told = True
-            state = self._job.state if self._over else "made"
-            self._execution.watch.ended(self._job.name, state, self._job.meter)
+        self._planned.meter.items += 1
+        self._attempt(item, clip, lambda: self._process(arguments))
+        if Frames not in self._planned.link.ports.reads:
+            # The whole stream at once: this stage has ended, whatever comes after it.
+            self._end_reported = True
+            state = self._planned.state if self._stopped else "made"
+            self._runner.listener.on_stage_end(self._planned.name, state, self._planned.meter)
 
     def _open(self) -> Iterator[Any]:
-        link, execution = self._job.link, self._execution
-        report = execution.report_of(self._job)
+        link, runner = self._planned.link, self._runner
+        report = runner.report_of(self._planned)
         self._stage = link.stage(link.choice.options)
         if link.stage.isolated:
-            self._worker = Worker([self._stage], [(link.choice.step, link.choice.model)])
-            self._worker.open(execution.context(self._job.name, _forget), [report])
+            self._child = ChildProcess([self._stage], [(link.choice.step, link.choice.model)])
+            self._child.open(runner.context(self._planned.name, _forget), [report])
         else:
-            self._stage.open(execution.context(self._job.name, report))
+            self._stage.open(runner.context(self._planned.name, report))
         return iter(())
 
     def _process(self, arguments: dict[str, Any]) -> Iterator[Any]:
-        if self._worker is not None:
-            return self._worker.process(arguments)
+        if self._child is not None:
+            return self._child.process(arguments)
         assert self._stage is not None
         return iterate(self._stage.process(**arguments))
 
     def _finish(self) -> Iterator[Any]:
-        if self._worker is not None:
-            return self._worker.finish()
+        if self._child is not None:
+            return self._child.finish()
         assert self._stage is not None
         return iterate(self._stage.finish())
 
-    def _attempt(self, parcel: Parcel, where: str, call: Callable[[], Iterator[Any]]) -> None:
-        """Call the stage; what it makes goes into the parcel, what goes wrong becomes data."""
-        job = self._job
+    def _attempt(self, item: Messages, where: str, call: Callable[[], Iterator[Any]]) -> None:
+        """Call the stage; its messages go into the item, an exception becomes a loss."""
+        planned = self._planned
         try:
-            with job.meter.timed():
+            with planned.meter.timed():
                 for message in call():
-                    parcel[type(message)] = message
-                    self._keep(message)
-        except OutputError:
-            raise
-        except PartNotMade as error:
-            self._give_up("not made", str(error))
-        except Reel3dError as error:
-            self._give_up("failed", str(error))
+                    item[type(message)] = message
+                    self._persist(message)
         except Exception as error:
-            detail = error.detail if isinstance(error, StageBug) else traceback.format_exc()
-            summary = str(error) if isinstance(error, StageBug) else _summary(error)
-            why = f"a bug in {job.name}: {summary}; errors.jsonl holds the traceback"
-            if job.link.stage.scope == "clip" and Frames in parcel:
-                # Clip-scoped stages have no memory: only this clip is lost.
-                job.flawed = True
-                job.meter.losses.append(Loss(what=f"clip {where}", why=why, detail=detail))
-            else:
-                self._give_up("failed", why, detail)
+            one_clip = planned.link.stage.scope == "clip" and Frames in item
+            verdict = judge_stage(_failure_of(error), planned.name, one_clip=one_clip)
+            if verdict.costs == "run":
+                raise
+            planned.tainted = planned.tainted or verdict.taints
+            what = f"clip {where}" if verdict.costs == "clip" else planned.makes_shown
+            planned.meter.losses.append(Loss(what=what, why=verdict.why, detail=verdict.detail))
+            if verdict.costs == "stage":
+                self._stopped = True
+                planned.state = verdict.state
 
-    def _give_up(self, state: str, why: str, detail: str = "") -> None:
-        self._over = True
-        self._job.state = state
-        self._job.flawed = state == "failed"
-        loss = Loss(what=self._job.makes_shown, why=why, detail=detail)
-        self._job.meter.losses.append(loss)
-
-    def _keep(self, message: Message) -> None:
+    def _persist(self, message: Message) -> None:
         if isinstance(message, Actions):
             self._actions.append(message)
         elif type(message) in STREAM_LEVEL:
-            job = self._job
-            self._kept.append(self._execution.folder.keep(job.name, job.key, message))
+            planned = self._planned
+            self._persisted.append(self._runner.folder.keep(planned.name, planned.key, message))
 
-    def _settle(self) -> None:
-        job = self._job
-        if self._actions and not self._over:
+    def _finalize(self) -> None:
+        planned = self._planned
+        if self._actions and not self._stopped:
             joined = type(self._actions[0]).concat(self._actions)
-            self._kept.append(self._execution.folder.keep(job.name, job.key, joined))
-        if self._stage is not None and not self._over:
-            job.state = "made"
-        job.settle(self._execution.folder, self._kept)
-        if not self._told:
-            self._execution.watch.ended(job.name, job.state, job.meter)
+            self._persisted.append(self._runner.folder.keep(planned.name, planned.key, joined))
+        if self._stage is not None and not self._stopped:
+            planned.state = "made"
+        planned.finalize(self._runner.folder, self._persisted)
+        if not self._end_reported:
+            self._runner.listener.on_stage_end(planned.name, planned.state, planned.meter)
 
     def _close(self) -> None:
-        if self._worker is not None:
-            execution, peak = self._execution, self._worker.peak_memory_bytes
-            execution.workers_peak_bytes = max(execution.workers_peak_bytes, peak)
-            self._worker.close()
+        if self._child is not None:
+            runner, peak = self._runner, self._child.peak_memory_bytes
+            runner.workers_peak_bytes = max(runner.workers_peak_bytes, peak)
+            self._child.close()
         elif self._stage is not None:
             try:
                 self._stage.close()
             except Exception as error:
-                # Closing only gives back; what went wrong before it must not be hidden by it.
-                log.warning("%s did not close: %s", self._job.name, _summary(error))
+                # Closing only releases; it must not hide what went wrong before.
+                log.warning("%s did not close: %s", self._planned.name, one_line(Failure.of(error)))
 
 
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+def _failure_of(error: Exception) -> Failure:
+    return error.failure if isinstance(error, StageBug) else Failure.of(error)
 
 
 def _forget(event: Event) -> None:
     del event
 
 
-def _close(parcels: Parcels) -> None:
-    close = getattr(parcels, "close", None)
+def _close(items: Items) -> None:
+    close = getattr(items, "close", None)
     if close is not None:
         close()

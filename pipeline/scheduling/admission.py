@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 
 from pipeline.contract.messages import Actions, Tracks
-from pipeline.scheduling.dataflow import Call
-from pipeline.scheduling.object_store_budget import Budget
+from pipeline.scheduling.dataflow import Task
+from pipeline.scheduling.object_store_budget import ObjectStoreBudget
 from pipeline.scheduling.streams import Stream
-from pipeline.scheduling.worker_manager import Workforce
+from pipeline.scheduling.worker_manager import WorkerManager
 
 __all__ = ["Admission"]
 
@@ -28,19 +28,19 @@ together; asked for one by one, each in the place of one that is through, they w
 
 
 class Admission:
-    """Asks the heads of all streams for clips, in turn, while there is room."""
+    """Asks the sources of all streams for clips, in turn, while there is room."""
 
-    def __init__(self, workforce: Workforce, budget: Budget) -> None:
-        self._workforce = workforce
+    def __init__(self, workforce: WorkerManager, budget: ObjectStoreBudget) -> None:
+        self._workers = workforce
         self._budget = budget
         self._round: deque[Stream] = deque()
         """Streams whose head may be asked, in turn."""
-        self._counted = 0
+        self._committed = 0
         """Bytes that the clips of all streams will need."""
-        self._gate: deque[tuple[Stream, Call]] = deque()
+        self._gate: deque[tuple[Stream, Task]] = deque()
         """Ends of streams that wait for room."""
         self._ending: dict[int, int] = {}
-        """Streams that hold whole-stream messages, by identity, and their bytes so far."""
+        """Number of each stream that holds whole-stream messages, to their bytes so far."""
         self._ending_most = 0
 
     def begin(self, stream: Stream) -> None:
@@ -49,14 +49,14 @@ class Admission:
 
     def leave(self, stream: Stream) -> None:
         """Take a stream out that has ended."""
-        self._ending_most = max(self._ending_most, self._ending.pop(id(stream), 0))
+        self._ending_most = max(self._ending_most, self._ending.pop(stream.number, 0))
         self.recount(stream)
 
     def recount(self, stream: Stream) -> None:
         """Take what a stream's clips need now; it may be able to use more of them."""
         committed = 0 if stream.ended else int(_pending(stream) * stream.footprint)
-        self._counted += committed - stream.counted
-        stream.counted = committed
+        self._committed += committed - stream.committed
+        stream.committed = committed
         if stream.parked and not stream.ended:
             stream.parked = False
             self._round.append(stream)
@@ -65,15 +65,15 @@ class Admission:
 
     def admit(self) -> None:
         """Ask the heads for clips, in turn, while there is room for what becomes of them."""
-        limit = self._workforce.limits.budget_bytes
+        limit = self._workers.limits.budget_bytes
         ending = sum(self._ending.values())
         refused = 0
         while self._round and refused < len(self._round):
             stream = self._round.popleft()
-            flow = stream.flow
-            if stream.ended or flow.total is not None or flow.head.over:
+            dataflow = stream.dataflow
+            if stream.ended or dataflow.total is not None or dataflow.source_stage.stopped:
                 continue
-            committed = self._counted + ending
+            committed = self._committed + ending
             if committed and committed + stream.footprint > limit:
                 # The quicker question first: where room is short it is asked of all at every step.
                 self._round.append(stream)
@@ -85,34 +85,36 @@ class Admission:
             self._round.append(stream)
             refused = 0
             self._ask(stream)
-            while stream.lanes[0].light and not self._has_enough(stream, together=True):
-                if self._counted + ending + stream.footprint > limit:
+            while stream.pools[0].light and not self._has_enough(stream, together=True):
+                if self._committed + ending + stream.footprint > limit:
                     break
                 self._ask(stream)
 
     def _ask(self, stream: Stream) -> None:
-        flow = stream.flow
-        stream.asked += 1
+        dataflow = stream.dataflow
+        stream.requested += 1
         self.recount(stream)
-        place = flow.produced + stream.asked
-        self._workforce.call(stream, Call(flow, flow.head, "next", place=place))
+        place = dataflow.produced + stream.requested
+        self._workers.submit(
+            stream, Task(dataflow.info, dataflow.source_stage, "next_clip", place=place)
+        )
 
     def guess(self, stream: Stream, frames_bytes: int) -> None:
         """Take how large the frames of a new clip are."""
         if not stream.known:
             stream.footprint = max(stream.footprint, FIRST_GUESS * frames_bytes)
-        stream.owned[stream.flow.produced] = frames_bytes
+        stream.owned[stream.dataflow.produced] = frames_bytes
 
-    def own(self, stream: Stream, call: Call, new_bytes: int) -> None:
+    def own(self, stream: Stream, task: Task, new_bytes: int) -> None:
         """Take how many bytes a call has added to its clip or to the end of its stream."""
-        if call.parcel is not None and call.parcel.number in stream.owned:
-            stream.owned[call.parcel.number] += new_bytes
-        elif id(stream) in self._ending:
-            self._ending[id(stream)] += new_bytes
+        if task.item is not None and task.item.number in stream.owned:
+            stream.owned[task.item.number] += new_bytes
+        elif stream.number in self._ending:
+            self._ending[stream.number] += new_bytes
 
     def learn(self, stream: Stream) -> None:
         """Learn what a clip holds from those that are through."""
-        through = [number for number in stream.owned if number not in stream.flow.open]
+        through = [number for number in stream.owned if number not in stream.dataflow.open]
         for number in through:
             owned = stream.owned.pop(number)
             stream.footprint = max(stream.footprint if stream.known else 0.0, owned)
@@ -121,69 +123,72 @@ class Admission:
     def _has_enough(self, stream: Stream, *, together: bool = False) -> bool:
         """Whether a stream has as many clips under way as it can use."""
         pending = _pending(stream)
-        if stream.lanes[0].light and not together:
-            return stream.asked > 0 or pending > self._most_open(stream) - GROUP
+        if stream.pools[0].light and not together:
+            return stream.requested > 0 or pending > self._most_open(stream) - GROUP
         return (
-            stream.asked >= stream.lanes[0].depth
+            stream.requested >= stream.pools[0].depth
             or (not stream.footprint and pending > 0)
             or pending >= self._most_open(stream)
-            or not (stream.asked or _is_up(stream))
+            or not (stream.requested or _is_up(stream))
         )
 
     def _most_open(self, stream: Stream) -> int:
         """Return how many clips of a stream may be under way: a few more than can be worked on."""
-        lanes = {id(lane): lane for lane in stream.lanes.values()}.values()
-        workers = sum(max(1, len(lane.workers)) for lane in lanes if lane.kind != "head")
-        return self._workforce.limits.backlog + 2 * max(2, min(workers, 64))
+        pools = dict.fromkeys(stream.pools.values())
+        workers = sum(max(1, len(pool.workers)) for pool in pools if pool.kind != "source")
+        return self._workers.limits.backlog + 2 * max(2, min(workers, 64))
 
     # The ends of streams ----------------------------------------------------------------------
 
-    def pass_gate(self, stream: Stream, call: Call) -> None:
+    def pass_gate(self, stream: Stream, task: Task) -> None:
         """Hand a call out, or let it wait until there is room for the end of its stream."""
         # Events are small; what a reconstruction begins with may fill the store.
-        large = call.verb == "finish" and set(call.node.job.link.ports.makes) - {Actions, Tracks}
+        large = task.kind == "finish" and set(task.stage.planned.link.ports.makes) - {
+            Actions,
+            Tracks,
+        }
         if large and self._may_not_end(stream):
-            self._gate.append((stream, call))
+            self._gate.append((stream, task))
             return
-        self._workforce.call(stream, call)
+        self._workers.submit(stream, task)
 
     def open_gate(self) -> None:
         """Let the ends of streams pass for which there is room now."""
         for _ in range(len(self._gate)):
-            stream, call = self._gate.popleft()
+            stream, task = self._gate.popleft()
             if stream.ended:
                 continue
             if self._may_not_end(stream):
-                self._gate.appendleft((stream, call))
+                self._gate.appendleft((stream, task))
                 return
-            self._workforce.call(stream, call)
+            self._workers.submit(stream, task)
 
-    def take_back(self, wanted: Callable[[Call], bool]) -> None:
+    def withdraw(self, wanted: Callable[[Task], bool]) -> None:
         """Drop the calls at the gate of which this is true."""
         self._gate = deque(entry for entry in self._gate if not wanted(entry[1]))
 
     def _may_not_end(self, stream: Stream) -> bool:
         """Whether what the end of a stream makes must wait for room in the object store."""
-        if id(stream) in self._ending or not self._ending:
-            self._ending.setdefault(id(stream), 0)
+        if stream.number in self._ending or not self._ending:
+            self._ending.setdefault(stream.number, 0)
             return False
-        limit = self._workforce.limits.budget_bytes
+        limit = self._workers.limits.budget_bytes
         needed = self._ending_most or limit
         if self._budget.used_bytes + needed <= limit:
-            self._ending[id(stream)] = 0
+            self._ending[stream.number] = 0
             return False
         return True
 
 
 def _pending(stream: Stream) -> int:
-    return stream.flow.window + stream.asked
+    return stream.dataflow.window + stream.requested
 
 
 def _is_up(stream: Stream) -> bool:
     """Whether a camera's first clips would be taken at once; a file waits for nobody."""
-    if stream.flow.produced:
+    if stream.dataflow.produced:
         return True
-    lanes = [stream.lanes[n.index] for n in stream.flow.nodes if n.waits_for_clips]
-    return not stream.flow.live or all(
-        any(worker.state == "ready" for worker in lane.workers) for lane in lanes
+    pools = [stream.pools[n.index] for n in stream.dataflow.stages if n.waits_for_clips]
+    return not stream.dataflow.info.live or all(
+        any(worker.state == "ready" for worker in pool.workers) for pool in pools
     )

@@ -1,4 +1,4 @@
-"""What the scheduler talks to: who carries its calls, and who runs a stream with it."""
+"""Interfaces of the scheduler: the `Backend` that carries tasks, the `StreamHooks` of a run."""
 
 from __future__ import annotations
 
@@ -7,87 +7,122 @@ from typing import Any, Protocol
 
 from pipeline.contract.events import Event, Loss
 from pipeline.errors import Reel3dError
-from pipeline.scheduling.dataflow import Call, Node, Outputs, Parcel
 from pipeline.scheduling.pools import Worker
+from pipeline.scheduling.tasks import Outputs, StageState, StreamInfo, Task, WorkItem
+from pipeline.storage.plan import PlannedStage
 from pipeline.telemetry.meter import Meter
-from pipeline.worker.serialization import Packed
+from pipeline.worker.protocol import Failed, Failure, Opened, OpenFailed, Outcome
+from pipeline.worker.serialization import MessageRef
 
-__all__ = ["Backend", "Failure", "Happening", "Limits", "Result", "StreamHooks"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """An exception that a stage raised, as plain data."""
-
-    kind: str
-    text: str
-    detail: str = ""
-
+__all__ = [
+    "Backend",
+    "Limits",
+    "ObjectsLost",
+    "StreamHooks",
+    "TaskDone",
+    "TaskResult",
+    "WorkerDied",
+    "WorkerEvent",
+    "WorkerStarted",
+    "report_task",
+]
 
 STORE_BYTES_S = 8e9
-"""At about this rate a worker writes into the object store."""
+"""Approximate rate at which a worker writes into the object store, bytes/s."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a call gave back."""
+class TaskResult:
+    """What a worker returned."""
 
-    outputs: Outputs = field(default_factory=dict[type, Packed | None])
+    outcome: Outcome
+    outputs: Outputs = field(default_factory=dict[type, MessageRef | None])
     events: tuple[tuple[str, Event], ...] = ()
     """Stage name and event."""
     seconds: float = 0.0
-    """Of the stage's own work."""
+    """Duration of the stage's own work."""
     stored_bytes: int = 0
-    """What the worker then had to write into the object store."""
-    failure: Failure | None = None
+    """Bytes that the worker then had to write into the object store."""
     meters: dict[str, Meter] | None = None
-    """Stage name to all that it has told, for stages that count by themselves."""
-    saved: bool = False
-    """Whether a snapshot of the state after this call stands on the disk."""
-    extra: Any = None
+    """Stage name to its whole meter, for stages of one stream; None for shared pools."""
     peak_memory_bytes: int = 0
 
     @property
+    def failure(self) -> Failure | None:
+        """The exception that the task raised, if any."""
+        return self.outcome.failure if isinstance(self.outcome, Failed) else None
+
+    @property
     def stored_s(self) -> float:
-        """Seconds that writing it took, about."""
+        """Approximate duration of writing the outputs."""
         return self.stored_bytes / STORE_BYTES_S
 
 
 @dataclass(frozen=True, kw_only=True)
-class Happening:
-    """Something that happened to a worker."""
+class WorkerStarted:
+    """A worker is up."""
 
     worker: Worker
-    call: Call | None = None
-    """Which call it is about; None for its start."""
-    result: Result | None = None
-    died: str = ""
-    """Why the worker is gone."""
-    starved: bool = False
-    """It was ended because the machine ran out of memory."""
-    missing: bool = False
-    """What the call was given is not there any more."""
-    untouched: bool = False
-    """The worker was gone before it began its first call, which is not to blame."""
+    outcome: Opened | OpenFailed
+    events: tuple[tuple[str, Event], ...] = ()
+    meters: dict[str, Meter] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDone:
+    """A task returned or raised an exception."""
+
+    worker: Worker
+    task: Task
+    result: TaskResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectsLost:
+    """The arguments of a task are not in the object store any more; it did not run."""
+
+    worker: Worker
+    task: Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDied:
+    """A worker has ended with whatever tasks it held."""
+
+    worker: Worker
+    reason: str
+    """For people."""
+    out_of_memory: bool = False
+    """Whether it was ended because its machine ran out of memory."""
+    never_started: bool = False
+    """Whether it ended before it began its first task, which is not to blame."""
+
+
+WorkerEvent = WorkerStarted | TaskDone | ObjectsLost | WorkerDied
 
 
 class Backend(Protocol):
-    """Starts workers and carries calls; everything comes back as a `Happening`."""
+    """Starts workers and carries tasks; everything comes back as a `WorkerEvent`."""
 
     def now(self) -> float:
-        """Return the time, s."""
+        """Return the time in seconds."""
         ...
 
     def start(self, worker: Worker, places: dict[str, int]) -> None:
-        """Start a process and open the lane's stages, each at the place of a snapshot."""
+        """Start a process and open the pool's stages.
+
+        Args:
+            worker: The new worker.
+            places: Stage name to the snapshot that it continues from.
+        """
         ...
 
-    def send(self, worker: Worker, call: Call) -> None:
-        """Send a call; the worker runs its calls in this order."""
+    def send(self, worker: Worker, task: Task) -> None:
+        """Send a task; a worker runs its tasks in the order in which it gets them."""
         ...
 
     def stop(self, worker: Worker) -> None:
-        """Close the stages and end the process; nothing more is heard of it."""
+        """Close the stages and end the process; no event of it follows."""
         ...
 
     def end(self, worker: Worker) -> None:
@@ -95,60 +130,57 @@ class Backend(Protocol):
         ...
 
     def kill(self, worker: Worker) -> None:
-        """End the process at once; nothing more is heard of it."""
+        """End the process at once; no event of it follows."""
         ...
 
-    def wait(self, timeout_s: float) -> list[Happening]:
+    def wait(self, timeout_s: float) -> list[WorkerEvent]:
         """Return what has happened; wait for it up to this long."""
         ...
 
 
-class StreamHooks(Protocol):
-    """What a stream's run does when the scheduler gets somewhere."""
+class StreamHooks:
+    """What the run of a stream does when the scheduler gets somewhere; by default nothing."""
 
-    def opened(self, found: dict[str, Any]) -> None:
-        """Take what a new worker found: the decoder its `probe`."""
-        ...
+    def on_opened(self, opened: Opened) -> None:
+        """A worker of the stream is up; the decoder's tells its `probe`."""
 
-    def clip(self, parcel: Parcel, result: Result) -> None:
-        """Write down a new clip, so that it can be made again."""
-        ...
+    def on_clip(self, item: WorkItem, result: TaskResult) -> None:
+        """The source made a new clip."""
 
-    def sent(self, node: Node) -> None:
-        """Take that a stage has got a call."""
-        ...
+    def on_sent(self, stage: StageState) -> None:
+        """A stage got a task."""
 
-    def answered(self, result: Result) -> None:
-        """Take what a call told of itself."""
-        ...
+    def on_task_done(self, result: TaskResult) -> None:
+        """A task of the stream returned."""
 
-    def dealt(self, node: Node, parcel: Parcel, seconds: float, loss: Loss | None) -> None:
-        """Write down that a stage without memory has dealt with a clip, or that it is given up."""
-        ...
+    def on_processed(
+        self, stage: StageState, item: WorkItem, seconds: float, loss: Loss | None
+    ) -> None:
+        """A stage without memory has processed a clip, or any stage has given one up."""
 
-    def passed(self, node: Node, parcel: Parcel) -> None:
-        """Write down that a stage has no business with a clip."""
-        ...
+    def on_skipped(self, stage: StageState, item: WorkItem) -> None:
+        """A stage reads nothing of a clip."""
 
-    def total(self, count: int) -> None:
-        """Write down how many clips there are."""
-        ...
+    def on_total(self, count: int) -> None:
+        """The number of clips is known."""
 
-    def tell(self, stage: str, event: Event) -> None:
-        """Take what a stage tells while it works."""
-        ...
+    def on_event(self, stage: str, event: Event) -> None:
+        """A stage reported an event."""
 
-    def settle(self, node: Node) -> None:
-        """Record that a stage is through."""
-        ...
+    def on_finalized(self, stage: StageState) -> None:
+        """A stage has ended."""
 
-    def ended(self, error: Reel3dError | None) -> None:
-        """Take that every stage is through, or why the stream cannot be worked on."""
-        ...
+    def on_end(self, error: Reel3dError | None) -> None:
+        """Every stage has ended, or the stream cannot go on for this reason."""
 
-    def reported(self, result: Result) -> None:
-        """Take that the report is made."""
-        ...
+    def on_report(self, result: TaskResult) -> None:
+        """The report is made, or failed."""
+
+
+def report_task(stream: StreamInfo, planned: PlannedStage, manifest: dict[str, Any]) -> Task:
+    """Return the task that makes the report of a run; it belongs to no stage of the dataflow."""
+    stage = StageState(-1, planned, "stateful")
+    return Task(stream, stage, "report", manifest=manifest)
 
 
 @dataclass(frozen=True, kw_only=True)

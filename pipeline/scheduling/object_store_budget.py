@@ -1,24 +1,26 @@
-"""Byte budget of the object store: what is held there, and what tasks in flight will add."""
+"""Bytes that the clips of a run hold in the object store."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipeline.worker.serialization import Packed
+from pipeline.worker.serialization import MessageRef
+
+__all__ = ["ObjectStoreBudget"]
 
 
-class Budget:
-    """Bytes in the object store: what lies there, and what the clips on their way will need."""
+class ObjectStoreBudget:
+    """Counts the bytes of a run in the object store; messages may share objects."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.peak_bytes = 0
         self._held: dict[Any, tuple[int, int]] = {}
-        """Object to (how many messages hold it, bytes)."""
+        """Object to (number of messages that hold it, bytes)."""
 
-    def hold(self, packed: Packed) -> int:
-        """Count the objects of a message; return the bytes that are new."""
+    def hold(self, packed: MessageRef) -> int:
+        """Count the objects of a message; return the bytes that were not counted yet."""
         new = 0
         for ref, size in zip(packed.refs, packed.sizes, strict=True):
             holders, _ = self._held.get(ref, (0, size))
@@ -29,8 +31,8 @@ class Budget:
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
         return new
 
-    def let_go(self, packed: Packed) -> None:
-        """Take a message off; an object that no message holds any more is free."""
+    def release(self, packed: MessageRef) -> None:
+        """Uncount a message; an object is freed with the last message that holds it."""
         for ref in packed.refs:
             holders, size = self._held[ref]
             if holders == 1:

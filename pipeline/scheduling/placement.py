@@ -1,6 +1,6 @@
-"""Which workers the stages of a stream get: lanes of its own, and pools that all streams share.
+"""Which workers the stages of a stream get: lanes of its own, and shared that all streams share.
 
-Stages without memory are pools; the decoder with its sampler, each stream-scoped stage, and all
+Stages without memory are shared; the decoder with its sampler, each stream-scoped stage, and all
 exporters together have one worker a stream. The Ray runner and the simulator both staff so.
 """
 
@@ -12,105 +12,107 @@ from dataclasses import replace
 from pipeline.chain import EXPORT, Link
 from pipeline.config import HEAD_DEADLINE_S, RunOptions
 from pipeline.contract.stage import Resources
-from pipeline.scheduling.dataflow import Flow, Node
-from pipeline.scheduling.pools import Lane
-from pipeline.storage.plan import Job
+from pipeline.scheduling.dataflow import Dataflow, StageState
+from pipeline.scheduling.pools import WorkerPool
+from pipeline.storage.plan import PlannedStage
 from pipeline.worker.protocol import StageSpec
 from pipeline.worker.serialization import slots
 
-__all__ = ["WHOLE_CPUS", "lanes_of"]
+__all__ = ["WHOLE_CPUS", "assign_pools"]
 
 WHOLE_CPUS = 4
 """CPUs that a stage for whole streams counts for at most: beyond that threads gain little."""
 
 
-def lanes_of(
-    flow: Flow,
-    jobs: list[Job],
+def assign_pools(
+    dataflow: Dataflow,
+    planned_stages: list[PlannedStage],
     report: Link | None,
     options: RunOptions,
-    pools: dict[str, Lane],
+    shared: dict[str, WorkerPool],
     *,
     alone: bool,
-) -> tuple[dict[int, Lane], Lane]:
+) -> tuple[dict[int, WorkerPool], WorkerPool]:
     """Return where the calls of each stage of a stream go (by node), and the lane of its sinks.
 
     Args:
-        flow: The stream.
-        jobs: Its stages, decode and sample first.
+        dataflow: The stream.
+        planned_stages: Its stages, decode and sample first.
         report: The stage of the report, if any; it works with the exporters.
         options: Threads and deadlines of the run.
-        pools: Of the streams before; missing ones are added.
+        shared: Of the streams before; missing ones are added.
         alone: It is the run's only stream: its decoder may have all threads.
     """
     small = Resources(cpus=0.0)
-    head = Lane(
-        name=jobs[1].name,
-        kind="head",
-        specs=(_spec(jobs[0]), _spec(jobs[1])),
+    head = WorkerPool(
+        name=planned_stages[1].name,
+        kind="source",
+        specs=(_spec(planned_stages[0]), _spec(planned_stages[1])),
         resources=small,
         threads=options.threads if alone else 1,
-        flow=flow,
-        deadline_s=None if flow.live else HEAD_DEADLINE_S,
+        stream=dataflow.info,
+        deadline_s=None if dataflow.info.live else HEAD_DEADLINE_S,
     )
-    exports = [n.job for n in flow.nodes if n.kind == "fold" and n.job.link.step == EXPORT]
-    last = [Job(report, "")] if report else []
-    sinks = Lane(
+    exports = [
+        n.planned for n in dataflow.stages if n.kind == "stateful" and n.planned.link.step == EXPORT
+    ]
+    last = [PlannedStage(report, "")] if report else []
+    sink_pool = WorkerPool(
         name="export",
-        kind="sinks",
-        specs=tuple(_spec(job) for job in (*exports, *last) if job.action == "run"),
+        kind="sink",
+        specs=tuple(_spec(planned) for planned in (*exports, *last) if planned.action == "run"),
         resources=small,
         threads=options.threads,
-        flow=flow,
+        stream=dataflow.info,
         deadline_s=options.deadline_s,
     )
-    lanes: dict[int, Lane] = {0: head}
-    for node in flow.nodes[1:]:
-        if node.kind == "fold" and node.job.link.step == EXPORT:
-            lanes[node.index] = sinks
-        elif node.kind == "fold":
-            lanes[node.index] = Lane(
-                name=node.name,
-                kind="fold",
-                specs=(_spec(node.job),),
+    pools: dict[int, WorkerPool] = {0: head}
+    for stage in dataflow.stages[1:]:
+        if stage.kind == "stateful" and stage.planned.link.step == EXPORT:
+            pools[stage.index] = sink_pool
+        elif stage.kind == "stateful":
+            pools[stage.index] = WorkerPool(
+                name=stage.name,
+                kind="stateful",
+                specs=(_spec(stage.planned),),
                 resources=small,
                 threads=1,
-                flow=flow,
+                stream=dataflow.info,
                 deadline_s=options.deadline_s,
             )
         else:
-            lanes[node.index] = _pool(pools, node, options)
-    return lanes, sinks
+            pools[stage.index] = _pool(shared, stage, options)
+    return pools, sink_pool
 
 
-def _pool(pools: dict[str, Lane], node: Node, options: RunOptions) -> Lane:
-    link = node.job.link
-    spec = _spec(node.job)
+def _pool(shared: dict[str, WorkerPool], stage: StageState, options: RunOptions) -> WorkerPool:
+    link = stage.planned.link
+    spec = _spec(stage.planned)
     key = json.dumps([link.name, spec.options], sort_keys=True)
-    if key not in pools:
-        stage = link.stage(link.choice.options)
-        resources, threads = stage.resources, max(1, round(stage.resources.cpus))
-        whole = node.kind == "whole"
+    if key not in shared:
+        built = link.stage(link.choice.options)
+        resources, threads = built.resources, max(1, round(built.resources.cpus))
+        whole = stage.kind == "whole_stream"
         if whole:
             # A whole stream is worked on with all threads that the user allows.
             threads = options.threads
             cpus = max(resources.cpus, min(threads, WHOLE_CPUS))
             resources = replace(resources, cpus=cpus)
-        pools[key] = Lane(
-            name=node.name,
-            kind="pool",
+        shared[key] = WorkerPool(
+            name=stage.name,
+            kind="shared",
             whole=whole,
             specs=(spec,),
             resources=resources,
             threads=threads,
-            deadline_s=stage.deadline_s or options.deadline_s,
-            whole_deadline_s=stage.deadline_s,
+            deadline_s=built.deadline_s or options.deadline_s,
+            whole_deadline_s=built.deadline_s,
         )
-    return pools[key]
+    return shared[key]
 
 
-def _spec(job: Job) -> StageSpec:
-    link = job.link
+def _spec(planned: PlannedStage) -> StageSpec:
+    link = planned.link
     options = link.choice.options.model_dump(mode="json")
     makes = slots(link.ports.makes)
-    return StageSpec(link.step, link.choice.model, options, link.name, job.key, makes)
+    return StageSpec(link.step, link.choice.model, options, link.name, planned.key, makes)

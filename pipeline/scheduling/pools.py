@@ -1,8 +1,8 @@
-"""Lanes: the workers of one stage, the calls that wait for them, and the policy of their number.
+"""Worker pools: the workers of one stage, the tasks that wait for them, and how many there are.
 
-A lane is a pool that all streams share (stages without memory), or the one worker of a stream's
-decoder, of one of its stream-scoped stages, or of its exporters. The rules here are the whole
-scheduling policy; the Ray runner and the simulator both run them.
+A pool is shared by all streams (stages without memory), or holds the one worker of a stream's
+decoder, of one of its stateful stages, or of its exporters. The rules here are the whole policy of
+pool sizes; the Ray runner and the simulator both apply them.
 """
 
 from __future__ import annotations
@@ -16,202 +16,211 @@ from statistics import median
 from typing import Any, Literal
 
 from pipeline.contract.stage import Resources
-from pipeline.scheduling.dataflow import FINISH, Call, Flow
+from pipeline.scheduling.tasks import FINISH, StreamInfo, Task
 from pipeline.worker.protocol import StageSpec
 
-__all__ = ["DEPTH", "Lane", "Worker"]
+__all__ = ["DEPTH", "Worker", "WorkerPool"]
 
 DEPTH = 2
-"""Calls that a worker may hold: one runs, one has arrived when it ends. A third gains nothing
-(measured: FACTS, Ray 2.60)."""
+"""Tasks that a worker may hold: one runs, one has arrived when it ends. A third gained nothing on
+Ray 2.60 (measured with stages of 1 to 100 ms)."""
 LIGHT_S = 0.004
-"""Calls shorter than this are light: what carries a call costs as much as the call, so those that
-leave in the same moment travel together."""
+"""Tasks shorter than this are light: sending one costs as much as running it, so those that are
+sent at the same moment travel together."""
 LIGHT_DEPTH = 8
-"""Calls that a worker may hold of a stage whose calls are light."""
+"""Tasks that a worker may hold of a stage whose tasks are light."""
 IDLE_S = 10.0
-"""A pool's worker without work for this long is given back."""
+"""A shared pool's worker without work for this long is stopped."""
 START_S = 1.0
-"""What it takes to start one more worker: so much work must wait, or have been done since the last
-one came, before it is worth that. Stages of a millisecond would get workers by turns else."""
+"""Cost of starting one more worker: it is worth it once that much work waits, or was done since the
+last one started. Stages of a millisecond would otherwise get workers by turns."""
 SLACK = 0.1
-"""So much less than its share of the cores is enough for a pool."""
+"""A pool may stay this far below its share of the cores."""
 SMOOTHING = 0.2
-"""Weight of the newest call in the mean duration of a lane."""
+"""Weight of the newest task in the mean duration of a pool's tasks."""
 
 
 @dataclass(eq=False)
 class Worker:
-    """A process that runs the calls of one lane in the order in which it gets them."""
+    """A process that runs the tasks of one pool in the order in which it gets them."""
 
     number: int
-    lane: Lane
-    state: Literal["starting", "ready", "gone"] = "starting"
-    calls: deque[Call] = field(default_factory=deque[Call])
+    pool: WorkerPool
+    state: Literal["starting", "ready", "stopped"] = "starting"
+    tasks: deque[Task] = field(default_factory=deque[Task])
+    """Tasks that were sent and have not returned; the first one runs."""
     since: float = 0.0
-    """When the first of `calls` began to run, or when it fell idle."""
+    """Time when the first of `tasks` began to run, or when the worker fell idle."""
     started: float = 0.0
+    """Time when it was started."""
     busy_s: float = 0.0
-    alone: bool = False
-    """Its only call is a suspect: nothing else may come beside it."""
-    leaving: bool = False
-    """It gets no more calls."""
+    """Total duration of its tasks."""
+    exclusive: bool = False
+    """Whether its only task is a suspect: no other may join it."""
+    draining: bool = False
+    """Whether it gets no more tasks."""
     sealed: bool = False
-    """Its calls are light and have left: what comes now waits for their answer, and then travels
+    """Whether its light tasks have been sent: new ones wait for their reply, and travel
     together."""
     handle: Any = None
-    """The backend's own."""
-    node: str = ""
-    """Where it runs."""
+    """Private to the backend."""
+    machine: str = ""
+    """Identifier of the machine that it runs on."""
 
 
 @dataclass(eq=False)
-class Lane:
-    """One kind of worker and what waits for it."""
+class WorkerPool:
+    """One kind of worker and the tasks that wait for it."""
 
     name: str
-    kind: Literal["head", "fold", "pool", "sinks"]
+    kind: Literal["source", "stateful", "shared", "sink"]
     specs: tuple[StageSpec, ...]
+    """Stages that each worker opens."""
     resources: Resources
+    """What each worker needs."""
     threads: int
+    """Threads that each worker may use."""
     whole: bool = False
-    """A pool whose calls are whole streams."""
-    flow: Flow | None = None
-    """The stream that it belongs to; None for a pool."""
+    """Whether a task of this shared pool is a whole stream."""
+    stream: StreamInfo | None = None
+    """The stream that it belongs to; None for a shared pool."""
     deadline_s: float | None = None
-    """How long one clip may take; None for no limit."""
+    """Upper bound of the duration of one clip; None for no bound."""
     whole_deadline_s: float | None = None
-    """How long a call for a whole stream may take."""
-    waiting: list[tuple[int, int, Call]] = field(default_factory=list[tuple[int, int, Call]])
-    """A heap: higher priority first, then first come, first served."""
-    suspects: deque[Call] = field(default_factory=deque[Call])
-    """Calls that were with a worker when it died: each runs again alone."""
-    careful: int = -1
-    """Of one stream's stage: calls up to this place in the row run alone, since the worker died of
-    one of them."""
+    """Upper bound of the duration of a task for a whole stream."""
+    waiting: list[tuple[int, int, Task]] = field(default_factory=list[tuple[int, int, Task]])
+    """Heap of the queued tasks: higher priority first, then first come, first served."""
+    suspects: deque[Task] = field(default_factory=deque[Task])
+    """Tasks that a worker held when it died: each runs again alone."""
+    exclusive_until: int = -1
+    """Stateful: tasks up to this place run alone, since the worker died of one of them."""
     workers: list[Worker] = field(default_factory=list[Worker])
-    calls: int = 0
-    """Calls done."""
+    tasks_done: int = 0
     seconds: float = 0.0
-    """Mean duration of a call, smoothed."""
+    """Smoothed mean duration of a task."""
     done_s: float = 0.0
-    """Seconds of calls done since its last worker was started."""
+    """Total duration of the tasks done since its last worker was started."""
     recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=4096))
-    """Durations of the calls since somebody looked, s."""
+    """Durations in seconds of the tasks since the last status report."""
     lately: deque[float] = field(default_factory=lambda: deque[float](maxlen=LIGHT_DEPTH))
-    """Durations of the last calls, s."""
+    """Durations in seconds of the last tasks."""
     usual_s: float = float("inf")
-    """Their median, which a busy machine disturbs less than the mean; known after a few calls."""
+    """Median of `lately`, known after a few tasks; a busy machine disturbs it less than a mean."""
     failures: int = 0
+    """Number of exceptions and deaths."""
     starts_failed: int = 0
-    """Workers in a row that did not come up."""
-    rest_until: float = 0.0
-    """No worker is started before; memory ran out."""
-    most: float = float("inf")
-    """Workers that fit, where memory has run out."""
+    """Number of workers in a row that did not come up."""
+    backoff_until: float = 0.0
+    """Time before which no worker is started, since memory ran out."""
+    memory_bound: float = float("inf")
+    """Number of workers that fit, where memory has run out."""
     users: int = 0
-    """Streams that may still need it."""
+    """Number of streams that may still need it."""
     busy_s: float = 0.0
-    """Of workers that are gone."""
+    """Total duration of the tasks of workers that have ended."""
 
-    def push(self, call: Call) -> None:
-        """Let a call wait."""
-        heapq.heappush(self.waiting, (-call.flow.priority, call.order, call))
+    @property
+    def is_camera(self) -> bool:
+        """Whether its worker decodes a live camera."""
+        return self.kind == "source" and self.stream is not None and self.stream.live
 
-    def took(self, seconds: float, stored_s: float = 0.0) -> None:
-        """Learn from a call that is done, and from what its worker then had to store."""
+    def enqueue(self, task: Task) -> None:
+        """Queue a task."""
+        heapq.heappush(self.waiting, (-task.stream.priority, task.serial, task))
+
+    def record_duration(self, seconds: float, stored_s: float = 0.0) -> None:
+        """Account for a task and for the time that storing its outputs took."""
         self.lately.append(seconds)
         if len(self.lately) == LIGHT_DEPTH:
             self.usual_s = median(self.lately)
         seconds += stored_s
-        self.calls += 1
+        self.tasks_done += 1
         self.recent.append(seconds)
         self.done_s += seconds
-        share = max(SMOOTHING, 1 / self.calls)
+        share = max(SMOOTHING, 1 / self.tasks_done)
         self.seconds += share * (seconds - self.seconds)
 
-    def deadline_of(self, call: Call) -> float | None:
-        """Return how long a call may take, s."""
-        clip = call.verb == "next" or (call.parcel is not None and call.parcel.number < FINISH)
+    def deadline_of(self, task: Task) -> float | None:
+        """Return the upper bound of a task's duration in seconds, or None."""
+        clip = task.kind == "next_clip" or (task.item is not None and task.item.number < FINISH)
         return self.deadline_s if clip else self.whole_deadline_s
 
     @property
     def backlog(self) -> int:
-        """Calls without a worker."""
+        """Number of tasks without a worker."""
         return len(self.waiting) + len(self.suspects)
 
     @property
     def load(self) -> int:
-        """Calls that wait or run."""
-        return self.backlog + sum(len(worker.calls) for worker in self.workers)
+        """Number of tasks that wait or run."""
+        return self.backlog + sum(len(worker.tasks) for worker in self.workers)
 
     @property
     def light(self) -> bool:
-        """Whether its calls may travel together."""
+        """Whether its tasks may travel together."""
         return self.usual_s < LIGHT_S
 
     @property
     def depth(self) -> int:
-        """Calls that a worker may hold."""
+        """Number of tasks that a worker may hold."""
         return LIGHT_DEPTH if self.light else DEPTH
 
     @property
     def pending_s(self) -> float:
-        """Seconds of work that wait or run; a camera's decoder waits for pictures, not cores."""
-        live = self.kind == "head" and self.flow is not None and self.flow.live
-        return 0.0 if live else self.seconds * self.load
+        """Seconds of work that wait or run; a camera's decoder waits for frames, not for cores."""
+        return 0.0 if self.is_camera else self.seconds * self.load
 
-    def forget(self, flow: Flow) -> None:
-        """Drop what waits for a stream that has ended."""
-        self.take_back(lambda call: call.flow is flow)
+    def drop_stream(self, stream: StreamInfo) -> None:
+        """Drop the queued tasks of a stream that has ended."""
+        self.withdraw(lambda task: task.stream == stream)
 
-    def take_back(self, wanted: Callable[[Call], bool]) -> list[Call]:
-        """Drop the calls without a worker of which this is true, and return them."""
-        back = [call for _, _, call in self.waiting if wanted(call)]
-        back += [call for call in self.suspects if wanted(call)]
+    def withdraw(self, wanted: Callable[[Task], bool]) -> list[Task]:
+        """Remove the tasks without a worker for which `wanted` is true, and return them."""
+        back = [task for _, _, task in self.waiting if wanted(task)]
+        back += [task for task in self.suspects if wanted(task)]
         self.waiting = [entry for entry in self.waiting if not wanted(entry[2])]
         heapq.heapify(self.waiting)
-        self.suspects = deque(call for call in self.suspects if not wanted(call))
+        self.suspects = deque(task for task in self.suspects if not wanted(task))
         return back
 
-    def next_call(self) -> tuple[Worker, Call, bool] | None:
-        """Return a worker, the call that it should take now, and whether alone.
+    def next_assignment(self) -> tuple[Worker, Task, bool] | None:
+        """Return a worker, the task that it should take now, and whether exclusively.
 
         The least busy worker goes first. A suspect goes to a worker that holds nothing, and
         nothing joins it; so while there is one, the least busy worker takes nothing new.
         """
-        free = [w for w in self.workers if w.state == "ready" and not (w.alone or w.leaving)]
+        free = [w for w in self.workers if w.state == "ready" and not (w.exclusive or w.draining)]
         if self.light:
-            free = [w for w in free if not (w.sealed and w.calls)]
-        free.sort(key=lambda worker: len(worker.calls))
+            free = [w for w in free if not (w.sealed and w.tasks)]
+        free.sort(key=lambda worker: len(worker.tasks))
         if self.suspects and free:
-            if not free[0].calls:
+            if not free[0].tasks:
                 return free[0], self.suspects.popleft(), True
             del free[0]
-        if not self.waiting or not free or len(free[0].calls) >= self.depth:
+        if not self.waiting or not free or len(free[0].tasks) >= self.depth:
             return None
-        alone = self.waiting[0][2].place <= self.careful
-        if alone and free[0].calls:
+        alone = self.waiting[0][2].place <= self.exclusive_until
+        if alone and free[0].tasks:
             return None
         return free[0], heapq.heappop(self.waiting)[2], alone
 
-    def wanted(self, cores: float, gpus: float, work: float) -> int:
-        """Return how many workers a pool should have now.
+    def desired_size(self, cores: float, gpus: float, work: float) -> int:
+        """Return the number of workers that the pool should have now.
 
-        The cores go where the work waits: a pool gets the share of them that its calls have of
-        all the work that waits or runs, and never more workers than it has calls for, or than
-        are worth their start.
+        The cores go where the work waits: a pool gets the share of them that its tasks have of all
+        the work that waits or runs, and never more workers than it has tasks for, or than are
+        worth their start.
 
         Args:
             cores: CPUs that this run may use.
             gpus: GPUs that this run may use.
-            work: Seconds of work that wait or run, in all lanes.
+            work: Seconds of work that wait or run, in all pools.
         """
-        if self.kind != "pool":
+        if self.kind != "shared":
             return 1
         if not self.load:
             return 0
-        most = float(self.bound(cores, gpus))
+        most = float(self.max_size(cores, gpus))
         if self.resources.cpus and self.seconds and work:
             share = self.pending_s / work
             # Rounded up: a stage that needs 1.4 cores and has one would hold up all the others.
@@ -222,9 +231,9 @@ class Lane:
             most = min(most, max(1, len(self.workers)))
         return int(max(1, min(most, -(-self.load // self.depth))))
 
-    def bound(self, cores: float, gpus: float) -> int:
-        """Return how many workers fit into so many cores and GPUs at most."""
-        most = self.most
+    def max_size(self, cores: float, gpus: float) -> int:
+        """Return the number of workers that fit into so many cores and GPUs."""
+        most = self.memory_bound
         if self.resources.cpus:
             most = min(most, cores / self.resources.cpus)
         if self.resources.gpus:

@@ -1,77 +1,108 @@
-"""Calls as they go to a worker and answers as they come back: plain data and references.
+"""Translation between the scheduler and its workers: task to request, reply to result.
 
-The scheduler speaks of calls and messages, a worker's host of orders and parcels. Every backend
-whose workers are hosts translates here.
+The scheduler speaks of tasks and message references, a stage host of requests and message headers.
+Every backend whose workers are stage hosts translates here.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipeline.scheduling.backend import Failure, Result
-from pipeline.scheduling.dataflow import Call
-from pipeline.worker.protocol import Home, Order, Reply
-from pipeline.worker.serialization import Forward, Packed, kind_of
+from pipeline.scheduling.backend import TaskResult, WorkerStarted
+from pipeline.scheduling.pools import Worker
+from pipeline.scheduling.tasks import Outputs, Task
+from pipeline.worker.protocol import (
+    FinishStream,
+    LoadMessages,
+    MakeReport,
+    NextClip,
+    Opened,
+    OpenFailed,
+    PersistMessages,
+    ProcessItem,
+    RedecodeClip,
+    Reply,
+    Request,
+    RunLocation,
+)
+from pipeline.worker.serialization import ForwardedArray, MessageRef, kind_of
 
-__all__ = ["given_to", "order_of", "result_of"]
-
-
-def order_of(call: Call, home: Home) -> Order:
-    """Return what a worker is told of a call; what it is given goes beside it."""
-    verb, node, message = call.verb, call.node, call.message
-    if verb == "keep":
-        message = (node.name, node.job.key)
-    elif verb == "load":
-        message = node.job.entry.kept if node.job.entry else node.kept
-    elif verb == "remake":
-        assert call.parcel is not None
-        message = call.parcel.remembered
-    return Order(
-        verb=verb,
-        stage=node.name,
-        where=call.where,
-        place=call.place,
-        turn=call.turn,
-        safe=call.flow.safe,
-        home=home,
-        parcels=tuple(
-            (name, (packed.kind.__name__, packed.head, packed.names))
-            for name, packed in call.arguments.items()
-        ),
-        message=message,
-    )
+__all__ = ["references_of", "request_of", "result_of", "started"]
 
 
-def given_to(call: Call) -> list[Any]:
-    """Return the references of what a call is given, in the order of its parcels."""
-    return [ref for packed in call.arguments.values() for ref in packed.refs]
+def request_of(task: Task, location: RunLocation) -> Request:
+    """Return the request of a task; its large arrays travel beside it (`references_of`)."""
+    stage = task.stage
+    about: dict[str, Any] = {"stage": stage.name, "location": location, "where": task.where}
+    messages = tuple((name, message.header) for name, message in task.arguments.items())
+    match task.kind:
+        case "next_clip":
+            return NextClip(**about, safe=task.safe)
+        case "redecode":
+            assert task.item is not None
+            assert task.item.metadata is not None
+            return RedecodeClip(**about, clip=task.item.metadata)
+        case "process":
+            return ProcessItem(
+                **about,
+                messages=messages,
+                place=task.place,
+                sequence=task.sequence,
+                safe=task.safe,
+            )
+        case "finish":
+            return FinishStream(**about, sequence=task.sequence)
+        case "persist":
+            return PersistMessages(**about, key=stage.planned.key, messages=messages)
+        case "load":
+            entry = stage.planned.entry
+            return LoadMessages(**about, files=tuple(entry.kept if entry else stage.persisted))
+        case "report":
+            return MakeReport(**about, manifest=task.manifest)
 
 
-def result_of(reply: Reply, made: list[Any], given: list[Any]) -> Result:
-    """Return what a worker has answered.
+def references_of(task: Task) -> list[Any]:
+    """Return the references of a task's large arrays, in the order of its messages."""
+    return [ref for message in task.arguments.values() for ref in message.refs]
+
+
+def result_of(reply: Reply, made: list[Any], given: list[Any]) -> TaskResult:
+    """Return the result of a reply.
 
     Args:
-        reply: The answer.
+        reply: What the worker answered.
         made: References of the new arrays.
-        given: References of what the call was given; some of it may have been handed on.
+        given: References of the task's arrays; some of them may have been passed on.
     """
-    outputs: dict[type, Packed | None] = {}
+    outputs: Outputs = {}
     stored = 0
-    for (kind, head, names), places, sizes in reply.made:
-        refs = tuple(given[p.place] if isinstance(p, Forward) else made[p] for p in places)
-        outputs[kind_of(kind)] = Packed(kind_of(kind), head, names, refs, sizes)
-        stored += sum(z for p, z in zip(places, sizes, strict=True) if not isinstance(p, Forward))
-    failure = reply.failure and Failure(
-        kind=reply.failure[0], text=reply.failure[1], detail=reply.failure[2]
-    )
-    return Result(
+    for message in reply.messages:
+        header, sizes = message.header, message.sizes
+        refs = tuple(
+            given[array.place] if isinstance(array, ForwardedArray) else made[array]
+            for array in message.arrays
+        )
+        kind = kind_of(header.kind)
+        outputs[kind] = MessageRef(kind, header.payload, header.array_fields, refs, sizes)
+        stored += sum(
+            size
+            for array, size in zip(message.arrays, sizes, strict=True)
+            if not isinstance(array, ForwardedArray)
+        )
+    return TaskResult(
+        outcome=reply.outcome,
         outputs=outputs,
         events=reply.events,
         seconds=reply.seconds,
         stored_bytes=stored,
-        failure=failure or None,
         meters=reply.meters,
-        saved=reply.saved,
-        extra=reply.extra,
         peak_memory_bytes=reply.peak_memory_bytes,
+    )
+
+
+def started(worker: Worker, reply: Reply) -> WorkerStarted:
+    """Return the event of a worker whose stages have been opened, or could not be."""
+    assert isinstance(reply.outcome, Opened | OpenFailed)
+    return WorkerStarted(
+        worker=worker, outcome=reply.outcome, events=reply.events, meters=reply.meters
     )

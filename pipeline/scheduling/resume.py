@@ -1,113 +1,114 @@
-"""How far an interrupted run had come: the last clip up to which the work of all stages stands.
+"""Resume of an interrupted stream: fast-forward to the last consistent clip.
 
-A stage without memory stands where the journal says that it has dealt with every clip, a
-stream-scoped one where a snapshot was taken, or where it had no business with the clips since.
+A stage without memory is consistent up to the clip that the journal says it has processed, a
+stateful one where a snapshot was taken, or where it has skipped the clips since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from pipeline.scheduling.dataflow import Flow, Node
-from pipeline.storage.journal import Standing
+from pipeline.scheduling.dataflow import Dataflow
+from pipeline.scheduling.tasks import StageState
+from pipeline.storage.journal import JournalState
+from pipeline.worker.clip_metadata import ClipMetadata
 
-__all__ = ["recall"]
+__all__ = ["fast_forward"]
 
 
-def recall(flow: Flow, standing: Standing, numbers: Callable[[Node], list[int]]) -> int:
-    """Bring a flow that has not begun to the last clip up to which all work stands.
+def fast_forward(
+    dataflow: Dataflow, state: JournalState, snapshots_of: Callable[[StageState], list[int]]
+) -> int:
+    """Bring a dataflow that has not begun to the last clip that every stage has processed.
 
     Args:
-        flow: Of the stream.
-        standing: What the journal of the interrupted run says.
-        numbers: Gives the snapshots there are of a stream-scoped stage.
+        dataflow: Dataflow of the stream.
+        state: What the journal of the interrupted run says.
+        snapshots_of: Returns the numbers of the snapshots of a stateful stage.
 
     Returns:
-        How many clips need not be gone through again.
+        Number of clips that need not be processed again.
     """
-    working = [node for node in flow.nodes[1:] if node.runs]
-    clips = len(standing.clips) if flow.head.runs and not flow.live else 0
-    for node in working:
-        if node.kind == "clip":
-            known = _known(standing, node)
+    working = [stage for stage in dataflow.stages[1:] if stage.runs]
+    clips = len(state.clips) if dataflow.source_stage.runs and not dataflow.info.live else 0
+    for stage in working:
+        if stage.kind == "clip":
+            known = _unaffected(state, stage)
             clips = min(clips, next(n for n in range(clips + 1) if n not in known))
-    anew = _begin_anew(flow)
-    folds = [node for node in working if node.kind == "fold" and node.name not in anew]
-    there = {node.name: set(numbers(node)) for node in folds}
-    held: dict[str, int] = {}
+    restarted = _restarted(dataflow)
+    stateful = [s for s in working if s.kind == "stateful" and s.name not in restarted]
+    taken = {stage.name: set(snapshots_of(stage)) for stage in stateful}
+    snapshots: dict[str, int] = {}
     while clips:
-        found = {n.name: _snapshot(there[n.name], _idle(standing, n), clips) for n in folds}
-        held = {name: number for name, number in found.items() if number is not None}
-        if len(held) == len(found):
+        found = {s.name: _snapshot(taken[s.name], _unaffected(state, s), clips) for s in stateful}
+        snapshots = {name: number for name, number in found.items() if number is not None}
+        if len(snapshots) == len(found):
             break
         clips -= 1
     for number in range(clips):
-        _recall_clip(flow, standing, working, number, held, anew)
+        _fast_forward_clip(dataflow, state, working, number, snapshots, restarted)
     return clips
 
 
-def _begin_anew(flow: Flow) -> set[str]:
-    """Return the stream-scoped stages that must begin their stream once more.
+def _restarted(dataflow: Dataflow) -> set[str]:
+    """Return the stateful stages that must process their stream again from the beginning.
 
-    What a stage that is through has made clip by clip comes once more, all at the end: those that
-    have taken it from the clips would have it twice.
+    What a finished stage has made clip by clip arrives again, all at the end: stages that have
+    taken it from the clips would have it twice.
     """
-    folds = [node for node in flow.nodes if node.kind == "fold"]
-    replayed = sum(node.bit for node in folds if node.job.action == "replay")
-    back = [node for node in folds if node.runs and node.feeders & replayed]
-    for node in back:
-        # What others gave it of those clips is not known: they begin anew with it.
-        back += [m for m in folds if m.runs and node.feeders & m.bit and m not in back]
-    return {node.name for node in back}
+    stateful = [stage for stage in dataflow.stages if stage.kind == "stateful"]
+    replayed = sum(stage.bit for stage in stateful if stage.planned.action == "replay")
+    back = [stage for stage in stateful if stage.runs and stage.feeders & replayed]
+    for stage in back:
+        # What its feeders made of those clips is not known: they restart with it.
+        back += [s for s in stateful if s.runs and stage.feeders & s.bit and s not in back]
+    return {stage.name for stage in back}
 
 
-def _known(standing: Standing, node: Node) -> set[int]:
-    key = node.job.key
-    return set(standing.dealt.get(key, {})) | standing.passed.get(key, set())
+def _unaffected(state: JournalState, stage: StageState) -> set[int]:
+    """Return the clips that the journal has for a stage.
+
+    A stage without memory has processed or skipped them; a stateful one has skipped them or given
+    them up, and its state is the same before and after.
+    """
+    key = stage.planned.key
+    return state.skipped.get(key, set()) | set(state.processed.get(key, {}))
 
 
-def _idle(standing: Standing, node: Node) -> set[int]:
-    """Return the clips that left a stream-scoped stage as it was."""
-    key = node.job.key
-    return standing.passed.get(key, set()) | set(standing.dealt.get(key, {}))
-
-
-def _snapshot(there: set[int], idle: set[int], clips: int) -> int | None:
-    """Return the snapshot that stands for a stage's state after so many clips; 0 for none yet."""
+def _snapshot(taken: set[int], unaffected: set[int], clips: int) -> int | None:
+    """Return the snapshot that holds a stage's state after so many clips; 0 for the initial one."""
     place = clips
-    while place and place not in there:
-        if place - 1 not in idle:
+    while place and place not in taken:
+        if place - 1 not in unaffected:
             return None
         place -= 1
     return place
 
 
-def _recall_clip(
-    flow: Flow,
-    standing: Standing,
-    working: list[Node],
+def _fast_forward_clip(
+    dataflow: Dataflow,
+    state: JournalState,
+    working: list[StageState],
     number: int,
-    held: dict[str, int],
-    anew: set[str],
+    snapshots: dict[str, int],
+    restarted: set[str],
 ) -> None:
-    nothing: set[str] = set()
-    for node in working:
-        key = node.job.key
-        dealt = standing.dealt.get(key, {}).get(number)
-        if node.kind == "clip" and dealt is None:
-            nothing.add(node.name)  # passed over
-        if dealt is None:
+    empty: set[str] = set()
+    """Stages that made nothing of the clip."""
+    for stage in working:
+        record = state.processed.get(stage.planned.key, {}).get(number)
+        if record is None:
+            if stage.kind == "clip":
+                empty.add(stage.name)
             continue
-        node.opened = True
-        if node.kind == "clip":
-            node.job.meter.items += 1
-            node.job.meter.seconds += dealt.seconds
-        if dealt.lost is not None:
-            node.lost.append(dealt.lost)
-            node.job.flawed = True
-            nothing.add(node.name)
-            if node.kind == "fold":
-                node.poison.add(number)
-    remembered: dict[str, Any] = standing.clips[number]
-    flow.recall(remembered["clip"], remembered, nothing, held, anew)
+        stage.opened = True
+        if stage.kind == "clip":
+            stage.planned.meter.items += 1
+            stage.planned.meter.seconds += record.seconds
+        if record.lost is not None:
+            stage.lost.append(record.lost)
+            stage.planned.tainted = True
+            empty.add(stage.name)
+            if stage.kind == "stateful":
+                stage.poison.add(number)
+    dataflow.fast_forward(ClipMetadata(state.clips[number]), empty, snapshots, restarted)

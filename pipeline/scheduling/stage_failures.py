@@ -1,7 +1,7 @@
-"""What goes wrong inside the work: exceptions, what was lost, clips and stages that are given up.
+"""Failures inside the work: exceptions, lost objects, and clips or stages that are given up.
 
-An exception ends as it does in the local runner. A clip that cannot be dealt with costs itself
-only; a stage that fails as a whole costs its stream what it makes.
+An exception costs what it costs in the local runner (`pipeline.worker.failure_policy`): a clip that
+cannot be processed costs itself only; a stage that fails as a whole costs its stream what it makes.
 """
 
 from __future__ import annotations
@@ -10,163 +10,159 @@ import logging
 from collections.abc import Callable
 
 from pipeline.contract.events import Loss
-from pipeline.errors import NAMED, OutputError, Reel3dError
+from pipeline.errors import OutputError, Reel3dError
 from pipeline.scheduling.admission import Admission
-from pipeline.scheduling.backend import Failure, Result
-from pipeline.scheduling.dataflow import FINISH, Call, Node
-from pipeline.scheduling.pools import Lane
+from pipeline.scheduling.backend import TaskResult
+from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.streams import Stream
-from pipeline.scheduling.worker_manager import Workforce
+from pipeline.scheduling.tasks import FINISH, StageState, Task
+from pipeline.scheduling.worker_manager import WorkerManager
+from pipeline.worker.failure_policy import judge_source, judge_stage
+from pipeline.worker.protocol import Failed, Failure
 
-__all__ = ["Failures", "take_back"]
+__all__ = ["StageFailures", "withdraw"]
 
-LOSSES = 8
-"""How often in a row what a stage needs of a clip may be lost before the run stops trying."""
+MOST_LOSSES = 8
+"""Number of times in a row that a task's arguments may be lost before the run stops trying."""
 
 log = logging.getLogger(__name__)
 
 
-class Failures:
-    """Decides what an exception, a loss or a hopeless call costs."""
+class StageFailures:
+    """Decides what an exception, a loss or a hopeless task costs."""
 
     def __init__(
         self,
-        workforce: Workforce,
+        workers: WorkerManager,
         admission: Admission,
         end_stream: Callable[[Stream, Reel3dError], None],
     ) -> None:
         """Use these; `end_stream` stops a stream that cannot go on."""
-        self._workforce = workforce
+        self._workers = workers
         self._admission = admission
         self._end_stream = end_stream
 
-    def missing(self, stream: Stream, call: Call) -> None:
-        """Something was lost from the object store."""
-        parcel = call.parcel
-        assert parcel is not None
-        key = call.node.index, call.verb
-        parcel.losses[key] = parcel.losses.get(key, 0) + 1
-        if parcel.losses[key] >= LOSSES:
-            why = f"what it needs of {call.where} was lost {LOSSES} times"
-            self.cost(stream, call, why)
-        elif call.verb == "keep":
-            call.node.keeping -= 1
-            stream.flow.lost_kept(call)
+    def objects_lost(self, stream: Stream, task: Task) -> None:
+        """Handle arguments that are not in the object store any more."""
+        item = task.item
+        assert item is not None
+        key = task.stage.index, task.kind
+        item.losses[key] = item.losses.get(key, 0) + 1
+        if item.losses[key] >= MOST_LOSSES:
+            why = f"what it needs of {task.where} was lost {MOST_LOSSES} times"
+            self.give_up_task(stream, task, why)
+        elif task.kind == "persist":
+            task.stage.persisting -= 1
+            stream.dataflow.lost_before_persisted(task)
         else:
-            stream.flow.lost(call)
+            stream.dataflow.lost(task)
 
-    def fail(self, stream: Stream, node: Node, call: Call | None, failure: Failure) -> None:
-        """Deal with an exception as the local runner does."""
-        known = NAMED.get(failure.kind)
-        job = node.job
-        if known is not None and issubclass(known, OutputError):
-            self._end_stream(stream, known(failure.text))
+    def failed(
+        self, stream: Stream, stage: StageState, task: Task | None, failure: Failure
+    ) -> None:
+        """Handle an exception of a stage, while it opened (`task` is None) or worked."""
+        one_clip = task is not None and stage.kind == "clip" and task.kind == "process"
+        verdict = judge_stage(failure, stage.name, one_clip=one_clip)
+        if verdict.costs == "run":
+            self._end_stream(stream, OutputError(verdict.why))
             return
-        if call is not None and call.verb in ("remake", "load", "keep", "report"):
-            self._fail_apart(stream, call, failure)
+        if task is not None and task.kind in ("redecode", "load", "persist", "report"):
+            self._failed_beside(stream, task, failure)
             return
-        stream.lanes[node.index].failures += 1
-        if call is not None and call.parcel is not None and call.parcel.again & node.bit:
-            self._lose(stream, call, f"it could not be made again: {failure.text}", failure.detail)
-            return
-        if node.kind == "head":
-            self.head_failed(stream, failure)
-            return
-        if known is None:
-            why = f"a bug in {job.name}: {failure.kind}: {' '.join(failure.text.split())}"
-            why += "; errors.jsonl holds the traceback"
-            if call is not None and node.kind == "clip" and call.verb == "process":
-                self._lose(stream, call, why, failure.detail)
-                return
-            self._give_up(stream, node, "failed", why, failure.detail)
+        stream.pools[stage.index].failures += 1
+        if task is not None and task.item is not None and task.item.recompute & stage.bit:
+            why = f"it could not be made again: {failure.text}"
+            self._give_up_clip(stream, task, why, failure.detail)
+        elif stage.kind == "source":
+            self.source_failed(stream, failure)
+        elif task is not None and verdict.costs == "clip":
+            self._give_up_clip(stream, task, verdict.why, verdict.detail)
         else:
-            state = "not made" if failure.kind == "PartNotMade" else "failed"
-            self._give_up(stream, node, state, failure.text)
+            self._give_up_stage(stream, stage, verdict.state, verdict.why, verdict.detail)
 
-    def _fail_apart(self, stream: Stream, call: Call, failure: Failure) -> None:
-        """Deal with what went wrong beside the work of the stages."""
-        node, flow = call.node, stream.flow
-        if call.verb == "report":
-            stream.hooks.reported(Result(failure=failure))
-        elif call.verb == "remake":
-            flow.decode.flawed = True
-            self._lose(stream, call, f"it could not be decoded again: {failure.text}")
-        elif call.verb == "load":
+    def _failed_beside(self, stream: Stream, task: Task, failure: Failure) -> None:
+        """Handle an exception of a task that is not a stage's own work."""
+        stage, dataflow = task.stage, stream.dataflow
+        if task.kind == "report":
+            stream.hooks.on_report(TaskResult(outcome=Failed(failure=failure)))
+        elif task.kind == "redecode":
+            dataflow.decode.tainted = True
+            self._give_up_clip(stream, task, f"it could not be decoded again: {failure.text}")
+        elif task.kind == "load":
             self._end_stream(
                 stream,
                 OutputError(
-                    f"what {node.name} kept of {flow.source.shown} in an earlier run cannot be "
-                    f"read ({failure.text}): remove .reel3d in the output folder and run again"
+                    f"what {stage.name} kept of {dataflow.source.shown} in an earlier run cannot "
+                    f"be read ({failure.text}): remove .reel3d in the output folder and run again"
                 ),
             )
         else:
-            # The run has it; another one with --resume would have to make it again.
-            node.keeping -= 1
-            node.job.flawed = True
-            log.warning("%s: not kept for --resume: %s", node.name, failure.text)
-            if call.parcel is not None:
-                flow.kept(call.parcel)
+            # The run has the message; another one with --resume would have to make it again.
+            stage.persisting -= 1
+            stage.planned.tainted = True
+            log.warning("%s: not kept for --resume: %s", stage.name, failure.text)
+            if task.item is not None:
+                dataflow.persisted(task.item)
 
-    def cost(self, stream: Stream, call: Call, why: str) -> None:
-        """Take that a call cannot be made: it costs its clip, or the stage its stream."""
-        again = call.parcel is not None and bool(call.parcel.again & call.node.bit)
-        whole = call.node.kind == "whole" and not again
-        if call.node.kind in ("clip", "whole") and call.verb == "process" and not again:
-            call.node.job.meter.items += not call.node.over
-        if call.verb == "process" and not whole:
-            self._lose(stream, call, why)
+    def give_up_task(self, stream: Stream, task: Task, why: str) -> None:
+        """Give up a task: it costs its clip, or the stage its stream."""
+        again = task.item is not None and bool(task.item.recompute & task.stage.bit)
+        whole = task.stage.kind == "whole_stream" and not again
+        counts = task.stage.kind in ("clip", "whole_stream") and task.kind == "process"
+        if counts and not again:
+            task.stage.planned.meter.items += not task.stage.stopped
+        if task.kind == "process" and not whole:
+            self._give_up_clip(stream, task, why)
         else:
-            self.fail(stream, call.node, call, Failure(kind="WorkerDied", text=why))
+            self.failed(stream, task.stage, task, Failure(kind="WorkerDied", text=why))
 
-    def _lose(self, stream: Stream, call: Call, why: str, detail: str = "") -> None:
+    def _give_up_clip(self, stream: Stream, task: Task, why: str, detail: str = "") -> None:
         """Give up one clip of one stage."""
-        node, parcel = call.node, call.parcel
-        assert parcel is not None
-        loss = Loss(what=f"clip {parcel.name}", why=why, detail=detail)
-        again = bool(parcel.again & node.bit)
-        if not node.over:
-            node.job.flawed = True
-            (node.job.meter.losses if node.settled else node.lost).append(loss)
-        if node.kind == "fold":
-            node.poison.add(call.place)
-        if node.kind in ("clip", "fold") and parcel.number < FINISH and not again:
-            stream.hooks.dealt(node, parcel, 0.0, loss)
-        stream.flow.completed(call, {})
+        stage, item = task.stage, task.item
+        assert item is not None
+        loss = Loss(what=f"clip {item.name}", why=why, detail=detail)
+        again = bool(item.recompute & stage.bit)
+        if not stage.stopped:
+            stage.planned.tainted = True
+            (stage.planned.meter.losses if stage.finalized else stage.lost).append(loss)
+        if stage.kind == "stateful":
+            stage.poison.add(task.place)
+        if stage.kind in ("clip", "stateful") and item.number < FINISH and not again:
+            stream.hooks.on_processed(stage, item, 0.0, loss)
+        stream.dataflow.completed(task, {})
 
-    def _give_up(self, stream: Stream, node: Node, state: str, why: str, detail: str = "") -> None:
-        if node.over or node.settled:
+    def _give_up_stage(
+        self, stream: Stream, stage: StageState, state: str, why: str, detail: str = ""
+    ) -> None:
+        if stage.stopped or stage.finalized:
             return
-        job = node.job
-        job.state, job.flawed = state, state == "failed"
-        node.lost.append(Loss(what=job.makes_shown, why=why, detail=detail))
-        take_back(self._admission, stream.lanes[node.index], [node])
-        stream.flow.give_up(node)
+        planned = stage.planned
+        planned.state = state
+        planned.tainted = planned.tainted or state == "failed"
+        stage.lost.append(Loss(what=planned.makes_shown, why=why, detail=detail))
+        withdraw(self._admission, stream.pools[stage.index], [stage])
+        stream.dataflow.give_up(stage)
 
-    def head_failed(self, stream: Stream, failure: Failure) -> None:
-        """Deal with a decoder that cannot go on: what it has made stays."""
-        flow = stream.flow
-        known = NAMED.get(failure.kind)
-        text = failure.text if known else f"{failure.kind}: {failure.text}"
-        if not flow.produced:
-            if known is None or failure.kind == "WorkerDied":
-                text = f"{flow.source.shown} cannot be decoded: {text}"
-                known = NAMED["SourceError"]
-            self._end_stream(stream, known(text))
+    def source_failed(self, stream: Stream, failure: Failure) -> None:
+        """Handle a decoder that cannot go on: the clips that it has made stay."""
+        dataflow = stream.dataflow
+        verdict = judge_source(failure, dataflow.source.shown, dataflow.produced)
+        if isinstance(verdict, Reel3dError):
+            self._end_stream(stream, verdict)
             return
-        if flow.total is not None:
+        if dataflow.total is not None:
             return
-        why = f"the decoder failed there: {text}"
-        flow.head.lost.append(Loss(what="the rest of the video", why=why))
-        flow.head.job.flawed = flow.decode.flawed = True
-        # How many clips there are is not written down: a resumed run tries the decoder again.
-        flow.end()
+        dataflow.source_stage.lost.append(verdict)
+        dataflow.source_stage.planned.tainted = dataflow.decode.tainted = True
+        # The number of clips is not recorded: a resumed run tries the decoder again.
+        dataflow.end()
 
 
-def take_back(admission: Admission, lane: Lane, nodes: list[Node]) -> None:
-    """Drop the calls of stages that wait for a worker, or for room."""
+def withdraw(admission: Admission, pool: WorkerPool, stages: list[StageState]) -> None:
+    """Withdraw the tasks of stages that wait for a worker, or for room."""
 
-    def theirs(call: Call) -> bool:
-        return call.node in nodes and call.verb in ("process", "finish")
+    def theirs(task: Task) -> bool:
+        return task.stage in stages and task.kind in ("process", "finish")
 
-    lane.take_back(theirs)
-    admission.take_back(theirs)
+    pool.withdraw(theirs)
+    admission.withdraw(theirs)

@@ -1,12 +1,12 @@
-"""A stream at work: its flow, the lanes its calls go to, and what its clips cost."""
+"""A stream in the scheduler: its dataflow, the pools its tasks go to, and what its clips cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from pipeline.scheduling.backend import StreamHooks
-from pipeline.scheduling.dataflow import Flow
-from pipeline.scheduling.pools import Lane
+from pipeline.scheduling.dataflow import Dataflow
+from pipeline.scheduling.pools import WorkerPool
 
 __all__ = ["Stream"]
 
@@ -15,28 +15,34 @@ __all__ = ["Stream"]
 class Stream:
     """What the scheduler knows of one stream."""
 
-    flow: Flow
+    dataflow: Dataflow
     hooks: StreamHooks
-    lanes: dict[int, Lane]
-    """Node index to where its calls go."""
-    sinks: Lane
-    asked: int = 0
-    """Calls of the head for a new clip that are out."""
+    pools: dict[int, WorkerPool]
+    """Stage index to the pool of its tasks."""
+    sink_pool: WorkerPool
+    """Pool of the exporters and the report."""
+    requested: int = 0
+    """Number of `next_clip` tasks that are queued or run."""
     footprint: float = 0.0
-    """Bytes that a clip holds at most with all that is made of it; 0 while unknown."""
+    """Upper bound of the bytes that a clip holds with all that is made of it; 0 while unknown."""
     owned: dict[int, int] = field(default_factory=dict[int, int])
     """Clip number to the bytes that were stored for it."""
     known: bool = False
-    """Whether a clip is through, so that the footprint is measured."""
-    counted: int = 0
-    """Bytes that it is counted with among those committed."""
+    """Whether a clip has passed every stage, so that `footprint` is measured."""
+    committed: int = 0
+    """Bytes that admission counts for the stream's clips in flight."""
     parked: bool = False
-    """It has as many clips under way as it can use: it is not in the round."""
+    """Whether it has as many clips in flight as it can use, and is not in the round."""
     ended: bool = False
     end: str = ""
     """`made` or `failed`, once it has ended."""
 
     @property
-    def all_lanes(self) -> list[Lane]:
-        """Its lanes, each once."""
-        return list({id(lane): lane for lane in (*self.lanes.values(), self.sinks)}.values())
+    def number(self) -> int:
+        """Number of the stream in its scheduler."""
+        return self.dataflow.info.number
+
+    @property
+    def all_pools(self) -> list[WorkerPool]:
+        """Its pools, each once."""
+        return list(dict.fromkeys((*self.pools.values(), self.sink_pool)))

@@ -1,208 +1,210 @@
-"""Deaths of workers: who is to blame, what runs again, and where stages with memory go on.
+"""Deaths of workers: which task is to blame, what runs again, and where stateful stages continue.
 
-- A worker that dies makes suspects of all calls it held. Each runs again alone with a worker;
-  only a death while alone counts against a call, and after `attempts` of these the clip is given
-  up: it costs itself only, and its reason stands in the run's errors.
-- A call that passes its deadline ends its worker; the rest is as above.
-- The worker of a stream-scoped stage is replaced by one that goes on from the last snapshot, or
-  from the beginning of the stream, whose clips are then made again.
+- A worker that dies makes suspects of all tasks it held. Each runs again alone with a worker; only
+  a death while alone counts against a task, and after `attempts` of these the clip is given up: it
+  costs itself only, and its reason is recorded in the run's errors.
+- A task that exceeds its deadline ends its worker; the rest is as above.
+- The worker of a stateful stage is replaced by one that continues from the last snapshot, or from
+  the beginning of the stream, whose clips are then made again.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from pipeline.scheduling.admission import Admission
-from pipeline.scheduling.backend import Failure, Result
-from pipeline.scheduling.dataflow import Call, Node
-from pipeline.scheduling.pools import Lane, Worker
-from pipeline.scheduling.stage_failures import Failures, take_back
+from pipeline.scheduling.backend import WorkerDied
+from pipeline.scheduling.pools import WorkerPool
+from pipeline.scheduling.stage_failures import StageFailures, withdraw
 from pipeline.scheduling.streams import Stream
-from pipeline.scheduling.worker_manager import Workforce
+from pipeline.scheduling.tasks import StageState, Task
+from pipeline.scheduling.worker_manager import WorkerManager
+from pipeline.worker.protocol import Failure, Opened
 
-__all__ = ["Deaths"]
+__all__ = ["WorkerFailures"]
 
-STARTS = 5
-"""Workers of a lane that may fail to come up one after the other."""
+MOST_FAILED_STARTS = 5
+"""Number of workers of a pool in a row that may fail to come up."""
 STARTING_S = 300.0
-"""A worker that is not up after this does not come up: weights may have to be loaded."""
-REST_S = 2.0
-"""How long a lane waits for memory."""
-STARVED_MORE = 3
-"""Memory may run out through no fault of the clip: so many more attempts."""
+"""A worker that is not up after this long does not come up: weights may have to be loaded."""
+BACKOFF_S = 2.0
+"""Time for which a pool starts no worker after memory ran out."""
+MEMORY_ATTEMPTS = 3
+"""Memory may run out through no fault of the clip: it gets this many more attempts."""
 
 log = logging.getLogger(__name__)
 
 
-class Deaths:
-    """Finds a way on after a worker has gone."""
+class WorkerFailures:
+    """Recovers from the deaths of workers."""
 
-    def __init__(self, workforce: Workforce, admission: Admission, failures: Failures) -> None:
-        self.count = 0
-        self._workforce = workforce
-        self._admission = admission
-        self._failures = failures
-
-    def died(
-        self, worker: Worker, why: str, *, starved: bool = False, untouched: bool = False
+    def __init__(
+        self, workers: WorkerManager, admission: Admission, stage_failures: StageFailures
     ) -> None:
-        """Deal with the death of a worker.
+        self.count = 0
+        """Number of workers that have died."""
+        self._workers = workers
+        self._admission = admission
+        self._stage_failures = stage_failures
 
-        Args:
-            worker: It is gone already.
-            why: For people.
-            starved: The machine ran out of memory.
-            untouched: It was gone before it began its first call.
-        """
-        lane, calls = worker.lane, list(worker.calls)
+    def died(self, event: WorkerDied) -> None:
+        """Recover from the death of a worker."""
+        worker, why = event.worker, event.reason
+        pool, tasks = worker.pool, list(worker.tasks)
         began = worker.state == "ready"
-        alone = worker.alone and not untouched
-        self._workforce.part(worker)
-        self._workforce.touch_all(lane)
-        self._workforce.wake(lane)
+        alone = worker.exclusive and not event.never_started
+        self._workers.detach(worker)
+        self._workers.touch_all(pool)
+        self._workers.wake(pool)
         self.count += 1
-        lane.failures += 1
-        log.warning("a worker of %s is gone: %s", lane.name, why)
-        if starved:
-            lane.rest_until = self._workforce.backend.now() + REST_S
-            lane.most = max(1, len(lane.workers))
+        pool.failures += 1
+        log.warning("a worker of %s died: %s", pool.name, why)
+        if event.out_of_memory:
+            pool.backoff_until = self._workers.backend.now() + BACKOFF_S
+            pool.memory_bound = max(1, len(pool.workers))
         if not began:
-            lane.starts_failed += 1
-            if lane.starts_failed >= STARTS:
-                self._cannot_start(lane, why)
+            pool.starts_failed += 1
+            if pool.starts_failed >= MOST_FAILED_STARTS:
+                self._cannot_start(pool, why)
             return
-        if lane.flow is not None and lane.kind != "head":
-            self._fold_died(lane, calls, why, alone=alone, starved=starved)
+        if pool.stream is not None and pool.kind != "source":
+            stream = self._workers.stream_of(pool.stream)
+            self._stateful_died(stream, pool, tasks, event, alone=alone)
             return
-        for place, call in enumerate(calls):
-            stream = self._workforce.stream_of(call.flow)
+        for place, task in enumerate(tasks):
+            stream = self._workers.stream_of(task.stream)
             if stream.ended:
                 continue
-            if call.verb == "next":
-                stream.asked -= 1
-                if place == 0 and not untouched:
-                    self._next_died(stream, why, starved=starved)
+            if task.kind == "next_clip":
+                stream.requested -= 1
+                if place == 0 and not event.never_started:
+                    self._decoder_died(stream, event)
                 continue
-            if self._is_poison(call, alone=alone, starved=starved):
-                self._failures.cost(stream, call, _poisonous(call, why))
-            elif call.node.over and call.verb == "process":
-                stream.flow.completed(call, {})
+            if self._is_poison(task, event, alone=alone):
+                self._stage_failures.give_up_task(stream, task, _blame(task, why))
+            elif task.stage.stopped and task.kind == "process":
+                stream.dataflow.completed(task, {})
             else:
-                lane.suspects.append(call)
+                pool.suspects.append(task)
 
-    def _is_poison(self, call: Call, *, alone: bool, starved: bool) -> bool:
-        """Count a death against a call; say whether these are too many."""
-        call.starved += starved
-        call.kills += alone and not starved
-        return max(call.kills, call.starved - STARVED_MORE) >= self._workforce.limits.attempts
+    def _is_poison(self, task: Task, event: WorkerDied, *, alone: bool) -> bool:
+        """Count a death against a task; return whether these are too many."""
+        task.out_of_memory += event.out_of_memory
+        task.kills += alone and not event.out_of_memory
+        deaths = max(task.kills, task.out_of_memory - MEMORY_ATTEMPTS)
+        return deaths >= self._workers.limits.attempts
 
-    def _next_died(self, stream: Stream, why: str, *, starved: bool) -> None:
-        """The decoder died on its way to the next clip."""
-        head, place = stream.flow.head, stream.flow.produced
-        if head.stuck_at is None or head.stuck_at.place != place:
-            head.stuck_at = Call(stream.flow, head, "next", place=place)
-        if self._is_poison(head.stuck_at, alone=True, starved=starved):
-            self._failures.head_failed(stream, Failure(kind="WorkerDied", text=why))
+    def _decoder_died(self, stream: Stream, event: WorkerDied) -> None:
+        """Handle a decoder that died on its way to the next clip."""
+        source, place = stream.dataflow.source_stage, stream.dataflow.produced
+        if source.stuck_at is None or source.stuck_at.place != place:
+            source.stuck_at = Task(stream.dataflow.info, source, "next_clip", place=place)
+        if self._is_poison(source.stuck_at, event, alone=True):
+            failure = Failure(kind="WorkerDied", text=event.reason)
+            self._stage_failures.source_failed(stream, failure)
 
-    def _fold_died(
-        self, lane: Lane, calls: list[Call], why: str, *, alone: bool, starved: bool
+    def _stateful_died(
+        self,
+        stream: Stream,
+        pool: WorkerPool,
+        tasks: list[Task],
+        event: WorkerDied,
+        *,
+        alone: bool,
     ) -> None:
         """Send the stages of a lost worker back to their snapshots."""
-        flow = lane.flow
-        assert flow is not None
-        stream = self._workforce.stream_of(flow)
         if stream.ended:
             return
-        lane.careful = max([lane.careful, *(call.place for call in calls)])
-        ran = calls[0] if calls else None
-        nodes = self._send_back(stream, lane, calls[1:])
-        if ran is not None and ran.verb in ("keep", "load", "report"):
-            if self._is_poison(ran, alone=alone, starved=starved):
-                self._failures.cost(stream, ran, _poisonous(ran, why))
+        pool.exclusive_until = max([pool.exclusive_until, *(task.place for task in tasks)])
+        ran = tasks[0] if tasks else None
+        stages = self._send_back(stream, pool, tasks[1:])
+        if ran is not None and ran.kind in ("persist", "load", "report"):
+            if self._is_poison(ran, event, alone=alone):
+                self._stage_failures.give_up_task(stream, ran, _blame(ran, event.reason))
             else:
-                self._workforce.call(stream, ran)
+                self._workers.submit(stream, ran)
         elif ran is not None:
-            node = ran.node
-            if node.stuck_at is None or node.stuck_at.place != ran.place:
-                # Without what it was given: that would stay in the object store.
-                node.stuck_at = replace(ran, arguments={})
-            if self._is_poison(node.stuck_at, alone=alone, starved=starved):
-                self._failures.cost(stream, ran, _poisonous(node.stuck_at, why))
-        for node in nodes:
-            flow.advance(node)
+            stage = ran.stage
+            if stage.stuck_at is None or stage.stuck_at.place != ran.place:
+                # Without its arguments: they would stay in the object store.
+                stage.stuck_at = replace(ran, arguments={})
+            if self._is_poison(stage.stuck_at, event, alone=alone):
+                why = _blame(stage.stuck_at, event.reason)
+                self._stage_failures.give_up_task(stream, ran, why)
+        for stage in stages:
+            stream.dataflow.advance(stage)
 
     def _send_back(
-        self, stream: Stream, lane: Lane, calls: list[Call], also: Node | None = None
-    ) -> list[Node]:
-        """Send the stages of a stream's lane back; what else its worker had to do waits again."""
-        flow = stream.flow
-        mine = [n for n in flow.nodes if stream.lanes[n.index] is lane and n.runs]
-        nodes = [n for n in mine if not n.settled or n is also]
-        take_back(self._admission, lane, nodes)
-        for call in calls:
-            if call.verb in ("keep", "load", "report"):
-                self._workforce.call(stream, call)
-        for node in nodes:
-            flow.rewind(node, node.saved)
-        return nodes
+        self, stream: Stream, pool: WorkerPool, tasks: list[Task], also: StageState | None = None
+    ) -> list[StageState]:
+        """Send the stages of a stream's pool back; other tasks of its worker are queued again."""
+        dataflow = stream.dataflow
+        mine = [s for s in dataflow.stages if stream.pools[s.index] is pool and s.runs]
+        stages = [stage for stage in mine if not stage.finalized or stage is also]
+        withdraw(self._admission, pool, stages)
+        for task in tasks:
+            if task.kind in ("persist", "load", "report"):
+                self._workers.submit(stream, task)
+        for stage in stages:
+            dataflow.rewind(stage, stage.restart_place)
+        return stages
 
-    def restart(self, node: Node) -> None:
-        """Replace a stream-scoped stage's worker by one that goes on from the last snapshot."""
-        stream = next(s for s in self._workforce.streams if node in s.flow.nodes)
-        lane = stream.lanes[node.index]
-        if node.settled:
-            # Its snapshots were removed when it was through.
-            node.saved = node.held = 0
-        calls: list[Call] = []
-        for worker in list(lane.workers):
-            calls += worker.calls
-            self._workforce.kill(worker)
-        for sent_back in self._send_back(stream, lane, calls, also=node):
-            stream.flow.advance(sent_back)
+    def restart(self, stream: Stream, stage: StageState) -> None:
+        """Replace a stateful stage's worker by one that continues from the last snapshot."""
+        pool = stream.pools[stage.index]
+        if stage.finalized:
+            # Its snapshots were removed at its end.
+            stage.restart_place = stage.snapshot = 0
+        tasks: list[Task] = []
+        for worker in list(pool.workers):
+            tasks += worker.tasks
+            self._workers.kill(worker)
+        for sent_back in self._send_back(stream, pool, tasks, also=stage):
+            stream.dataflow.advance(sent_back)
 
-    def opened(self, stream: Stream, lane: Lane, result: Result) -> None:
-        """Take where the stages of a stream's new worker stand."""
-        places: dict[str, Any] = result.extra or {}
-        for node in stream.flow.nodes:
-            if stream.lanes.get(node.index) is not lane or node.name not in places:
+    def opened(self, stream: Stream, pool: WorkerPool, opened: Opened) -> None:
+        """Compare the snapshots that a stream's new worker restored with those it was to."""
+        for stage in stream.dataflow.stages:
+            if stream.pools.get(stage.index) is not pool or stage.name not in opened.snapshots:
                 continue
-            if node.kind == "fold" and places[node.name] != node.held and not node.settled:
-                # The snapshot was damaged or never there: the stage begins anew.
-                take_back(self._admission, lane, [node])
-                node.held = places[node.name]
-                stream.flow.rewind(node, node.held)
-                stream.flow.advance(node)
+            restored = opened.snapshots[stage.name]
+            if stage.kind == "stateful" and restored != stage.snapshot and not stage.finalized:
+                # The snapshot was damaged or never there: the stage begins again.
+                withdraw(self._admission, pool, [stage])
+                stage.snapshot = restored
+                stream.dataflow.rewind(stage, restored)
+                stream.dataflow.advance(stage)
 
-    def _cannot_start(self, lane: Lane, why: str) -> None:
-        for stream in self._workforce.streams:
-            for node in stream.flow.nodes:
-                if not stream.ended and stream.lanes.get(node.index) is lane and node.runs:
-                    text = f"no worker of it comes up: {why}"
-                    self._failures.fail(stream, node, None, Failure(kind="WorkerDied", text=text))
-        lane.starts_failed = 0
-        for call in lane.take_back(lambda call: call.verb != "next"):
-            stream = self._workforce.stream_of(call.flow)
+    def _cannot_start(self, pool: WorkerPool, why: str) -> None:
+        failure = Failure(kind="WorkerDied", text=f"no worker of it comes up: {why}")
+        for stream in self._workers.streams:
+            for stage in stream.dataflow.stages:
+                if not stream.ended and stream.pools.get(stage.index) is pool and stage.runs:
+                    self._stage_failures.failed(stream, stage, None, failure)
+        pool.starts_failed = 0
+        for task in pool.withdraw(lambda task: task.kind != "next_clip"):
+            stream = self._workers.stream_of(task.stream)
             if not stream.ended:
-                self._failures.cost(stream, call, f"no worker of it comes up: {why}")
+                self._stage_failures.give_up_task(stream, task, failure.text)
 
     def watch_deadlines(self) -> None:
-        """End the workers that have been at one call for too long."""
-        now = self._workforce.backend.now()
-        for lane in list(self._workforce.lanes):
-            for worker in list(lane.workers):
+        """End the workers that have been at one task for too long."""
+        now = self._workers.backend.now()
+        for pool in list(self._workers.pools):
+            for worker in list(pool.workers):
                 if worker.state == "starting" and now - worker.started > STARTING_S:
-                    self._workforce.backend.kill(worker)
-                    self.died(worker, f"it was not up after {STARTING_S:g} s", starved=False)
+                    self._workers.backend.kill(worker)
+                    reason = f"it was not up after {STARTING_S:g} s"
+                    self.died(WorkerDied(worker=worker, reason=reason))
                     continue
-                limit = lane.deadline_of(worker.calls[0]) if worker.calls else None
+                limit = pool.deadline_of(worker.tasks[0]) if worker.tasks else None
                 if limit is not None and now - worker.since > limit:
-                    self._workforce.backend.kill(worker)
-                    why = f"{lane.name} gave no sign of life for {limit:g} s"
-                    self.died(worker, f"{why} and was ended", starved=False)
+                    self._workers.backend.kill(worker)
+                    reason = f"{pool.name} gave no sign of life for {limit:g} s and was ended"
+                    self.died(WorkerDied(worker=worker, reason=reason))
 
 
-def _poisonous(call: Call, why: str) -> str:
-    times = max(call.kills, call.starved)
+def _blame(task: Task, why: str) -> str:
+    times = max(task.kills, task.out_of_memory)
     return f"it ended its worker {times} times, the last time so: {why}"

@@ -1,72 +1,72 @@
-"""The workers of all lanes: which call goes to which, who is started and who is given back."""
+"""The workers of all pools: which task goes to which, which are started and which stopped."""
 
 from __future__ import annotations
 
 from pipeline.scheduling.backend import Backend, Limits
-from pipeline.scheduling.dataflow import Call, Flow
-from pipeline.scheduling.pools import IDLE_S, Lane, Worker
+from pipeline.scheduling.pools import IDLE_S, Worker, WorkerPool
 from pipeline.scheduling.streams import Stream
+from pipeline.scheduling.tasks import StreamInfo, Task
 
-__all__ = ["Workforce"]
+__all__ = ["WorkerManager"]
 
 
-class Workforce:
-    """Hands the calls of all streams to workers."""
+class WorkerManager:
+    """Sends the tasks of all streams to workers."""
 
     def __init__(self, backend: Backend, limits: Limits) -> None:
         self.backend = backend
         self.limits = limits
-        self.lanes: list[Lane] = []
+        self.pools: list[WorkerPool] = []
         self.streams: list[Stream] = []
         """All that were ever added."""
         self.at_work: list[Stream] = []
         """Those that have begun and not ended."""
         self.work = 0.0
-        """Seconds of work that wait or run, in all lanes, at the last look."""
-        self._by_flow: dict[int, Stream] = {}
-        self._orders = 0
-        self._workers = 0
-        self._awake: dict[Lane, int] = {}
-        """Lanes that may have calls to hand out, and their places in turn."""
-        self._ranks: dict[Lane, int] = {}
-        self._lanes_seen = 0
+        """Seconds of work that wait or run, in all pools, at the last review."""
+        self._by_number: dict[int, Stream] = {}
+        self._submitted = 0
+        self._started = 0
+        self._awake: dict[WorkerPool, int] = {}
+        """Pools that may have tasks to send, and their positions in the order of service."""
+        self._ranks: dict[WorkerPool, int] = {}
+        self._pools_seen = 0
         self._touched: dict[int, Stream] = {}
 
-    # Streams and their lanes ------------------------------------------------------------------
+    # Streams and their pools ------------------------------------------------------------------
 
     def add(self, stream: Stream) -> None:
-        """Take the lanes of a stream."""
+        """Take the pools of a stream."""
         self.streams.append(stream)
-        self._by_flow[id(stream.flow)] = stream
-        for lane in stream.all_lanes:
-            lane.users += 1
-            if lane not in self.lanes:
-                self.lanes.append(lane)
-                self._ranks[lane] = self._lanes_seen = self._lanes_seen + 1
+        self._by_number[stream.number] = stream
+        for pool in stream.all_pools:
+            pool.users += 1
+            if pool not in self.pools:
+                self.pools.append(pool)
+                self._ranks[pool] = self._pools_seen = self._pools_seen + 1
 
     def leave(self, stream: Stream) -> None:
-        """Drop what waits for a stream that has ended, and the lanes that nobody else needs."""
-        for lane in stream.all_lanes:
-            lane.users -= 1
-            lane.forget(stream.flow)
-            if lane.users == 0:
-                for worker in list(lane.workers):
-                    self._dismiss(worker)
-                self.lanes.remove(lane)
-                self._awake.pop(lane, None)
-                del self._ranks[lane]
+        """Drop the queued tasks of a stream that has ended, and the pools that no other needs."""
+        for pool in stream.all_pools:
+            pool.users -= 1
+            pool.drop_stream(stream.dataflow.info)
+            if pool.users == 0:
+                for worker in list(pool.workers):
+                    self._release(worker)
+                self.pools.remove(pool)
+                self._awake.pop(pool, None)
+                del self._ranks[pool]
 
-    def stream_of(self, flow: Flow) -> Stream:
-        """Return the stream of a flow."""
-        return self._by_flow[id(flow)]
+    def stream_of(self, info: StreamInfo) -> Stream:
+        """Return the scheduler's record of a stream."""
+        return self._by_number[info.number]
 
     def touch(self, stream: Stream) -> None:
         """Note that something has happened to a stream in this step."""
-        self._touched[id(stream)] = stream
+        self._touched[stream.number] = stream
 
-    def touch_all(self, lane: Lane) -> None:
-        """Note that something has happened to all streams of a lane."""
-        for stream in [self.stream_of(lane.flow)] if lane.flow is not None else self.at_work:
+    def touch_all(self, pool: WorkerPool) -> None:
+        """Note that something has happened to all streams of a pool."""
+        for stream in [self.stream_of(pool.stream)] if pool.stream is not None else self.at_work:
             self.touch(stream)
 
     def touched(self) -> list[Stream]:
@@ -74,158 +74,164 @@ class Workforce:
         touched, self._touched = list(self._touched.values()), {}
         return touched
 
-    # Calls ------------------------------------------------------------------------------------
+    # Tasks ------------------------------------------------------------------------------------
 
-    def call(self, stream: Stream, call: Call) -> None:
-        """Let a call wait for a worker."""
-        self._orders += 1
-        call.order = self._orders
-        if call.verb in ("keep", "load", "report"):
-            lane = stream.sinks
+    def submit(self, stream: Stream, task: Task) -> None:
+        """Queue a task for a worker."""
+        self._submitted += 1
+        task.serial = self._submitted
+        if task.kind in ("persist", "load", "report"):
+            pool = stream.sink_pool
         else:
-            lane = stream.lanes[call.node.index]
-        lane.push(call)
-        self.wake(lane)
+            pool = stream.pools[task.stage.index]
+        pool.enqueue(task)
+        self.wake(pool)
 
-    def wake(self, lane: Lane) -> None:
-        """Note that a lane may have something to hand out."""
-        if lane in self._ranks:
-            self._awake[lane] = self._ranks[lane]
+    def wake(self, pool: WorkerPool) -> None:
+        """Note that a pool may have tasks to send."""
+        if pool in self._ranks:
+            self._awake[pool] = self._ranks[pool]
 
-    def hand_out(self) -> None:
-        """Hand out the calls that wait, and start and give back workers."""
+    def dispatch(self) -> None:
+        """Send the queued tasks, and start and stop workers."""
         now = self.backend.now()
         # Late stages first: what they end makes room.
-        for lane in sorted(self._awake, key=self._awake.__getitem__, reverse=True):
-            if lane.backlog:
-                self._serve(lane, now)
+        for pool in sorted(self._awake, key=self._awake.__getitem__, reverse=True):
+            if pool.backlog:
+                self._serve(pool, now)
             else:
-                del self._awake[lane]
+                del self._awake[pool]
 
-    def look(self) -> None:
-        """Measure how much work there is, and give back workers that have none."""
-        self.work = sum(lane.pending_s for lane in self.lanes)
+    def review(self) -> None:
+        """Measure how much work there is, and stop workers that have none."""
+        self.work = sum(pool.pending_s for pool in self.pools)
         now = self.backend.now()
-        for lane in self.lanes:
-            if lane.kind == "pool":
-                self._shrink(lane, now)
+        for pool in self.pools:
+            if pool.kind == "shared":
+                self._shrink(pool, now)
 
-    def _serve(self, lane: Lane, now: float) -> None:
-        for worker in lane.workers:
-            worker.sealed = worker.sealed and bool(worker.calls)
-        while (given := lane.next_call()) is not None:
+    def _serve(self, pool: WorkerPool, now: float) -> None:
+        for worker in pool.workers:
+            worker.sealed = worker.sealed and bool(worker.tasks)
+        while (given := pool.next_assignment()) is not None:
             self._send(*given, now)
-        for worker in lane.workers:
-            worker.sealed = lane.light and bool(worker.calls)
-        wanted = lane.wanted(self.limits.cores, self.limits.gpus, self.work)
-        if lane.backlog and now >= lane.rest_until:
-            for _ in range(wanted - len(lane.workers)):
-                self.start(lane)
+        for worker in pool.workers:
+            worker.sealed = pool.light and bool(worker.tasks)
+        wanted = pool.desired_size(self.limits.cores, self.limits.gpus, self.work)
+        if pool.backlog and now >= pool.backoff_until:
+            for _ in range(wanted - len(pool.workers)):
+                self.start(pool)
 
-    def _send(self, worker: Worker, call: Call, alone: bool, now: float) -> None:
-        if not worker.calls:
+    def _send(self, worker: Worker, task: Task, exclusive: bool, now: float) -> None:
+        if not worker.tasks:
             worker.since = now
-        worker.calls.append(call)
-        worker.alone = alone
-        stream = self.stream_of(call.flow)
-        if call.verb not in ("keep", "load", "remake"):
-            stream.hooks.sent(call.node)
-        self.backend.send(worker, call)
-        self._warm(stream, call)
+        worker.tasks.append(task)
+        worker.exclusive = exclusive
+        stream = self.stream_of(task.stream)
+        if task.kind not in ("persist", "load", "redecode"):
+            stream.hooks.on_sent(task.stage)
+        task.safe = stream.dataflow.safe
+        self.backend.send(worker, task)
+        self._warm(stream, task)
 
-    def _warm(self, stream: Stream, call: Call) -> None:
-        """Start the first worker of what comes after a long call, so that it is up by then."""
-        if call.verb == "finish" or call.node.kind == "whole":
-            for node in call.node.consumers:
-                lane = stream.lanes[node.index]
-                if node.kind == "whole" and node.runs and not lane.workers:
-                    self.start(lane)
+    def _warm(self, stream: Stream, task: Task) -> None:
+        """Start the first worker of what follows a long task, so that it is up by then."""
+        if task.kind == "finish" or task.stage.kind == "whole_stream":
+            for stage in task.stage.consumers:
+                pool = stream.pools[stage.index]
+                if stage.kind == "whole_stream" and stage.runs and not pool.workers:
+                    self.start(pool)
 
     # Workers ----------------------------------------------------------------------------------
 
-    def start(self, lane: Lane) -> None:
-        """Start one more worker of a lane."""
+    def start(self, pool: WorkerPool) -> None:
+        """Start one more worker of a pool."""
         now = self.backend.now()
-        self._workers += 1
-        worker = Worker(self._workers, lane, since=now, started=now)
-        lane.workers.append(worker)
-        lane.done_s = 0.0
+        self._started += 1
+        worker = Worker(self._started, pool, since=now, started=now)
+        pool.workers.append(worker)
+        pool.done_s = 0.0
         places: dict[str, int] = {}
-        if lane.flow is not None:
-            flow = lane.flow
-            places = {node.name: node.held for node in flow.nodes if node.kind == "fold"}
-            places[flow.head.name] = flow.produced if flow.total is None else -1
+        if pool.stream is not None:
+            dataflow = self.stream_of(pool.stream).dataflow
+            places = {
+                stage.name: stage.snapshot for stage in dataflow.stages if stage.kind == "stateful"
+            }
+            places[dataflow.source_stage.name] = dataflow.produced if dataflow.total is None else -1
         self.backend.start(worker, places)
 
-    def part(self, worker: Worker) -> None:
-        """Take a worker off its lane: it is gone, or goes."""
-        worker.state = "gone"
-        worker.lane.busy_s += worker.busy_s
-        worker.calls.clear()
-        worker.lane.workers.remove(worker)
+    def detach(self, worker: Worker) -> None:
+        """Take a worker off its pool: it has ended, or is about to."""
+        worker.state = "stopped"
+        worker.pool.busy_s += worker.busy_s
+        worker.tasks.clear()
+        worker.pool.workers.remove(worker)
 
     def stop(self, worker: Worker) -> None:
-        """Let a worker close its stages and go."""
-        self.part(worker)
+        """Let a worker close its stages and end."""
+        self.detach(worker)
         self.backend.stop(worker)
 
     def kill(self, worker: Worker) -> None:
         """End a worker at once."""
-        self.part(worker)
+        self.detach(worker)
         self.backend.kill(worker)
 
-    def send_home(self, stream: Stream, lane: Lane) -> None:
-        """End the worker of a stream's stage that is through."""
-        mine = [n for n in stream.flow.nodes if stream.lanes[n.index] is lane]
-        if lane.kind in ("head", "fold") and all(node.settled for node in mine):
-            for worker in list(lane.workers):
-                if _has_done(worker):
+    def stop_finished(self, stream: Stream, pool: WorkerPool) -> None:
+        """End the worker of a stream's stage that has ended."""
+        mine = [n for n in stream.dataflow.stages if stream.pools[n.index] is pool]
+        if pool.kind in ("source", "stateful") and all(stage.finalized for stage in mine):
+            for worker in list(pool.workers):
+                if self._is_done(worker):
                     self.stop(worker)
 
     def close(self, *, at_once: bool) -> None:
         """End every worker; `at_once` does not let the stages close, as a crash would."""
-        for lane in self.lanes:
-            for worker in lane.workers:
+        for pool in self.pools:
+            for worker in pool.workers:
                 (self.backend.kill if at_once else self.backend.stop)(worker)
-            lane.workers = []
+            pool.workers = []
 
-    def _dismiss(self, worker: Worker) -> None:
-        """End a worker; one that is busy would first end its call."""
-        ready = worker.state == "ready" and _has_done(worker)
+    def _release(self, worker: Worker) -> None:
+        """End a worker; one that is busy is killed, or it would first end its task."""
+        ready = worker.state == "ready" and self._is_done(worker)
         (self.stop if ready else self.kill)(worker)
 
-    def _shrink(self, lane: Lane, now: float) -> None:
-        """Give back workers that are idle, or more than this run may have now."""
-        most = lane.bound(self.limits.cores, self.limits.gpus)
-        for worker in sorted(lane.workers, key=lambda w: -len(w.calls))[most:]:
-            worker.leaving = True
-        for worker in list(lane.workers):
-            if worker.leaving and not worker.calls and worker.state == "ready":
+    def _shrink(self, pool: WorkerPool, now: float) -> None:
+        """Stop workers that are idle, or more than this run may have now."""
+        most = pool.max_size(self.limits.cores, self.limits.gpus)
+        for worker in sorted(pool.workers, key=lambda w: -len(w.tasks))[most:]:
+            worker.draining = True
+        for worker in list(pool.workers):
+            if worker.draining and not worker.tasks and worker.state == "ready":
                 self.stop(worker)
-        idle = [w for w in lane.workers if w.state == "ready" and not w.calls]
-        if lane.backlog or not idle:
+        idle = [w for w in pool.workers if w.state == "ready" and not w.tasks]
+        if pool.backlog or not idle:
             return
-        expects = self._expects(lane)
+        expects = self._expects(pool)
         for worker in idle:
             # One stays for what may come; where nothing will, its process is free for others.
             long = now - worker.since > IDLE_S
-            if not expects or (long and len(lane.workers) > 1):
+            if not expects or (long and len(pool.workers) > 1):
                 self.stop(worker)
 
-    def _expects(self, lane: Lane) -> bool:
-        """Whether a stream at work may still bring calls to a pool soon."""
+    def _expects(self, pool: WorkerPool) -> bool:
+        """Whether a running stream may still bring tasks to a pool soon."""
         return any(
-            stream.lanes.get(node.index) is lane
-            and not node.settled
-            and (node.kind == "clip" or stream.flow.total is not None)
+            stream.pools.get(stage.index) is pool
+            and not stage.finalized
+            and (stage.kind == "clip" or stream.dataflow.total is not None)
             for stream in self.streams
             if not stream.ended
-            for node in stream.flow.nodes
+            for stage in stream.dataflow.stages
         )
 
-
-def _has_done(worker: Worker) -> bool:
-    """Whether a worker has no more to do; a head at its end answers what is left at once."""
-    flow = worker.lane.flow
-    at_end = worker.lane.kind == "head" and flow is not None and flow.total is not None
-    return not worker.calls or (at_end and all(call.verb == "next" for call in worker.calls))
+    def _is_done(self, worker: Worker) -> bool:
+        """Whether a worker has no more to do; a source at its end answers what is left at once."""
+        pool = worker.pool
+        at_end = (
+            pool.kind == "source"
+            and pool.stream is not None
+            and self.stream_of(pool.stream).dataflow.total is not None
+        )
+        return not worker.tasks or (at_end and all(t.kind == "next_clip" for t in worker.tasks))

@@ -1,9 +1,9 @@
-"""What a driver writes down of a stream while it runs, so that another one can go on from there.
+"""Write-ahead journal of a stream: what a driver records, so that another one can continue.
 
-A line of JSON in `.reel3d/journal.jsonl` for every clip made, every clip that a stage without
-memory has dealt with or that any stage has given up or passed over, and the number of clips once
-it is known. With the snapshots of the stream-scoped stages they tell the last clip up to which
-all work stands (`pipeline.scheduling.resume`).
+A line of JSON in `.reel3d/journal.jsonl` for every clip that the source made, every clip that a
+stage without memory has processed or that any stage has given up or skipped, and the number of
+clips once it is known. Together with the snapshots of the stateful stages they give the last clip
+up to which all work is done (`pipeline.scheduling.resume`).
 """
 
 from __future__ import annotations
@@ -15,94 +15,97 @@ from typing import Any
 
 from pipeline.contract.events import Loss
 
-__all__ = ["Dealt", "Journal", "Standing"]
+__all__ = ["ClipRecord", "Journal", "JournalState"]
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """A stage without memory has dealt with a clip, or any stage has given it up."""
+class ClipRecord:
+    """A stage without memory has processed a clip, or any stage has given it up."""
 
     stage: str
     key: str
-    """Of its job: with other options it counts for nothing."""
+    """Fingerprint of the stage's work: with other options the record does not count."""
     clip: int
     seconds: float
     lost: Loss | None = None
 
 
 @dataclass
-class Standing:
-    """What an earlier driver has written down."""
+class JournalState:
+    """What an earlier driver has recorded."""
 
     clips: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """What the head remembers of each clip."""
-    dealt: dict[str, dict[int, Dealt]] = field(default_factory=dict[str, dict[int, Dealt]])
-    """By key of the job."""
-    passed: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
-    """Clips with which a stage had no business, by key of the job."""
+    """Metadata of each clip."""
+    processed: dict[str, dict[int, ClipRecord]] = field(
+        default_factory=dict[str, dict[int, ClipRecord]]
+    )
+    """Key of the stage's work to clip number to record."""
+    skipped: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Key of the stage's work to the clips that the stage skipped."""
     total: int | None = None
+    """Number of clips of the stream, once known."""
 
 
 class Journal:
-    """The journal of one stream; a line that a crash tore counts for nothing."""
+    """The journal of one stream; a line that a crash cut short does not count."""
 
     def __init__(self, path: Path, key: str) -> None:
-        """Use the file at `path`; `key` names the work of decoder and sampler."""
+        """Use the file at `path`; `key` is the fingerprint of decoding and sampling."""
         self._path = path
         self._key = key
         self._file: Any = None
 
-    def read(self) -> Standing:
-        """Return what stands there; nothing if it was written under another key."""
-        standing = Standing()
+    def read(self) -> JournalState:
+        """Return what is recorded; nothing if it was recorded under another key."""
+        state = JournalState()
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
-            return standing
+            return state
         for number, line in enumerate(lines):
             try:
                 row = json.loads(line)
                 if number == 0 and row.get("key") != self._key:
-                    return standing
-                self._take(standing, row)
+                    return state
+                self._take(state, row)
             except (ValueError, TypeError, AttributeError, KeyError):
                 break
-        return standing
+        return state
 
-    def begin(self, standing: Standing, clips: int) -> None:
-        """Write anew what holds up to a clip, and go on after it."""
+    def begin(self, state: JournalState, clips: int) -> None:
+        """Rewrite the file with what is valid up to a clip, and append from there."""
         self.close()
         temporary = self._path.with_suffix(".writing")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(_line({"key": self._key}))
-            for number, remembered in enumerate(standing.clips[:clips]):
-                file.write(_line({"clip": number, "remembered": remembered}))
-            for rows in standing.dealt.values():
-                for dealt in rows.values():
-                    if dealt.clip < clips:
-                        file.write(_line({"dealt": asdict(dealt)}))
-            for key, numbers in standing.passed.items():
+            for number, metadata in enumerate(state.clips[:clips]):
+                file.write(_line({"clip": number, "remembered": metadata}))
+            for rows in state.processed.values():
+                for record in rows.values():
+                    if record.clip < clips:
+                        file.write(_line({"dealt": asdict(record)}))
+            for key, numbers in state.skipped.items():
                 for number in sorted(n for n in numbers if n < clips):
                     file.write(_line({"passed": [key, number]}))
-            if standing.total == clips and clips:
+            if state.total == clips and clips:
                 file.write(_line({"total": clips}))
         temporary.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
 
-    def clip(self, number: int, remembered: dict[str, Any]) -> None:
-        """Write down a new clip."""
-        self._write({"clip": number, "remembered": remembered})
+    def clip(self, number: int, metadata: dict[str, Any]) -> None:
+        """Record a new clip."""
+        self._write({"clip": number, "remembered": metadata})
 
-    def dealt(self, dealt: Dealt) -> None:
-        """Write down that a stage has dealt with a clip."""
-        self._write({"dealt": asdict(dealt)})
+    def processed(self, record: ClipRecord) -> None:
+        """Record that a stage has processed a clip or given it up."""
+        self._write({"dealt": asdict(record)})
 
-    def passed(self, key: str, clip: int) -> None:
-        """Write down that a stage has no business with a clip."""
+    def skipped(self, key: str, clip: int) -> None:
+        """Record that a stage skips a clip."""
         self._write({"passed": [key, clip]})
 
     def total(self, count: int) -> None:
-        """Write down how many clips there are."""
+        """Record the number of clips."""
         self._write({"total": count})
 
     def close(self) -> None:
@@ -122,21 +125,21 @@ class Journal:
             # A killed driver loses what it holds itself, not what the system holds.
             self._file.flush()
 
-    def _take(self, standing: Standing, row: dict[str, Any]) -> None:
+    def _take(self, state: JournalState, row: dict[str, Any]) -> None:
         if "clip" in row:
-            if row["clip"] != len(standing.clips) or not isinstance(row["remembered"], dict):
+            if row["clip"] != len(state.clips) or not isinstance(row["remembered"], dict):
                 raise ValueError("a clip is missing")
-            standing.clips.append(row["remembered"])
+            state.clips.append(row["remembered"])
         elif "dealt" in row:
             tree = dict(row["dealt"])
             lost = tree.pop("lost")
-            dealt = Dealt(lost=Loss(**lost) if lost else None, **tree)
-            standing.dealt.setdefault(dealt.key, {})[dealt.clip] = dealt
+            dealt = ClipRecord(lost=Loss(**lost) if lost else None, **tree)
+            state.processed.setdefault(dealt.key, {})[dealt.clip] = dealt
         elif "passed" in row:
             key, clip = row["passed"]
-            standing.passed.setdefault(key, set()).add(int(clip))
+            state.skipped.setdefault(key, set()).add(int(clip))
         elif "total" in row:
-            standing.total = int(row["total"])
+            state.total = int(row["total"])
         elif "key" not in row:
             raise ValueError("nothing that a journal holds")
 

@@ -17,11 +17,11 @@ from pipeline.storage.run_folder import Entry, RunFolder
 from pipeline.telemetry.meter import Meter
 from pipeline.weights.files import identity_of
 
-__all__ = ["Job", "plan"]
+__all__ = ["PlannedStage", "plan"]
 
 
 @dataclass
-class Job:
+class PlannedStage:
     """One stage of this run and what is to be done about it."""
 
     link: Link
@@ -33,18 +33,18 @@ class Job:
     meter: Meter = field(default_factory=Meter)
     state: str = "skipped"
     """As `Entry.state`, or `failed` for a crash or a bug."""
-    flawed: bool = False
+    tainted: bool = False
     """Whether a crash or a bug cost a part of it: the next resume tries again."""
-    feeders: list[Job] = field(default_factory=list["Job"], repr=False)
+    feeders: list[PlannedStage] = field(default_factory=list["PlannedStage"], repr=False)
 
     @property
     def name(self) -> str:
         """`depth/multiview`."""
         return self.link.name
 
-    def settle(self, folder: RunFolder, kept: list[str] | None = None) -> None:
+    def finalize(self, folder: RunFolder, kept: list[str] | None = None) -> None:
         """Record the stage's end in the ledger, unless it crashed: that is tried again."""
-        if self.sound:
+        if self.clean:
             artefacts = [folder.describe(p, kind) for p, kind in self.meter.artefacts.items()]
             folder.record(self.name, Entry(self.key, self.state, self.meter, kept or [], artefacts))
             folder.clear_scratch(self.name)
@@ -56,18 +56,18 @@ class Job:
         return ", ".join(named) or self.link.choice.model
 
     @property
-    def sound(self) -> bool:
+    def clean(self) -> bool:
         """Whether it and all that fed it went through without a crash or a bug."""
-        return not self.flawed and all(feeder.sound for feeder in self.feeders)
+        return not self.tainted and all(feeder.clean for feeder in self.feeders)
 
 
-def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[Job]:
+def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[PlannedStage]:
     """Decide for every stage but the report; remove what stands under an outdated key.
 
     Weights that a stage needs must be on this machine: what they are is part of its key.
     """
-    jobs: list[Job] = []
-    by_name: dict[str, Job] = {}
+    planned_stages: list[PlannedStage] = []
+    by_name: dict[str, PlannedStage] = {}
     for link in (*chain.head, *chain.body):
         feeders = [by_name[feeder.name] for feeder in chain.feeders(link)]
         identity: list[Any] = [
@@ -81,22 +81,22 @@ def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[J
         if learned:
             identity.append(learned)
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        jobs.append(Job(link, key, feeders=feeders))
-        by_name[link.name] = jobs[-1]
-    for name in set(folder.entries) - {job.name for job in jobs}:
+        planned_stages.append(PlannedStage(link, key, feeders=feeders))
+        by_name[link.name] = planned_stages[-1]
+    for name in set(folder.entries) - {planned.name for planned in planned_stages}:
         folder.leave_out(name)
     needed: set[type] = set()
-    for job in reversed(jobs):
-        job.entry = folder.done(job.name, job.key)
-        if job.entry is None:
-            folder.forget(job.name)
-        wanted = bool(needed & set(job.link.ports.makes))
-        if job.entry is not None and not wanted:
-            job.action = "skip"
-        elif job.entry is not None and (job.link.keeps or job.entry.state != "made"):
-            job.action = "replay"
+    for planned in reversed(planned_stages):
+        planned.entry = folder.done(planned.name, planned.key)
+        if planned.entry is None:
+            folder.forget(planned.name)
+        wanted = bool(needed & set(planned.link.ports.makes))
+        if planned.entry is not None and not wanted:
+            planned.action = "skip"
+        elif planned.entry is not None and (planned.link.keeps or planned.entry.state != "made"):
+            planned.action = "replay"
         else:
-            needed |= set(job.link.ports.reads)
-        if job.entry is not None and job.action != "run":
-            job.meter, job.state = job.entry.meter, job.entry.state
-    return jobs
+            needed |= set(planned.link.ports.reads)
+        if planned.entry is not None and planned.action != "run":
+            planned.meter, planned.state = planned.entry.meter, planned.entry.state
+    return planned_stages

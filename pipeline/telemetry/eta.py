@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.telemetry.status import RunStatus, StageStatus
 
-__all__ = ["Estimate", "Left"]
+__all__ = ["Estimate", "TimeLeft"]
 
 WINDOW_S = 30.0
 LEAST_S = 3.0
@@ -22,7 +22,7 @@ ENDED = ("made", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class TimeLeft:
     """What is left of a run."""
 
     seconds: float
@@ -39,7 +39,7 @@ class Estimate:
         """Worker-seconds spent in each stage that takes whole streams."""
         self._before_s: float | None = None
 
-    def take(self, now_s: float, status: RunStatus) -> Left | None:
+    def take(self, now_s: float, status: RunStatus) -> TimeLeft | None:
         """Return what is left, or None where nobody can tell.
 
         Args:
@@ -67,11 +67,11 @@ class Estimate:
         known = [seconds for seconds in later if seconds is not None]
         if len(known) < len(later):
             # Nothing is worse than "0 s left" for ten minutes.
-            return Left(seconds=video_s, whole=False) if left_s > 0 else None
+            return TimeLeft(seconds=video_s, whole=False) if left_s > 0 else None
         # The slowest stage keeps up with the videos or not; the last stream then goes through all.
         work_s = max((work for work, _ in known), default=0.0)
         through_s = sum(each for _, each in known) if running else 0.0
-        return Left(seconds=max(video_s + through_s, work_s), whole=True)
+        return TimeLeft(seconds=max(video_s + through_s, work_s), whole=True)
 
     def _count(self, now_s: float, status: RunStatus) -> None:
         passed = sum(s.reached_s for s in status.streams if not s.live)

@@ -1,7 +1,7 @@
 """What a person sees of a run of many streams: a live table on a terminal, plain lines elsewhere.
 
 The scheduler hands a `RunStatus` to `update` about twice a second. The single streams speak
-through `for_stream(name)`, which is the `Watch` of the local runner::
+through `for_stream(name)`, which is the `ProgressListener` of the local runner::
 
     with Board(console) as board:
         watch = board.for_stream("gate")     # began, reached, progress, ended
@@ -20,12 +20,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from pipeline.telemetry.eta import Estimate, Left
+from pipeline.telemetry.eta import Estimate, TimeLeft
 from pipeline.telemetry.live_table_layout import foot, plain_line, stage_table, stream_table
 from pipeline.telemetry.meter import Meter
 from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
 
-__all__ = ["Board", "RunStatus", "StageStatus", "StreamStatus"]
+__all__ = ["LiveTable", "RunStatus", "StageStatus", "StreamStatus"]
 
 PLAIN_EVERY_S = 5.0
 """How often the whole is told where there is no terminal."""
@@ -34,7 +34,7 @@ TOLD_STREAMS = 4
 """Up to so many streams each stage's end is a line of its own; of more, only what went wrong."""
 
 
-class Board:
+class LiveTable:
     """Shows one run; everything goes to standard error. Any thread may call it."""
 
     def __init__(self, console: Console, *, quiet: bool = False, streams: int = 1) -> None:
@@ -45,7 +45,7 @@ class Board:
         self._on_terminal = console.is_terminal and not quiet
         self._lock = threading.Lock()
         self._status: RunStatus | None = None
-        self._left: Left | None = None
+        self._left: TimeLeft | None = None
         self._estimate = Estimate()
         self._at_work: dict[tuple[str, str], str] = {}
         """What each long call of (stream, stage) last said."""
@@ -79,15 +79,15 @@ class Board:
             self._status = status
             self._left = self._estimate.take(now - self._began, status)
             if status.eta_s is not None:
-                self._left = Left(seconds=status.eta_s, whole=True)
+                self._left = TimeLeft(seconds=status.eta_s, whole=True)
             due = not self._on_terminal and now - self._spoke >= PLAIN_EVERY_S
             line = plain_line(status, self._left) if due else ""
         if line:
             self._say(escape(line))
 
-    def for_stream(self, name: str) -> StreamWatch:
-        """Return the `Watch` of one stream."""
-        return StreamWatch(self, name)
+    def for_stream(self, name: str) -> StreamProgress:
+        """Return the `ProgressListener` of one stream."""
+        return StreamProgress(self, name)
 
     def progress(self, stream: str, stage: str, told: str) -> None:
         """Note what a long call says of itself; an empty text ends it."""
@@ -131,25 +131,25 @@ class Board:
         )
 
 
-class StreamWatch:
-    """One stream's way to the board: the `Watch` of `pipeline.local.runner`."""
+class StreamProgress:
+    """One stream's way to the board: the `ProgressListener` of `pipeline.local.runner`."""
 
-    def __init__(self, board: Board, name: str) -> None:
+    def __init__(self, board: LiveTable, name: str) -> None:
         self._board = board
         self._name = name
 
-    def began(self, stage: str) -> None:
+    def on_stage_start(self, stage: str) -> None:
         """Show that a stage has begun."""
         self._board.progress(self._name, stage, stage)
 
-    def reached(self, seconds: float, total_s: float | None) -> None:
+    def on_position(self, seconds: float, total_s: float | None) -> None:
         """Nothing to do: the scheduler's rows have it."""
 
-    def progress(self, stage: str, done: float, total: float, note: str) -> None:
+    def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
         """Show how far a long call has come, and where it stands."""
         told = f"{stage} {100 * done / max(total, 1e-9):.0f} %" + (f", {note}" if note else "")
         self._board.progress(self._name, stage, told)
 
-    def ended(self, stage: str, state: str, meter: Meter) -> None:
+    def on_stage_end(self, stage: str, state: str, meter: Meter) -> None:
         """Tell a stage's end."""
         self._board.ended(self._name, stage, state, meter)

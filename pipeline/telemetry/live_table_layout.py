@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.telemetry.eta import Left
+from pipeline.telemetry.eta import TimeLeft
 from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
 
 __all__ = ["amount", "foot", "plain_line", "span", "stage_table", "stream_table"]
@@ -79,7 +79,7 @@ def stream_table(
     return table
 
 
-def foot(status: RunStatus, left: Left | None, elapsed_s: float) -> Text:
+def foot(status: RunStatus, left: TimeLeft | None, elapsed_s: float) -> Text:
     """Return the line of memory, machines and time."""
     nodes = f"{status.nodes} node" + ("s" if status.nodes != 1 else "")
     parts = [
@@ -90,7 +90,7 @@ def foot(status: RunStatus, left: Left | None, elapsed_s: float) -> Text:
     return Text(" · ".join([*parts, *_left(left)]), style="dim")
 
 
-def plain_line(status: RunStatus, left: Left | None) -> str:
+def plain_line(status: RunStatus, left: TimeLeft | None) -> str:
     """Return the standing of the whole in one line."""
     passed = sum(stream.reached_s for stream in status.streams)
     totals = [stream.total_s for stream in status.streams if stream.total_s is not None]
@@ -132,7 +132,7 @@ def amount(count: int) -> str:
     return f"{size:.2f} GB"
 
 
-def _left(left: Left | None) -> list[str]:
+def _left(left: TimeLeft | None) -> list[str]:
     if left is None:
         return []
     if left.whole:

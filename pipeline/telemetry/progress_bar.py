@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.telemetry.meter import Meter
 
-__all__ = ["Terminal"]
+__all__ = ["ProgressBars"]
 
 PLAIN_EVERY_S = 5.0
 """How often a long stage may speak where there is no terminal."""
@@ -25,7 +25,7 @@ SHOWN_FIGURES = 3
 """How many figures of a stage fit on a line; metrics.jsonl has all."""
 
 
-class Terminal:
+class ProgressBars:
     """Shows the stages of one run; everything goes to standard error."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
@@ -58,12 +58,12 @@ class Terminal:
     ) -> None:
         self._progress.stop()
 
-    def began(self, stage: str) -> None:
+    def on_stage_start(self, stage: str) -> None:
         """Show a stage that works on whole streams; clip stages share the video's bar."""
         if stage.startswith("decode/"):
             self._tasks[CLIPS] = self._progress.add_task("decode, flow, events", total=None)
 
-    def reached(self, seconds: float, total_s: float | None) -> None:
+    def on_position(self, seconds: float, total_s: float | None) -> None:
         """Show how much of the video has passed."""
         if self._live:
             self._progress.update(self._tasks[CLIPS], completed=seconds, total=total_s)
@@ -71,7 +71,7 @@ class Terminal:
             of = f" of {total_s:.1f}" if total_s else ""
             self._say(f"{seconds:.1f}{of} s of video decoded")
 
-    def progress(self, stage: str, done: float, total: float, note: str) -> None:
+    def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
         """Show how far a long call has come, and where it stands."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
@@ -82,7 +82,7 @@ class Terminal:
             told = f", {note}" if note else ""
             self._say(f"{stage}: {100 * done / max(total, 1e-9):.0f} %{told}")
 
-    def ended(self, stage: str, state: str, meter: Meter) -> None:
+    def on_stage_end(self, stage: str, state: str, meter: Meter) -> None:
         """Show a stage's end; exporters only when something went wrong."""
         for name in (CLIPS, stage) if stage.startswith("sample/") else (stage,):
             if name in self._tasks:

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,24 +33,25 @@ from pipeline.errors import NAMED, WorkerDied
 from pipeline.telemetry.logs import configure
 from pipeline.telemetry.meter import peak_memory_bytes
 from pipeline.worker.allocator import keep_freed
+from pipeline.worker.protocol import Failure
 
-__all__ = ["StageBug", "Worker", "stop_sources"]
+__all__ = ["ChildProcess", "StageBug", "stop_sources"]
 
 CHILD_GRACE_S = 5.0
-"""How long a worker may take to close its stages when told to stop."""
+"""Time that a child may take to close its stages."""
 
 
 class StageBug(Exception):
-    """An exception that is no message to the user escaped from a stage in a worker."""
+    """A stage in a child process raised an exception that is not a message for the user."""
 
-    def __init__(self, summary: str, detail: str) -> None:
-        super().__init__(summary)
-        self.detail = detail
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.kind}: {failure.text}")
+        self.failure = failure
 
 
 @dataclass(frozen=True)
-class _Spec:
-    """What the child needs to build a stage: plain data."""
+class _Model:
+    """What the child needs to build a stage."""
 
     step: str
     model: str
@@ -74,7 +74,7 @@ def _receive(connection: Connection) -> Any:
     return pickle.loads(head, buffers=buffers)
 
 
-class Worker:
+class ChildProcess:
     """One child process that runs one stage, or decode and sample together."""
 
     def __init__(
@@ -83,12 +83,12 @@ class Worker:
         specs: list[tuple[str, str]],
         silence_s: float | None = None,
     ) -> None:
-        """Prepare a worker for `stages`, whose (step, model) names are `specs`.
+        """Prepare a child for `stages`, whose (step, model) names are `specs`.
 
         `silence_s` is the deadline where the stages name none.
         """
         self._specs = [
-            _Spec(step, model, stage.config.model_dump())
+            _Model(step, model, stage.config.model_dump())
             for (step, model), stage in zip(specs, stages, strict=True)
         ]
         self._name = "+".join(f"{step}/{model}" for step, model in specs)
@@ -197,14 +197,14 @@ class Worker:
                     return
                 else:
                     self._busy = False
-                    self._raise(*value)
+                    self._raise(value)
         except (EOFError, ConnectionError, BrokenPipeError):
-            raise WorkerDied(self._obituary()) from None
+            raise WorkerDied(self._death_reason()) from None
 
-    def _raise(self, kind: str, text: str, detail: str) -> None:
-        if kind in NAMED:
-            raise NAMED[kind](text)
-        raise StageBug(f"{kind}: {text}", detail)
+    def _raise(self, failure: Failure) -> None:
+        if failure.kind in NAMED:
+            raise NAMED[failure.kind](failure.text)
+        raise StageBug(failure)
 
     def _kill(self) -> None:
         process = self._process
@@ -212,7 +212,7 @@ class Worker:
             process.kill()
             process.wait()
 
-    def _obituary(self) -> str:
+    def _death_reason(self) -> str:
         assert self._process is not None
         try:
             code = self._process.wait(CHILD_GRACE_S)
@@ -232,7 +232,7 @@ class Worker:
         return f"{self._name}: its process {how}{last}"
 
 
-_heads: set[Worker] = set()
+_heads: set[ChildProcess] = set()
 """Those of this process that read a source."""
 
 
@@ -298,9 +298,9 @@ def _serve(connection: Connection, stopping: _Stopping) -> None:
         except OSError as error:
             if isinstance(error, ConnectionError | BrokenPipeError):
                 return
-            _send(connection, ("error", _describe(error)))
+            _send(connection, ("error", Failure.of(error)))
         except Exception as error:
-            _send(connection, ("error", _describe(error)))
+            _send(connection, ("error", Failure.of(error)))
 
 
 def _process(
@@ -322,11 +322,6 @@ def _process(
     finally:
         stopping.watch(None)
         reader.close()
-
-
-def _describe(error: Exception) -> tuple[str, str, str]:
-    text = str(error) or "no reason given"
-    return type(error).__name__, text, traceback.format_exc()
 
 
 def _end_with_parent() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from pipeline.contract.messages import Array, Frames
+from pipeline.contract.messages import Frames
 from pipeline.contract.source import Probe, Source
 from pipeline.contract.stage import Stage
-from pipeline.sources import cache as fetch
+from pipeline.sources import cache
 from pipeline.storage.snapshots import Snapshots
 from pipeline.telemetry.meter import Meter, meter_from_dict, meter_to_dict
+from pipeline.worker.clip_metadata import ClipMetadata
+
+__all__ = ["ClipSource"]
 
 
 class ClipSource:
@@ -46,7 +47,7 @@ class ClipSource:
         """
         self._snapshots, self._meters, self._names = snapshots, meters, (decode, sample)
         self._made = 0
-        self._source = fetch.local(self._source)
+        self._source = cache.local(self._source)
         self._reader = self._decode.process(self._source)
         probe: Probe = self._reader.probe
         if place < 0:
@@ -97,19 +98,18 @@ class ClipSource:
             told = {name: meter_to_dict(self._meters[name]) for name in self._names}
             self._snapshots.save(self._made, state, told, needed_from=safe)
 
-    def remake(self, remembered: dict[str, Any]) -> Frames:
+    def redecode(self, clip: ClipMetadata) -> Frames:
         """Decode the frames of a clip again."""
         if self._again is None:
             self._again = self._decode.process(self._source)
-        index = [int(i) for i in remembered["index"]]
-        pictures = [(p.rgb(), p.depth(), p.right()) for p in self._again.pictures(index)]
-        if len(pictures) != len(index):
+        pictures = [(p.rgb(), p.depth(), p.right()) for p in self._again.pictures(clip.index)]
+        if len(pictures) != len(clip.index):
             raise ValueError(
-                f"{self._source.shown}: {len(pictures)} of {len(index)} frames could be decoded "
-                "again"
+                f"{self._source.shown}: {len(pictures)} of {len(clip.index)} frames could be "
+                "decoded again"
             )
-        image, depth, right = (list(of_all) for of_all in zip(*pictures, strict=True))
-        return recalled(remembered, np.stack(image), whole(depth), whole(right))
+        images, depth, right = zip(*pictures, strict=True)
+        return clip.with_pixels(images, depth, right)
 
     def stop(self) -> None:
         """End a camera; from any thread."""
@@ -120,41 +120,3 @@ class ClipSource:
         for reader in (self._reader, self._again):
             if reader is not None:
                 reader.close()
-
-
-def remember(clip: Frames) -> dict[str, Any]:
-    """Return all of a clip but its pictures, as plain data: they can be decoded again."""
-    return {
-        "clip": clip.clip,
-        "pts_ns": clip.pts_ns.tolist(),
-        "index": clip.index.tolist(),
-        "sharpness": clip.sharpness.tolist(),
-        "shot": clip.shot,
-        "overlap": clip.overlap,
-        "metric": clip.metric,
-        "baseline_m": clip.baseline_m,
-        "intrinsics": None if clip.intrinsics is None else clip.intrinsics.tolist(),
-        "T_world_camera": None if clip.T_world_camera is None else clip.T_world_camera.tolist(),
-    }
-
-
-def whole(parts: list[Array | None]) -> Array | None:
-    """Stack what every frame has; None where one has nothing."""
-    there = [part for part in parts if part is not None]
-    return np.stack(there) if len(there) == len(parts) else None
-
-
-def recalled(
-    remembered: dict[str, Any],
-    images: Array,
-    depth: Array | None = None,
-    right: Array | None = None,
-) -> Frames:
-    """Return the clip of which this was remembered, with its pictures, depth and right views."""
-    given = dict(remembered)
-    dtypes = {"pts_ns": np.int64, "index": np.int64, "sharpness": np.float32}
-    dtypes |= {"intrinsics": np.float64, "T_world_camera": np.float64}
-    for name, dtype in dtypes.items():
-        if given[name] is not None:
-            given[name] = np.array(given[name], dtype)
-    return Frames(images=images, depth=depth, right=right, **given)

@@ -1,9 +1,8 @@
-"""Messages on their way through the object store: what is small by value, each array by itself.
+"""Messages on their way through the object store: small fields by value, each large array apart.
 
-A worker takes a message apart: large arrays become objects of their own, which the next worker
-reads without a copy, and all else is a few hundred bytes that travel with the call. An array that
-a stage hands on as it got it is not stored again: the message that leaves refers to the object
-that came in.
+A worker splits a message: large arrays become objects of their own, which the next worker reads
+without a copy, and the rest is a few hundred bytes that travel with the request. An array that a
+stage passes on unchanged is not stored again: the outgoing message refers to the incoming object.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.contract import messages
 from pipeline.contract.messages import Array, Message
 
-__all__ = ["Forward", "Packed", "Parcel", "pack", "slots", "unpack"]
+__all__ = ["ForwardedArray", "MessageHeader", "MessageRef", "kind_of", "pack", "slots", "unpack"]
 
 INLINE_BYTES = 65_536
 """Smaller arrays travel with the call: an object of their own costs more than it saves. Ray
@@ -27,19 +26,35 @@ COUNTS = frozenset({"T", "T-1", "K", "E", "2", "3", "4"})
 """Sizes that are counts of frames or fixed: an array of these alone is always small."""
 
 
+class MessageHeader(NamedTuple):
+    """A message without its large arrays, as it travels with a request or a reply."""
+
+    kind: str
+    """Class name of the message."""
+    payload: bytes
+    """Pickled plain fields and small arrays."""
+    array_fields: tuple[str, ...]
+    """Fields whose arrays travel as objects of their own."""
+
+
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """A message as the runner holds it; it never looks into the arrays."""
+class MessageRef:
+    """A message in the object store, as the driver holds it: it never reads the arrays."""
 
     kind: type[Message]
-    head: bytes
-    """Plain fields and small arrays."""
-    names: tuple[str, ...]
-    """The fields that are objects of their own."""
+    payload: bytes
+    """As in `MessageHeader`."""
+    array_fields: tuple[str, ...]
+    """As in `MessageHeader`."""
     refs: tuple[Any, ...]
-    """Where these lie, in the order of `names`."""
+    """References of the arrays, in the order of `array_fields`."""
     sizes: tuple[int, ...]
-    """Their bytes."""
+    """Bytes of each array."""
+
+    @property
+    def header(self) -> MessageHeader:
+        """The message without its large arrays."""
+        return MessageHeader(self.kind.__name__, self.payload, self.array_fields)
 
     @property
     def nbytes(self) -> int:
@@ -48,14 +63,10 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
-    """Stands for an array that came in with the call, by its place there."""
+class ForwardedArray:
+    """Stands for an array that arrived with the request, by its position there."""
 
     place: int
-
-
-Parcel = tuple[str, bytes, tuple[str, ...]]
-"""A packed message without its arrays: kind, head and names, as it travels with a call."""
 
 
 def slots(makes: Iterable[type]) -> int:
@@ -67,7 +78,9 @@ def slots(makes: Iterable[type]) -> int:
     )
 
 
-def pack(message: Message, given: Sequence[Array]) -> tuple[Parcel, list[Array | Forward]]:
+def pack(
+    message: Message, given: Sequence[Array]
+) -> tuple[MessageHeader, list[Array | ForwardedArray]]:
     """Take a message apart.
 
     Args:
@@ -76,7 +89,7 @@ def pack(message: Message, given: Sequence[Array]) -> tuple[Parcel, list[Array |
     """
     plain: dict[str, Any] = {}
     names: list[str] = []
-    arrays: list[Array | Forward] = []
+    arrays: list[Array | ForwardedArray] = []
     places = {_identity(array): place for place, array in enumerate(given)}
     for part in fields(message):
         value = getattr(message, part.name)
@@ -87,23 +100,22 @@ def pack(message: Message, given: Sequence[Array]) -> tuple[Parcel, list[Array |
             continue
         place = places.get(_identity(value))
         names.append(part.name)
-        arrays.append(value if place is None else Forward(place))
-    head = pickle.dumps(plain, protocol=5)
-    return (type(message).__name__, head, tuple(names)), arrays
+        arrays.append(value if place is None else ForwardedArray(place))
+    payload = pickle.dumps(plain, protocol=5)
+    return MessageHeader(type(message).__name__, payload, tuple(names)), arrays
 
 
-def unpack(parcel: Parcel, arrays: Sequence[Array]) -> Message:
+def unpack(header: MessageHeader, arrays: Sequence[Array]) -> Message:
     """Put a message together again; its large arrays are the ones given, not copies.
 
     It was checked when it was made, and is not checked again.
     """
-    kind, head, names = parcel
-    message = object.__new__(kind_of(kind))
-    for name, value in pickle.loads(head).items():
+    message = object.__new__(kind_of(header.kind))
+    for name, value in pickle.loads(header.payload).items():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False
         object.__setattr__(message, name, value)
-    for name, array in zip(names, arrays, strict=True):
+    for name, array in zip(header.array_fields, arrays, strict=True):
         if array.flags.writeable:
             array = array.view()
             array.flags.writeable = False

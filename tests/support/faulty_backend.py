@@ -19,13 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract.stage import Context
-from pipeline.scheduling.dataflow import Call, Flow
+from pipeline.scheduling.backend import (
+    ObjectsLost,
+    TaskDone,
+    TaskResult,
+    WorkerDied,
+    WorkerEvent,
+)
 from pipeline.scheduling.pools import Worker
-from pipeline.scheduling.remote_calls import given_to, order_of, result_of
-from pipeline.scheduling.scheduler import Happening, Result, Scheduler
-from pipeline.scheduling.stage_failures import LOSSES
-from pipeline.worker.protocol import Home, Reply
-from pipeline.worker.stage_host import Host
+from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
+from pipeline.scheduling.scheduler import Scheduler
+from pipeline.scheduling.stage_failures import MOST_LOSSES
+from pipeline.scheduling.tasks import StreamInfo, Task
+from pipeline.worker.protocol import Reply, RunLocation
+from pipeline.worker.stage_host import StageHost
 
 NOTICE_S = 0.05
 """How long it takes until a death is known."""
@@ -62,9 +69,9 @@ class Process:
     """A worker's process."""
 
     worker: Worker
-    host: Host
+    host: StageHost
     alive: bool = True
-    calls: list[Call] = field(default_factory=list[Call])
+    tasks: list[Task] = field(default_factory=list[Task])
     running: bool = False
 
 
@@ -76,13 +83,13 @@ class FaultyBackend:
         self.random = random.Random(faults.seed)
         self.clock = 0.0
         self.scheduler: Scheduler | None = None
-        self.homes: dict[int, Home] = {}
+        self.locations: dict[int, RunLocation] = {}
         self.objects: dict[Ref, Any] = {}
         self.lost: set[Ref] = set()
         self.bereft: set[Any] = set()
         """Parcels that have lost something."""
         self.processes: dict[int, Process] = {}
-        self.graveyard: list[Host] = []
+        self.graveyard: list[StageHost] = []
         """Dead processes flush nothing: they must not be collected."""
         self.done: Counter[tuple[str, str, str]] = Counter()
         """Stage, verb, clip: how often the call was carried out."""
@@ -90,7 +97,7 @@ class FaultyBackend:
         self.deaths: Counter[Any] = Counter()
         self.missed: Counter[Any] = Counter()
         """Random deaths a call; two do not make it poison, three would."""
-        self._events: list[tuple[float, int, Callable[[], Happening | None]]] = []
+        self._events: list[tuple[float, int, Callable[[], WorkerEvent | None]]] = []
         self._serial = itertools.count()
 
     # What the scheduler asks for ---------------------------------------------------------------
@@ -98,47 +105,47 @@ class FaultyBackend:
     def now(self) -> float:
         return self.clock
 
-    def at_home(self, flow: Flow, home: Home) -> None:
-        self.homes[id(flow)] = home
+    def set_location(self, stream: StreamInfo, location: RunLocation) -> None:
+        self.locations[stream.number] = location
 
     def start(self, worker: Worker, places: dict[str, int]) -> None:
-        process = Process(worker, Host())
+        process = Process(worker, StageHost())
         self.processes[worker.number] = process
-        lane = worker.lane
-        home = self.homes[id(lane.flow)] if lane.flow is not None else None
+        pool = worker.pool
+        location = self.locations[pool.stream.number] if pool.stream is not None else None
 
-        def up() -> Happening | None:
+        def up() -> WorkerEvent | None:
             if not process.alive:
                 return None
             if self._chance(self.faults.fails_to_start):
                 self._end(process)
-                return Happening(worker=worker, died="it did not start")
-            reply = process.host.open(lane.specs, Context(threads=1), home, dict(places))
-            return Happening(worker=worker, result=self._result(reply, [], []))
+                return WorkerDied(worker=worker, reason="it did not start")
+            reply = process.host.open(pool.specs, Context(threads=1), location, dict(places))
+            return started(worker, copy.deepcopy(reply))
 
         self._later(self.random.uniform(0.5, 2.0), up)
 
-    def send(self, worker: Worker, call: Call) -> None:
+    def send(self, worker: Worker, task: Task) -> None:
         process = self.processes[worker.number]
         assert self.scheduler is not None
-        for packed in call.arguments.values():
+        for packed in task.arguments.values():
             for ref in packed.refs:
                 held = ref in self.scheduler.budget._held
                 # With one object all that a call was given counts as lost; others that wait with
                 # it are sent none the less.
-                lost = ref in self.lost or call.parcel in self.bereft
-                assert held or lost, f"{call.node.name} {call.verb} uses what was let go"
+                lost = ref in self.lost or task.item in self.bereft
+                assert held or lost, f"{task.stage.name} {task.kind} uses what was let go"
         if not process.alive:
-            told = Happening(worker=worker, died="it was dead already", untouched=True)
+            told = WorkerDied(worker=worker, reason="it was dead already", never_started=True)
             self._later(NOTICE_S, lambda: told)
             return
-        process.calls.append(call)
+        process.tasks.append(task)
         if not process.running:
             self._run_next(process)
 
     def stop(self, worker: Worker) -> None:
         process = self.processes.pop(worker.number)
-        if process.alive and process.worker.state == "gone":
+        if process.alive and process.worker.state == "stopped":
             process.host.close()
         self._end(process)
 
@@ -148,19 +155,19 @@ class FaultyBackend:
     def kill(self, worker: Worker) -> None:
         self._end(self.processes.pop(worker.number))
 
-    def wait(self, timeout_s: float) -> list[Happening]:
+    def wait(self, timeout_s: float) -> list[WorkerEvent]:
         until = self.clock + timeout_s
         while self._events and self._events[0][0] <= until:
             self.clock, _, event = heapq.heappop(self._events)
-            happening = event()
-            if happening is not None:
-                return [happening]
+            event = event()
+            if event is not None:
+                return [event]
         self.clock = until
         return []
 
     # Inside ------------------------------------------------------------------------------------
 
-    def _later(self, seconds: float, event: Callable[[], Happening | None]) -> None:
+    def _later(self, seconds: float, event: Callable[[], WorkerEvent | None]) -> None:
         heapq.heappush(self._events, (self.clock + seconds, next(self._serial), event))
 
     def _chance(self, share: float) -> bool:
@@ -169,97 +176,99 @@ class FaultyBackend:
         self.injected += 1
         return True
 
-    def _key(self, process: Process, call: Call) -> Any:
+    def _key(self, process: Process, task: Task) -> Any:
         """Name what a call is about: a decoder's next clip is the one after those it has made."""
-        head = process.host._head
-        place = head._made if call.verb == "next" and head is not None else call.place
-        return id(call.flow), call.node.name, call.verb, call.where, place
+        head = process.host._clips
+        place = head._made if task.kind == "next_clip" and head is not None else task.place
+        return task.stream.number, task.stage.name, task.kind, task.where, place
 
     def _end(self, process: Process) -> None:
         process.alive = False
         self.graveyard.append(process.host)
 
     def _run_next(self, process: Process) -> None:
-        process.running = bool(process.calls)
-        if not process.calls:
+        process.running = bool(process.tasks)
+        if not process.tasks:
             if self._chance(self.faults.idles):
                 # Nobody notices until the next call is sent.
                 self._end(process)
             return
-        call, name = process.calls[0], process.calls[0].node.name
+        task, name = process.tasks[0], process.tasks[0].stage.name
         seconds = self.faults.slow.get(name, self.random.uniform(0.01, 0.2))
-        key = self._key(process, call)
+        key = self._key(process, task)
         mortal = self.deaths[key] < 2
-        limited = process.worker.lane.deadline_of(call) is not None
+        limited = process.worker.pool.deadline_of(task) is not None
         if mortal and limited and self._chance(self.faults.hangs):
             self.deaths[key] += 1
             return
-        where = f"clip {key[-1]}" if call.verb == "next" else call.where
-        if (name, where) in self.faults.poison and call.verb in ("next", "process", "finish"):
+        where = f"clip {key[-1]}" if task.kind == "next_clip" else task.where
+        if (name, where) in self.faults.poison and task.kind in ("next_clip", "process", "finish"):
             self._later(seconds, lambda: self._dies(process, "a segfault"))
             return
         if mortal and self._chance(self.faults.dies):
             self.deaths[key] += 1
             after = self.random.random() < 0.5
 
-            def die() -> Happening | None:
+            def die() -> WorkerEvent | None:
                 if after and process.alive:
-                    self._carry_out(process, call)
+                    self._carry_out(process, task)
                 return self._dies(process, "it crashed")
 
             self._later(seconds, die)
             return
         if self._chance(self.faults.starves):
-            self._later(seconds, lambda: self._dies(process, "out of memory", starved=True))
+            self._later(seconds, lambda: self._dies(process, "out of memory", out_of_memory=True))
             return
         if mortal and self._chance(self.faults.node_goes):
             self.deaths[key] += 1
             self._later(seconds, lambda: self._node_goes(process))
             return
-        self._later(seconds, lambda: self._done(process, call))
+        self._later(seconds, lambda: self._done(process, task))
 
-    def _done(self, process: Process, call: Call) -> Happening | None:
+    def _done(self, process: Process, task: Task) -> WorkerEvent | None:
         if not process.alive:
             return None
-        assert process.calls.pop(0) is call
-        given = [ref for packed in call.arguments.values() for ref in packed.refs]
-        missed = call.parcel, call.node.index, call.verb
-        always = (call.node.name, call.where) in self.faults.vanishes
+        assert process.tasks.pop(0) is task
+        given = [ref for packed in task.arguments.values() for ref in packed.refs]
+        missed = task.item, task.stage.index, task.kind
+        always = (task.stage.name, task.where) in self.faults.vanishes
         # By chance nothing is lost so often that it is given up.
-        lost = any(ref in self.lost for ref in given) and self.missed[missed] < LOSSES - 1
+        lost = any(ref in self.lost for ref in given) and self.missed[missed] < MOST_LOSSES - 1
         if lost or always:
             self.missed[missed] += 1
-            self.bereft.add(call.parcel)
-            happening = Happening(worker=process.worker, call=call, missing=True)
+            self.bereft.add(task.item)
+            event = ObjectsLost(worker=process.worker, task=task)
         else:
-            result = self._carry_out(process, call)
-            happening = Happening(worker=process.worker, call=call, result=result)
+            result = self._carry_out(process, task)
+            event = TaskDone(worker=process.worker, task=task, result=result)
         self._run_next(process)
         if self._chance(self.faults.loses):
             self._lose(1)
-        return happening
+        return event
 
-    def _dies(self, process: Process, why: str, *, starved: bool = False) -> Happening | None:
+    def _dies(
+        self, process: Process, why: str, *, out_of_memory: bool = False
+    ) -> WorkerEvent | None:
         if not process.alive:
             return None
         self._end(process)
         if self._chance(self.faults.damages):
             self._damage(process)
-        told = Happening(worker=process.worker, died=why, starved=starved)
+        told = WorkerDied(worker=process.worker, reason=why, out_of_memory=out_of_memory)
         self._later(NOTICE_S, lambda: told)
         return None
 
-    def _node_goes(self, process: Process) -> Happening | None:
+    def _node_goes(self, process: Process) -> WorkerEvent | None:
         """Half of the workers go at once, and half of what lies in the store."""
         for other in list(self.processes.values()):
             if other is not process and other.alive and self.random.random() < 0.5:
-                for call in other.calls[:1]:
-                    key = self._key(other, call)
+                for task in other.tasks[:1]:
+                    key = self._key(other, task)
                     if self.deaths[key] >= 2:
                         break
                     self.deaths[key] += 1
                 else:
-                    self._dies(other, "its machine is gone") if other.calls else self._end(other)
+                    self._dies(other, "its machine is gone") if other.tasks else self._end(other)
         self._lose(len(self.objects) // 2)
         return self._dies(process, "its machine is gone")
 
@@ -275,20 +284,20 @@ class FaultyBackend:
                 path = self.random.choice(files)
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    def _carry_out(self, process: Process, call: Call) -> Result:
-        node, given = call.node, given_to(call)
-        order = order_of(call, self.homes[id(call.flow)])
+    def _carry_out(self, process: Process, task: Task) -> TaskResult:
+        stage, given = task.stage, references_of(task)
+        request = request_of(task, self.locations[task.stream.number])
         arrays = tuple(self.objects[ref] for ref in given)
-        reply, fresh = process.host.call(order, arrays)
-        where = call.parcel.name if call.parcel is not None else ""
-        self.done[node.name, call.verb, where] += 1
+        reply, fresh = process.host.handle(request, arrays)
+        where = task.item.name if task.item is not None else ""
+        self.done[stage.name, task.kind, where] += 1
         refs = [Ref() for _ in fresh]
         for ref, array in zip(refs, fresh, strict=True):
             array.flags.writeable = False
             self.objects[ref] = array
         return self._result(reply, refs, given)
 
-    def _result(self, reply: Reply, objects: list[Ref], given: list[Ref]) -> Result:
+    def _result(self, reply: Reply, objects: list[Ref], given: list[Ref]) -> TaskResult:
         # As across a process's border: the worker counts on.
         meters = copy.deepcopy(reply.meters)
         return replace(result_of(reply, objects, given), seconds=0.1, meters=meters)

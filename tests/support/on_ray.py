@@ -14,22 +14,24 @@ import pytest
 
 from pipeline.cluster import runner
 from pipeline.cluster.connection import Cluster
-from pipeline.cluster.runner import Outcome, run_all
+from pipeline.cluster.runner import run_all
+from pipeline.cluster.stream_run import Outcome
 from pipeline.config import load
 from pipeline.contract import stage
 from pipeline.contract.source import Source
 from pipeline.errors import Reel3dError
-from pipeline.run import begin
-from pipeline.scheduling.backend import Happening, Result
+from pipeline.run import prepare
+from pipeline.scheduling.backend import TaskDone, TaskResult, WorkerEvent, WorkerStarted
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.scheduler import Scheduler
+from pipeline.worker.protocol import Opened
 from tests.support.paths import MISBEHAVING, ROOT
 
 SCRIPTED = MISBEHAVING / "scripted.yaml"
 
 Made = dict[str, str]
 """`Frames.images` to the name of an object."""
-Hook = Callable[["Recorded", Happening], None]
+Hook = Callable[["Recorded", WorkerEvent], None]
 
 
 @contextlib.contextmanager
@@ -63,18 +65,18 @@ def film(folder: Path, name: str = "film", frames: int = 17, **more: Any) -> Sou
 class Silent:
     """A watch that wants to know nothing."""
 
-    def began(self, stage: str) -> None: ...
-    def reached(self, seconds: float, total_s: float | None) -> None: ...
-    def progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-    def ended(self, stage: str, state: str, meter: Any) -> None: ...
+    def on_stage_start(self, stage: str) -> None: ...
+    def on_position(self, seconds: float, total_s: float | None) -> None: ...
+    def on_progress(self, stage: str, done: float, total: float, note: str) -> None: ...
+    def on_stage_end(self, stage: str, state: str, meter: Any) -> None: ...
 
 
-def _named(result: Result) -> Made:
+def _named(result: TaskResult) -> Made:
     return {
         f"{packed.kind.__name__}.{name}": ref.hex()
         for packed in result.outputs.values()
         if packed is not None
-        for name, ref in zip(packed.names, packed.refs, strict=True)
+        for name, ref in zip(packed.array_fields, packed.refs, strict=True)
     }
 
 
@@ -94,20 +96,20 @@ class Recorded(Scheduler):
         self.made: dict[tuple[str, str], list[Made]] = {}
         """Stage and verb to what its calls made; the names of the objects do not hold them."""
 
-    def _take(self, happening: Happening) -> None:
-        worker, call, result = happening.worker, happening.call, happening.result
-        if call is None and result is not None and isinstance(result.extra, dict):
-            self.pids[worker.number] = result.extra["pid"]
-        if call is not None and result is not None:
-            self.made.setdefault((call.node.name, call.verb), []).append(_named(result))
+    def _apply(self, event: WorkerEvent) -> None:
+        if isinstance(event, WorkerStarted) and isinstance(event.outcome, Opened):
+            self.pids[event.worker.number] = event.outcome.pid
+        if isinstance(event, TaskDone):
+            key = event.task.stage.name, event.task.kind
+            self.made.setdefault(key, []).append(_named(event.result))
         if Recorded.hook is not None:
-            Recorded.hook(self, happening)
-        super()._take(happening)
+            Recorded.hook(self, event)
+        super()._apply(event)
 
     @property
     def at_work(self) -> list[tuple[Worker, int]]:
         """Workers that are up, and their processes."""
-        workers = [worker for lane in self.lanes for worker in lane.workers]
+        workers = [worker for pool in self.pools for worker in pool.workers]
         return [(w, self.pids[w.number]) for w in workers if w.number in self.pids]
 
 
@@ -121,19 +123,19 @@ def together(
 ) -> list[Outcome]:
     """Run sources into their folders over the cluster; return how each ended."""
     outcomes: dict[int, Outcome] = {}
-    begun: dict[int, Any] = {}
+    prepared: dict[int, Any] = {}
     for place, (source, out) in enumerate(wanted):
         config = load(file=preset, overrides=words, uri=source.uri)
         try:
-            begun[place] = begin(source, config, out, resume=resume)
+            prepared[place] = prepare(source, config, out, resume=resume)
         except Reel3dError as error:
             outcomes[place] = error
     Recorded.hook = hook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Scheduler", Recorded)
-        ends = run_all(list(begun.values()), [Silent()] * len(begun), cluster)
+        ends = run_all(list(prepared.values()), [Silent()] * len(prepared), cluster)
     Recorded.hook = None
-    outcomes |= dict(zip(begun, ends, strict=True))
+    outcomes |= dict(zip(prepared, ends, strict=True))
     return [outcomes[place] for place in range(len(wanted))]
 
 

@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 from pipeline.capacity.calibration import costs_of, make_film
-from pipeline.capacity.cost_model import Costs, FilmCosts, Law, Made, RuntimeCosts, StageCosts
-from pipeline.capacity.machines import Machine, Shape, Stored
-from pipeline.capacity.profiler import lead_through
-from pipeline.capacity.search import Question, Sizing
+from pipeline.capacity.cost_model import (
+    Costs,
+    FilmCosts,
+    LinearCost,
+    OutputSize,
+    RuntimeCosts,
+    StageCosts,
+)
+from pipeline.capacity.machines import Machine, MachineSpec, Stored
+from pipeline.capacity.profiler import profile_run
+from pipeline.capacity.search import ClusterSearch, PlanRequest
 from pipeline.capacity.simulator import Simulation
-from pipeline.capacity.workload import Load, Site
+from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import wire
 from pipeline.cli.main import main
 from pipeline.config import load
@@ -36,8 +43,8 @@ FREE = RuntimeCosts(
 """A runner that costs nothing: what remains are the stages."""
 
 
-def of(clip_s: float, **makes: Made) -> StageCosts:
-    return StageCosts(clip=Law(per_call_s=clip_s), start_s=0, makes=makes)
+def of(clip_s: float, **makes: OutputSize) -> StageCosts:
+    return StageCosts(clip=LinearCost(per_call_s=clip_s), start_s=0, makes=makes)
 
 
 def costs(
@@ -47,25 +54,27 @@ def costs(
         film=FilmCosts(width=640, height=480, fps=10, clip_s=CLIP_S, clip_frames=FRAMES),
         runtime=runtime,
         stages={
-            "sample/adaptive": of(sample_s, Frames=Made(per_pixel_bytes=3)),
-            "flow/dis": of(flow_s, Motion=Made(per_pixel_bytes=12)),
-            "action/motion": of(action_s, Actions=Made(per_call_bytes=100)),
+            "sample/adaptive": of(sample_s, Frames=OutputSize(per_pixel_bytes=3)),
+            "flow/dis": of(flow_s, Motion=OutputSize(per_pixel_bytes=12)),
+            "action/motion": of(action_s, Actions=OutputSize(per_call_bytes=100)),
             "export/events": of(0.0),
         },
     )
 
 
-def site(count: int = 1, cpus: float = 4, store: float = 1e12, network: float = 1e12) -> Site:
-    return Site(shape=Shape(count, cpus), store_bytes=store, network_bytes_s=network)
+def site(
+    count: int = 1, cpus: float = 4, store: float = 1e12, network: float = 1e12
+) -> ClusterSpec:
+    return ClusterSpec(shape=MachineSpec(count, cpus), store_bytes=store, network_bytes_s=network)
 
 
 def simulation(
-    made: Costs, machines: Site, streams: int = 1, seconds: float | None = 200.0
+    made: Costs, machines: ClusterSpec, streams: int = 1, seconds: float | None = 200.0
 ) -> Simulation:
     uri = "film.mp4" if seconds else "rtsp://camera"
     config = load(preset="understand", overrides=WORDS, uri=uri)
-    asked = Load(streams=streams, width=640, height=480, fps=10, seconds=seconds)
-    return Simulation(wire(config.choices), config.run, asked, machines, made)
+    requested = Workload(streams=streams, width=640, height=480, fps=10, seconds=seconds)
+    return Simulation(wire(config.choices), config.run, requested, machines, made)
 
 
 def rate(simulated: Simulation) -> float:
@@ -116,9 +125,9 @@ def test_a_driver_that_is_at_work_all_the_time_sets_the_rate() -> None:
     simulated = simulation(made, site(cpus=64), streams=8, seconds=50)
     simulated.run()
     # Sampler, flow, action and the exporter of the events: four calls a clip.
-    calls = sum(simulated.passed.calls.values())
-    assert calls == pytest.approx(8 * 50 * 4, rel=0.08)
-    assert calls / simulated.now() == pytest.approx(1 / 0.05, rel=0.05)
+    tasks = sum(simulated.counters.tasks.values())
+    assert tasks == pytest.approx(8 * 50 * 4, rel=0.08)
+    assert tasks / simulated.now() == pytest.approx(1 / 0.05, rel=0.05)
     assert simulated.look().driver_s / simulated.now() > 0.95
 
 
@@ -139,13 +148,13 @@ def test_a_slow_network_between_machines_is_waited_for() -> None:
     fast = rate(simulation(made, site(count=2, cpus=4)))
     slow = simulation(made, site(count=2, cpus=4, network=1e8))
     assert rate(slow) < 0.7 * fast
-    passed = slow.look()
-    busiest = max(*passed.into_bytes, *passed.out_bytes)
+    skipped = slow.look()
+    busiest = max(*skipped.into_bytes, *skipped.out_bytes)
     assert busiest / slow.now() <= 1.001e8
 
 
 def test_cores_are_shared_in_time() -> None:
-    machine = Machine(0, Shape(1, 2), network_bytes_s=1e6)
+    machine = Machine(0, MachineSpec(1, 2), network_bytes_s=1e6)
     for number in range(3):
         machine.begin(0.0, 1.0, 1.0, (number, None))
     # Three core-seconds on two cores.
@@ -156,7 +165,7 @@ def test_cores_are_shared_in_time() -> None:
 
 
 def test_transfers_share_a_card() -> None:
-    here, there = (Machine(n, Shape(1, 1), network_bytes_s=1e6) for n in range(2))
+    here, there = (Machine(n, MachineSpec(1, 1), network_bytes_s=1e6) for n in range(2))
     stored = [Stored(500_000, {1}) for _ in range(2)]
     assert [here.fetch(0.0, one, [there]) for one in stored] == [0.5, 1.0]
     assert here.into_bytes == there.out_bytes == 1_000_000
@@ -168,7 +177,7 @@ def test_a_camera_that_is_kept_up_with_is_late_by_the_work_on_a_clip() -> None:
         costs(sample_s=0.1, flow_s=0.2, action_s=0.1), site(cpus=16), streams=4, seconds=None
     )
     simulated.run(60.0)
-    late = [took for at, took in simulated.through if at > 20]
+    late = [record_duration for at, record_duration in simulated.through if at > 20]
     assert len(late) == pytest.approx(4 * 40, abs=8)
     assert max(late) < 0.45
     assert min(late) > 0.29
@@ -178,20 +187,20 @@ def test_a_camera_that_is_kept_up_with_is_late_by_the_work_on_a_clip() -> None:
 def test_a_camera_that_is_not_kept_up_with_drops_what_nobody_asks_for() -> None:
     simulated = simulation(costs(flow_s=2.0), site(cpus=1), seconds=None)
     simulated.run(400.0)
-    passed = simulated.look()
+    skipped = simulated.look()
     # One clip in two seconds is worked on: the other is dropped, but for what waits at first.
-    assert passed.dropped_s / passed.filmed_s == pytest.approx(0.5, abs=0.08)
+    assert skipped.dropped_s / skipped.filmed_s == pytest.approx(0.5, abs=0.08)
 
 
 def test_the_runner_s_own_scheduler_is_what_runs() -> None:
     simulated = simulation(costs(flow_s=0.5), site(cpus=8))
     assert type(simulated.scheduler) is Scheduler
-    flow = next(lane for lane in simulated.scheduler.lanes if lane.name == "flow/dis")
+    dataflow = next(pool for pool in simulated.scheduler.pools if pool.name == "flow/dis")
     simulated.run(10.0)
-    assert len(flow.workers) == 8
+    assert len(dataflow.workers) == 8
     simulated.scheduler.divide(2.0, 0.0)
     simulated.run(15.0)
-    assert len(flow.workers) == 2
+    assert len(dataflow.workers) == 2
 
 
 def test_two_simulations_are_equal() -> None:
@@ -206,14 +215,20 @@ def test_two_simulations_are_equal() -> None:
 # Sizing ---------------------------------------------------------------------------------------
 
 
-def sizing(made: Costs, streams: int, seconds: float | None, within_s: float | None) -> Sizing:
+def sizing(
+    made: Costs, streams: int, seconds: float | None, within_s: float | None
+) -> ClusterSearch:
     uri = "film.mp4" if seconds else "rtsp://camera"
     config = load(preset="understand", overrides=WORDS, uri=uri)
-    asked = Load(streams=streams, width=640, height=480, fps=10, seconds=seconds)
-    question = Question(
-        chain=wire(config.choices), options=config.run, load=asked, costs=made, within_s=within_s
+    requested = Workload(streams=streams, width=640, height=480, fps=10, seconds=seconds)
+    question = PlanRequest(
+        chain=wire(config.choices),
+        options=config.run,
+        load=requested,
+        costs=made,
+        within_s=within_s,
     )
-    return Sizing(question, lambda text: None)
+    return ClusterSearch(question, lambda text: None)
 
 
 def test_the_machines_for_cameras_are_those_that_their_work_takes() -> None:
@@ -261,9 +276,9 @@ def test_a_worker_that_fits_on_no_machine_is_told_at_once() -> None:
     config = load(preset="default", overrides=["splat.model=cuda"], uri="film.mp4")
     names = [choice.name for choice in config.choices]
     made = costs().model_copy(update={"stages": {name: of(0.1) for name in names}})
-    asked = Load(streams=1, width=640, height=480, fps=10, seconds=10)
+    requested = Workload(streams=1, width=640, height=480, fps=10, seconds=10)
     with pytest.raises(UsageError, match=r"splat/cuda asks for 1 GPUs .* and these have 0: no"):
-        Simulation(wire(config.choices), config.run, asked, site(count=99, cpus=2), made)
+        Simulation(wire(config.choices), config.run, requested, site(count=99, cpus=2), made)
 
 
 # Costs ----------------------------------------------------------------------------------------
@@ -299,7 +314,7 @@ def test_the_costs_of_a_real_film_are_those_of_its_calls(tmp_path: Path) -> None
     for name, side in (("small", 96), ("large", 192)):
         path = tmp_path / f"{name}.mp4"
         make_film(path, width=side, height=side, fps=15, seconds=5)
-        trials.append(lead_through(config, path, tmp_path / name, alone=False))
+        trials.append(profile_run(config, path, tmp_path / name, alone=False))
     less, more = trials
     assert set(more.stages) >= {"sample/adaptive", "flow/dis", "action/motion", "export/events"}
     count, size = more.stages["sample/adaptive"].made["Frames"]
@@ -326,8 +341,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def plan(file: Path, *words: str) -> list[str]:
-    asked = ["plan", "--size", "640x480", "--fps", "10", "--preset", "understand", *WORDS]
-    return [*asked, "--costs", str(file), *words]
+    requested = ["plan", "--size", "640x480", "--fps", "10", "--preset", "understand", *WORDS]
+    return [*requested, "--costs", str(file), *words]
 
 
 def test_the_plan_is_a_table_that_answers_the_question(

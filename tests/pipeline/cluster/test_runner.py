@@ -15,16 +15,17 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.cluster.actors import _Actor, obituary
+from pipeline.cluster.actors import _Actor, death_reason
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.cluster.local_ray import own_signals
 from pipeline.config import load
 from pipeline.contract.source import Source
 from pipeline.contract.stage import Context
 from pipeline.errors import SourceError
-from pipeline.run import Result, run
-from pipeline.scheduling.backend import Happening
-from pipeline.scheduling.pools import Lane
+from pipeline.run import RunResult, run
+from pipeline.scheduling.backend import WorkerEvent
+from pipeline.scheduling.policy import ResourceClaim
+from pipeline.scheduling.pools import WorkerPool
 from pipeline.telemetry.logs import LogSettings
 from pipeline.worker.protocol import StageSpec
 from tests.support.on_ray import (
@@ -63,7 +64,7 @@ def all_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import ray
 
-    request.getfixturevalue("cluster").spares.trim(0)
+    request.getfixturevalue("cluster").idle_actors.trim(0)
     pids = list(Recorded.last.pids.values())
     assert Recorded.last.budget.used_bytes == 0
     wait_until(lambda: not any(map(living, pids)), "workers are left")
@@ -85,7 +86,7 @@ def local(source: Source, out: Path, *words: str) -> dict[str, Any]:
     return made_of(out)
 
 
-def calls(log: Path) -> list[str]:
+def tasks(log: Path) -> list[str]:
     """Return the clips that a stage was called with."""
     return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -107,7 +108,7 @@ def test_a_run_equals_that_of_the_local_runner(
     assert isinstance(refused, SourceError)
     assert "broken.mp4" in str(refused)
     assert not (tmp_path / "bad").exists()
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     assert ended.exit_code == 0
     assert made_of(there, "borrowed") == made_of(here, "borrowed")
     # Large arrays are read where they lie, in Ray's shared memory: no stage has a copy.
@@ -120,21 +121,26 @@ def test_workers_die_and_nothing_else_happens(cluster: Cluster, tmp_path: Path) 
     """Crashes, a hang, a clip that always kills, and a stream-scoped stage that is replaced."""
     source = film(tmp_path, frames=29, size=(160, 90))
     accidents = {"4": "segfault", "8": "exit", "12": "kill", "16": "hang", "20": "always exit"}
-    flow = ("flow.model=accident", f"flow.log={tmp_path}", "run.attempts=2", "run.deadline_s=1.5")
+    dataflow = (
+        "flow.model=accident",
+        f"flow.log={tmp_path}",
+        "run.attempts=2",
+        "run.deadline_s=1.5",
+    )
     action = ("action.model=accident", f"action.log={tmp_path}")
     ended = together(
         cluster,
         [(source, tmp_path / "out")],
-        *flow,
+        *dataflow,
         *action,
         f"flow.accidents={json.dumps(accidents)}",
         "action.once=22",
     )[0]
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     deaths = Recorded.last.deaths
     assert 1 + 4 + 2 <= deaths <= 1 + 4 + 3
     expected = local(
-        source, tmp_path / "here", *flow, *action, 'flow.accidents={"20": "always raise"}'
+        source, tmp_path / "here", *dataflow, *action, 'flow.accidents={"20": "always raise"}'
     )
     made = made_of(tmp_path / "out")
     ours, theirs = (rows.pop("flow/accident") for rows in (made, expected))
@@ -155,7 +161,7 @@ def test_a_film_larger_than_the_object_store(cluster: Cluster, tmp_path: Path) -
     source = film(tmp_path, frames=121, size=(320, 180))
     words = ("run.budget_mb=24", "keyframe.model=none", "sample.clip_frames=5")
     ended = together(cluster, [(source, tmp_path / "out")], *words)[0]
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     # Flow and confidence are four times the bytes of the frames.
     assert STORE_BYTES < 121 * 320 * 180 * 3 * 5
     assert Recorded.last.budget.peak_bytes <= 24_000_000
@@ -182,7 +188,7 @@ def test_a_killed_driver_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
             text=True,
         )
         try:
-            wait_until(lambda n=number: len(calls(log)) >= n, "it stands still")
+            wait_until(lambda n=number: len(tasks(log)) >= n, "it stands still")
             driver.send_signal(how)
             told, words_said = driver.communicate(timeout=30)
         finally:
@@ -191,7 +197,7 @@ def test_a_killed_driver_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
         assert "Traceback" not in words_said
         assert told == ""
     ended = together(cluster, [(source, out)], *words, resume=True)[0]
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     expected = local(source, tmp_path / "here", *words[:1], *words[3:])
     made = made_of(out)
     assert made == expected
@@ -199,7 +205,7 @@ def test_a_killed_driver_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
     # went with the driver's object store.
     workers = 4
     for name in ("clips.log", "flow.log"):
-        found = calls(tmp_path / name)
+        found = tasks(tmp_path / name)
         assert len(found) - len(set(found)) <= 2 * workers
 
 
@@ -213,9 +219,15 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     class Away(Cluster):
         """The decoder and the pools are on the second machine, as long as there is one."""
 
-        def claim(self, lane: Lane) -> dict[str, Any]:
-            if lane.kind not in ("head", "pool") or not nodes.worker_nodes:
-                return super().claim(lane)
+        def away(self, pool: WorkerPool) -> bool:
+            return pool.kind in ("source", "shared") and bool(nodes.worker_nodes)
+
+        def claim(self, pool: WorkerPool) -> ResourceClaim:
+            return ResourceClaim() if self.away(pool) else super().claim(pool)
+
+        def actor_options(self, pool: WorkerPool) -> dict[str, Any]:
+            if not self.away(pool):
+                return super().actor_options(pool)
             strategy = NodeAffinitySchedulingStrategy(second.node_id, soft=False)
             return {"scheduling_strategy": strategy}
 
@@ -228,7 +240,7 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     source = film(tmp_path, frames=61, size=(320, 180))
     words = ("keyframe.model=none", "flow.model=accident", "flow.seconds=0.1")
 
-    def goes(scheduler: Recorded, happening: Happening) -> None:
+    def goes(scheduler: Recorded, event: WorkerEvent) -> None:
         if len(scheduler.made.get(("flow/accident", "process"), ())) == 8 and nodes.worker_nodes:
             nodes.remove_node(second, allow_graceful=False)
 
@@ -236,13 +248,13 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
         both = Away("two", 1.0, own=False)
         assert both.nodes == 2
         (ended,) = together(both, [(source, tmp_path / "out")], *words, hook=goes)
-        both.spares.trim(0)
+        both.idle_actors.trim(0)
     finally:
         if nodes.worker_nodes:
             nodes.remove_node(second, allow_graceful=False)
-    assert isinstance(ended, Result)
+    assert isinstance(ended, RunResult)
     assert Recorded.last.deaths >= 2
-    assert Recorded.last.made["sample/scripted", "remake"]
+    assert Recorded.last.made["sample/scripted", "redecode"]
     assert made_of(tmp_path / "out") == local(source, tmp_path / "here", *words)
 
 
@@ -253,7 +265,7 @@ def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: 
     pids: list[set[int]] = []
     for name in ("first", "second"):
         (ended,) = together(cluster, [(source, tmp_path / name)])
-        assert isinstance(ended, Result)
+        assert isinstance(ended, RunResult)
         pids.append(set(Recorded.last.pids.values()))
         wait_until(lambda: sum(map(living, pids[-1])) == 4, "other than twice the cores rest")
         assert ray.available_resources().get("CPU") == 2.0
@@ -278,7 +290,7 @@ def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: 
     for _ in range(2):
         ray.get(actor.open.remote("job:1", (spec,), context, None, {}))
         ray.get(actor.fill.remote())
-        assert ray.get(actor.rest.remote())
+        assert ray.get(actor.reset.remote())
         resident.append(ray.get(actor.resident_mb.remote()))
     ray.kill(actor)
     assert max(resident) < 250, "what the stage held is not given back"
@@ -306,8 +318,8 @@ def test_a_signal_to_end_is_not_rays() -> None:
 def test_a_signal_that_nobody_asked_for_interrupts() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        with own_signals() as take_back:
-            take_back()
+        with own_signals() as withdraw:
+            withdraw()
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -327,4 +339,4 @@ def test_a_signal_that_nobody_asked_for_interrupts() -> None:
     ],
 )
 def test_the_end_of_a_worker_in_a_few_words(page: str, told: str) -> None:
-    assert obituary(page).startswith(told)
+    assert death_reason(page).startswith(told)

@@ -24,12 +24,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.cli import job_entrypoint as arrive
 from pipeline.cli import jobs
 from pipeline.cli.main import main
 from pipeline.errors import SourceError, UsageError
 from pipeline.jobs import client as job_server
-from pipeline.jobs import submission
+from pipeline.jobs import preflight, submission
 from pipeline.jobs.status import exit_code, reason
 from pipeline.jobs.submission import Order, absolute, pack
 from tests.support.paths import ROOT
@@ -215,7 +214,7 @@ def test_a_running_job_is_cancelled(command: Command, tmp_path: Path) -> None:
 def test_the_cluster_must_have_the_same_reel3d(
     command: Command, short_film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.run.version", lambda: "9.9")
+    monkeypatch.setattr("pipeline.version.version", lambda: "9.9")
     code, _, err = command("submit", short_film, "--installed", "--wait")
     assert code == 2
     last = err.strip().splitlines()[-1]
@@ -485,15 +484,15 @@ def test_the_upload_holds_the_code_and_nothing_else(
 def test_what_the_cluster_must_have(monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.split(r"[ >=<;\[]", want)[0] for want in project["dependencies"]}
-    assert set(arrive.MODULES.values()) == wanted
-    low, high = arrive.PYTHONS
+    assert set(preflight.MODULES.values()) == wanted
+    low, high = preflight.PYTHONS
     stated = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
     assert project["requires-python"] == stated
-    assert arrive.unfit(None) is None
-    monkeypatch.setitem(arrive.MODULES, "no_such_module", "no-such")
-    assert "lacks no-such;" in (arrive.unfit(None) or "")
+    assert preflight.unfit(None) is None
+    monkeypatch.setitem(preflight.MODULES, "no_such_module", "no-such")
+    assert "lacks no-such;" in (preflight.unfit(None) or "")
     monkeypatch.setattr(sys, "version_info", (3, 10, 1, "final", 0))
-    assert "needs Python 3.11 to 3.13" in (arrive.unfit(None) or "")
+    assert "needs Python 3.11 to 3.13" in (preflight.unfit(None) or "")
 
 
 @dataclass

@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.runner import _Stream
+from pipeline.cluster.stream_run import StreamRun
 from pipeline.config import load
 from pipeline.contract import stage
 from pipeline.contract.source import Source
 from pipeline.errors import SourceError
 from pipeline.local import runner as local_runner
-from pipeline.run import Begun, begin, leave, run
-from pipeline.scheduling.pools import Lane
-from pipeline.scheduling.scheduler import Limits, Scheduler
-from pipeline.scheduling.stage_failures import LOSSES
+from pipeline.run import PreparedRun, prepare, release, run
+from pipeline.scheduling.backend import Limits
+from pipeline.scheduling.pools import WorkerPool
+from pipeline.scheduling.scheduler import Scheduler
+from pipeline.scheduling.stage_failures import MOST_LOSSES
 from pipeline.worker import child_process as worker
 from pipeline.worker import serialization as packing
 from tests.support.faulty_backend import Faults, FaultyBackend, crashes_of
@@ -38,10 +39,10 @@ SEEDS = int(os.environ.get("REEL3D_CHAOS_SEEDS", "2"))
 class Silent:
     """A watch that wants to know nothing."""
 
-    def began(self, stage: str) -> None: ...
-    def reached(self, seconds: float, total_s: float | None) -> None: ...
-    def progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-    def ended(self, stage: str, state: str, meter: Any) -> None: ...
+    def on_stage_start(self, stage: str) -> None: ...
+    def on_position(self, seconds: float, total_s: float | None) -> None: ...
+    def on_progress(self, stage: str, done: float, total: float, note: str) -> None: ...
+    def on_stage_end(self, stage: str, state: str, meter: Any) -> None: ...
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +51,7 @@ def scripted() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(MISBEHAVING))
     patch.setattr(packing, "INLINE_BYTES", 64)
-    patch.setattr(local_runner, "Worker", InThisProcess)
+    patch.setattr(local_runner, "ChildProcess", InThisProcess)
     for step in sorted(path.name for path in (MISBEHAVING / "stages").iterdir()):
         package = __import__(f"stages.{step}", fromlist=["x"])
         patch.setattr(package, "__path__", [*package.__path__, str(MISBEHAVING / "stages" / step)])
@@ -63,8 +64,7 @@ def scripted() -> Iterator[None]:
 
 
 class InThisProcess:
-    """What the local runner uses of `pipeline.worker.child_process.Worker`, without a process: that
-    takes 1 s."""
+    """What the local runner uses of a `ChildProcess`, without the second that a process takes."""
 
     peak_memory_bytes = 0
 
@@ -89,7 +89,7 @@ def film(folder: Path, name: str = "film", frames: int = 17, **more: Any) -> Sou
     return Source(uri=str(path), shown=path.name, name=name)
 
 
-class Job:
+class FaultyRun:
     """Some sources through the scheduler over the faulty backend."""
 
     def __init__(
@@ -107,35 +107,35 @@ class Job:
         limits = Limits(cores=cores, budget_bytes=budget_bytes, attempts=3, backlog=2)
         self.scheduler = Scheduler(self.backend, limits)
         self.backend.scheduler = self.scheduler
-        self.begun: list[Begun] = []
+        self.prepared: list[PreparedRun] = []
         self.shown: dict[str, list[str]] = {}
         """Names of the clips that the heads have made, by source."""
-        self.streams: list[_Stream] = []
-        standing: Any = SimpleNamespace(reached={}, dropped={})
-        pools: dict[str, Lane] = {}
+        self.streams: list[StreamRun] = []
+        standing: Any = SimpleNamespace(positions={})
+        shared: dict[str, WorkerPool] = {}
         for source in sources:
             config = load(file=PRESET, overrides=words, uri=source.uri)
-            begun = begin(source, config, out / source.name, resume=resume)
-            self.begun.append(begun)
-            if begun.done is not None:
-                leave(begun)
+            prepared = prepare(source, config, out / source.name, resume=resume)
+            self.prepared.append(prepared)
+            if prepared.done is not None:
+                release(prepared)
                 continue
-            stream = _Stream(begun, Silent(), self.scheduler, 0, standing)
+            stream = StreamRun(prepared, Silent(), self.scheduler, 0, standing)
             self.streams.append(stream)
-            stream.flow.live = live
+            stream.dataflow.info = dataclasses.replace(stream.dataflow.info, live=live)
             self._note_clips(stream, self.shown.setdefault(source.name, []))
-            self.backend.at_home(stream.flow, stream.home)
-            stream.begin(pools, alone=len(sources) == 1)
+            self.backend.set_location(stream.dataflow.info, stream.location)
+            stream.begin(shared, alone=len(sources) == 1)
         self.steps = 0
 
-    def _note_clips(self, stream: _Stream, names: list[str]) -> None:
-        take = stream.clip
+    def _note_clips(self, stream: StreamRun, names: list[str]) -> None:
+        take = stream.on_clip
 
-        def clip(parcel: Any, result: Any) -> None:
-            names.append(parcel.name)
-            take(parcel, result)
+        def clip(item: Any, result: Any) -> None:
+            names.append(item.name)
+            take(item, result)
 
-        stream.clip = clip
+        stream.on_clip = clip
 
     def go(self, until_s: float = float("inf")) -> list[Any]:
         """Run to the end, or abandon everything at a time, as a killed driver does."""
@@ -146,11 +146,11 @@ class Job:
         if self.scheduler.busy:
             for stream in self.streams:
                 stream._journal.close()
-            for begun in self.begun:
-                begun.folder.close()
+            for prepared in self.prepared:
+                prepared.folder.close()
             return []
         assert self.scheduler.budget.used_bytes == 0, "objects are held for ever"
-        left = [p.worker.lane.name for p in self.backend.processes.values() if p.alive]
+        left = [p.worker.pool.name for p in self.backend.processes.values() if p.alive]
         assert not left, "workers are left"
         ends = [stream.outcome for stream in self.streams]
         for stream in self.streams:
@@ -160,13 +160,13 @@ class Job:
     def stuck(self) -> str:
         rows = []
         for stream in self.scheduler.streams:
-            for node in stream.flow.nodes:
-                rows.append(
-                    f"{node.name} settled={node.settled} over={node.over} dealt={node.dealt} "
-                    f"sent={node.sent} finished={node.finished} keeping={node.keeping}"
-                )
-            rows.append(f"total={stream.flow.total} open={sorted(stream.flow.open)[:5]}")
-        rows += [f"{x.name}: {x.backlog} wait, {len(x.workers)} work" for x in self.scheduler.lanes]
+            rows += [
+                f"{s.name} finalized={s.finalized} stopped={s.stopped} processed={s.processed} "
+                f"sent={s.sent} finished={s.finished} persisting={s.persisting}"
+                for s in stream.dataflow.stages
+            ]
+            rows.append(f"total={stream.dataflow.total} open={sorted(stream.dataflow.open)[:5]}")
+        rows += [f"{x.name}: {x.backlog} wait, {len(x.workers)} work" for x in self.scheduler.pools]
         return "it stands still:\n" + "\n".join(rows)
 
 
@@ -216,10 +216,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_without_faults_the_run_equals_the_local_one(tmp_path: Path, local: Any) -> None:
     source = film(tmp_path)
-    job = Job([source], tmp_path / "out")
+    job = FaultyRun([source], tmp_path / "out")
     job.go()
     assert outcome(tmp_path / "out" / "film") == local(source)
-    assert {n for (_, verb, _), n in job.backend.done.items() if verb != "next"} == {1}
+    assert {n for (_, kind, _), n in job.backend.done.items() if kind != "next_clip"} == {1}
     assert not crashes_of(tmp_path / "out" / "film")
 
 
@@ -241,7 +241,7 @@ def test_faults_change_nothing(
     seed: int, mix: dict[str, float], tmp_path: Path, local: Any
 ) -> None:
     source = film(tmp_path)
-    job = Job([source], tmp_path / "out", Faults(seed=seed, **mix))
+    job = FaultyRun([source], tmp_path / "out", Faults(seed=seed, **mix))
     job.go()
     made = outcome(tmp_path / "out" / "film")
     if mix.get("damages"):
@@ -256,9 +256,9 @@ def test_events_that_were_taken_from_the_clips_are_not_taken_again(
     """A run ends between the end of `action` and that of the exporter that reads it."""
     source = film(tmp_path)
     slow = Faults(slow={"export/clips": 3.0})
-    Job([source], tmp_path / "out", slow).go(15.0)
-    job = Job([source], tmp_path / "out", resume=True)
-    actions = {job.name: job.action for job in job.begun[0].jobs}
+    FaultyRun([source], tmp_path / "out", slow).go(15.0)
+    job = FaultyRun([source], tmp_path / "out", resume=True)
+    actions = {job.name: job.action for job in job.prepared[0].planned_stages}
     assert actions["action/scripted"] == "replay"
     job.go()
     made = outcome(tmp_path / "out" / "film")
@@ -278,7 +278,7 @@ POISON = {
 def test_poison_costs_itself_only(kind: str, tmp_path: Path, local: Any) -> None:
     source = film(tmp_path)
     stage_name, where, what = POISON[kind]
-    job = Job([source], tmp_path / "out", Faults(poison={(stage_name, where)}))
+    job = FaultyRun([source], tmp_path / "out", Faults(poison={(stage_name, where)}))
     job.go()
     made = outcome(tmp_path / "out" / "film")
     assert made["exit"] == 4
@@ -302,12 +302,12 @@ def test_poison_costs_itself_only(kind: str, tmp_path: Path, local: Any) -> None
 
 def test_what_is_lost_again_and_again_is_given_up(tmp_path: Path, local: Any) -> None:
     source = film(tmp_path)
-    job = Job([source], tmp_path / "out", Faults(vanishes={("flow/scripted", "film/4-6")}))
+    job = FaultyRun([source], tmp_path / "out", Faults(vanishes={("flow/scripted", "film/4-6")}))
     job.go()
     made = outcome(tmp_path / "out" / "film")
     assert made["exit"] == 4
     assert made["stages"]["flow/scripted"][3] == [
-        ("clip film/4-6", f"what it needs of film/4-6 was lost {LOSSES} times")
+        ("clip film/4-6", f"what it needs of film/4-6 was lost {MOST_LOSSES} times")
     ]
     assert made["artefacts"] == local(source, ("flow.fault=bug", "flow.at=4"))["artefacts"]
 
@@ -318,7 +318,7 @@ def test_a_camera_loses_no_clip_but_what_was_lost_in_the_store(seed: int, tmp_pa
     draw = random.Random(seed)
     chances = {"dies": 0.1, "idles": 0.1} | ({"loses": 0.1} if seed % 2 else {})
     source = film(tmp_path, frames=draw.choice((5, 17, 33)), camera=True)
-    job = Job([source], tmp_path / "out", Faults(seed=seed, **chances), live=True)
+    job = FaultyRun([source], tmp_path / "out", Faults(seed=seed, **chances), live=True)
     job.go()
     made = outcome(tmp_path / "out" / "film")
     names = [line.split()[0] for line in (tmp_path / "out/film/clips.txt").read_text().splitlines()]
@@ -334,8 +334,8 @@ def test_a_camera_loses_no_clip_but_what_was_lost_in_the_store(seed: int, tmp_pa
 
 def test_a_resumed_run_still_says_that_the_decoder_failed(tmp_path: Path, local: Any) -> None:
     source = film(tmp_path, breaks_at=8)
-    Job([source], tmp_path / "out", Faults(slow={"export/clips": 3.0})).go(8.0)
-    Job([source], tmp_path / "out", resume=True).go()
+    FaultyRun([source], tmp_path / "out", Faults(slow={"export/clips": 3.0})).go(8.0)
+    FaultyRun([source], tmp_path / "out", resume=True).go()
     assert differences(outcome(tmp_path / "out" / "film"), local(source)) == ""
 
 
@@ -385,14 +385,14 @@ def test_any_job_equals_the_local_runner(seed: int, tmp_path: Path, local: Any) 
         history.append(words)
         for _ in range(draw.choice((0, 0, 1, 2, 3))):
             faults = Faults(seed=draw.random(), **chance_of(draw))
-            job = Job(sources, tmp_path / "out", faults, *words, resume=resume, **more)
+            job = FaultyRun(sources, tmp_path / "out", faults, *words, resume=resume, **more)
             job.go(draw.uniform(0.5, 15))
             resume = True
         faults = Faults(seed=draw.random(), **chance_of(draw))
-        job = Job(sources, tmp_path / "out", faults, *words, resume=resume, **more)
+        job = FaultyRun(sources, tmp_path / "out", faults, *words, resume=resume, **more)
         ends = job.go()
         resume = True
-        ended = {s.begun.source.name: end for s, end in zip(job.streams, ends, strict=True)}
+        ended = {s.prepared.source.name: end for s, end in zip(job.streams, ends, strict=True)}
         for source in sources:
             expected = local(source, *history)
             if isinstance(expected, str):

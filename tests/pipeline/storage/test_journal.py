@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.contract.events import Loss
-from pipeline.storage.journal import Dealt, Journal
+from pipeline.storage.journal import ClipRecord, Journal
 
 KEY = "decode+sample"
 FLOW = "key of flow"
@@ -18,9 +18,9 @@ def written(path: Path) -> Journal:
     journal.begin(journal.read(), 0)
     for number in range(3):
         journal.clip(number, {"index": [number]})
-    journal.dealt(Dealt("flow/dis", FLOW, 0, 0.5))
-    journal.dealt(Dealt("flow/dis", FLOW, 1, 0.25, Loss(what="b", why="bad")))
-    journal.passed("key of segment", 2)
+    journal.processed(ClipRecord("flow/dis", FLOW, 0, 0.5))
+    journal.processed(ClipRecord("flow/dis", FLOW, 1, 0.25, Loss(what="b", why="bad")))
+    journal.skipped("key of segment", 2)
     journal.total(3)
     return journal
 
@@ -30,11 +30,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     written(path).close()
     standing = Journal(path, KEY).read()
     assert standing.clips == [{"index": [number]} for number in range(3)]
-    assert standing.dealt[FLOW][0] == Dealt("flow/dis", FLOW, 0, 0.5)
-    lost = standing.dealt[FLOW][1].lost
+    assert standing.processed[FLOW][0] == ClipRecord("flow/dis", FLOW, 0, 0.5)
+    lost = standing.processed[FLOW][1].lost
     assert lost is not None
     assert (lost.what, lost.why) == ("b", "bad")
-    assert standing.passed == {"key of segment": {2}}
+    assert standing.skipped == {"key of segment": {2}}
     assert standing.total == 3
 
 
@@ -64,7 +64,7 @@ def test_a_torn_line_and_what_comes_after_it_count_for_nothing(tmp_path: Path, t
     standing = Journal(path, KEY).read()
     rows = [json.loads(line) for line in text.splitlines()[:whole]]
     assert len(standing.clips) == sum("clip" in row for row in rows)
-    assert sum(map(len, standing.dealt.values())) == sum("dealt" in row for row in rows)
+    assert sum(map(len, standing.processed.values())) == sum("dealt" in row for row in rows)
     assert standing.total is None
 
 
@@ -89,7 +89,7 @@ def test_a_line_that_makes_no_sense_ends_what_is_believed(tmp_path: Path, line: 
     path.write_text("\n".join([*lines[:4], line, *lines[4:]]), encoding="utf-8")
     standing = Journal(path, KEY).read()
     assert len(standing.clips) == 3
-    assert not standing.dealt
+    assert not standing.processed
     assert standing.total is None
 
 
@@ -102,8 +102,8 @@ def test_another_driver_goes_on_from_a_clip(tmp_path: Path) -> None:
     journal.close()
     standing = Journal(path, KEY).read()
     assert standing.clips == [{"index": [0]}, {"index": [10]}]
-    assert list(standing.dealt[FLOW]) == [0]
-    assert not standing.passed
+    assert list(standing.processed[FLOW]) == [0]
+    assert not standing.skipped
     assert standing.total is None
 
 

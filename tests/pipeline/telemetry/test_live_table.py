@@ -10,9 +10,9 @@ from rich.console import Console
 
 from pipeline.contract.events import Loss
 from pipeline.telemetry import live_table as board_module
-from pipeline.telemetry.eta import Estimate, Left
-from pipeline.telemetry.listener import Watch
-from pipeline.telemetry.live_table import Board
+from pipeline.telemetry.eta import Estimate, TimeLeft
+from pipeline.telemetry.listener import ProgressListener
+from pipeline.telemetry.live_table import LiveTable
 from pipeline.telemetry.live_table_layout import amount, span
 from pipeline.telemetry.meter import Meter
 from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
@@ -76,7 +76,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def shown(*streams: StreamStatus, stages: tuple[StageStatus, ...] = (FLOW, POSE)) -> list[str]:
     """Return the lines of the live table."""
     screen = Screen(terminal=True)
-    with Board(screen.console, streams=len(streams)) as board:
+    with LiveTable(screen.console, streams=len(streams)) as board:
         board.update(status(*streams, stages=stages))
         screen.console.print(board._render())
     plain = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", screen.text)
@@ -116,15 +116,15 @@ def test_of_many_streams_the_urgent_are_shown_and_the_rest_summed():
 
 def test_long_calls_say_where_they_stand_until_they_end():
     screen = Screen(terminal=True)
-    board = Board(screen.console)
-    watch: Watch = board.for_stream("holiday")
-    watch.began("splat/cpu")
-    watch.progress("splat/cpu", 350, 1400, "[bold] 27 dB")
-    watch.reached(3.0, 60.0)
+    board = LiveTable(screen.console)
+    watch: ProgressListener = board.for_stream("holiday")
+    watch.on_stage_start("splat/cpu")
+    watch.on_progress("splat/cpu", 350, 1400, "[bold] 27 dB")
+    watch.on_position(3.0, 60.0)
     board.update(status(FILM))
     screen.console.print(board._render())
     assert "splat/cpu 25 %, [bold] 27 dB" in screen.text
-    watch.ended("splat/cpu", "made", Meter(seconds=3.2))
+    watch.on_stage_end("splat/cpu", "made", Meter(seconds=3.2))
     before = len(screen.text)
     screen.console.print(board._render())
     assert "splat/cpu" not in screen.text[before:]
@@ -133,7 +133,7 @@ def test_long_calls_say_where_they_stand_until_they_end():
 
 def test_elsewhere_it_is_a_line_every_five_seconds(clock):
     screen = Screen(terminal=False)
-    with Board(screen.console, streams=2) as board:
+    with LiveTable(screen.console, streams=2) as board:
         for _ in range(21):
             board.update(status(FILM, replace(FILM, name="other", state="waiting", reached_s=0)))
             clock(0.5)
@@ -150,7 +150,7 @@ def test_elsewhere_it_is_a_line_every_five_seconds(clock):
 
 def test_a_camera_makes_no_promise_of_a_sum(clock):
     screen = Screen(terminal=False)
-    board = Board(screen.console)
+    board = LiveTable(screen.console)
     clock(6)
     board.update(status(FILM, GATE, stages=(replace(FLOW, failures=2),)))
     assert "102.3 s of video;" in screen.text
@@ -165,16 +165,16 @@ def test_quiet_tells_losses_only_and_many_streams_only_what_went_wrong(clock):
         (False, 50, ["! a: depth/x: grey", "✗ a: depth/x: depth not made: no [parallax]"]),
     ):
         screen = Screen(terminal=False)
-        board = Board(screen.console, quiet=quiet, streams=streams)
+        board = LiveTable(screen.console, quiet=quiet, streams=streams)
         clock(6)
         watch = board.for_stream("a")
-        watch.ended("flow/dis", "made", Meter(seconds=1))
-        watch.ended("depth/x", "failed", bad)
+        watch.on_stage_end("flow/dis", "made", Meter(seconds=1))
+        watch.on_stage_end("depth/x", "failed", bad)
         board.update(status(FILM))
         assert [line.split("s  ", 1)[1] for line in screen.text.splitlines()] == told
 
 
-def followed(*seconds: float, stages=(FLOW,), streams=(FILM,)) -> Left | None:
+def followed(*seconds: float, stages=(FLOW,), streams=(FILM,)) -> TimeLeft | None:
     """Feed an estimate with a film that passes at 2 s of video a second."""
     estimate, left = Estimate(), None
     for at in seconds:
@@ -188,9 +188,9 @@ IDLE = replace(FLOW, backlog=0)
 
 def test_the_time_left_is_that_of_the_pace():
     assert followed(0, 1, 2, stages=(IDLE,)) is None, "too early to tell"
-    assert followed(*range(11), stages=(IDLE,)) == Left(seconds=20, whole=True)
+    assert followed(*range(11), stages=(IDLE,)) == TimeLeft(seconds=20, whole=True)
     # What waits in front of a stage must still go through it: 3 at 4.25 a second.
-    assert followed(*range(11)) == Left(seconds=pytest.approx(20 + 3 / 4.25), whole=True)
+    assert followed(*range(11)) == TimeLeft(seconds=pytest.approx(20 + 3 / 4.25), whole=True)
 
 
 def test_the_pace_is_that_of_late():
@@ -198,13 +198,13 @@ def test_the_pace_is_that_of_late():
     for at in range(101):
         reached = 0.1 * at if at < 50 else 5 + 0.5 * (at - 50)
         left = estimate.take(at, status(replace(FILM, reached_s=reached), stages=(IDLE,)))
-    assert left == Left(seconds=pytest.approx(60), whole=True)
+    assert left == TimeLeft(seconds=pytest.approx(60), whole=True)
 
 
 def test_what_nobody_knows_is_not_told():
     assert followed(*range(11), streams=(FILM, GATE)) is None, "a camera has no end"
     assert followed(*range(11), streams=(replace(FILM, total_s=None),)) is None
-    assert followed(*range(11), stages=(IDLE, POSE)) == Left(seconds=20, whole=False)
+    assert followed(*range(11), stages=(IDLE, POSE)) == TimeLeft(seconds=20, whole=False)
     assert followed(*range(40), stages=(IDLE, POSE)) is None, "the videos have passed"
 
 
@@ -216,12 +216,12 @@ def test_stages_of_whole_streams_count_once_one_is_through():
         rows = status(made, replace(FILM, reached_s=2 * at), stages=(IDLE, pose))
         left = estimate.take(at, rows)
     # 10 worker-seconds were one stream's poses: 20 s of video, then 10 s for its own.
-    assert left == Left(seconds=30, whole=True)
+    assert left == TimeLeft(seconds=30, whole=True)
 
 
 def test_the_schedulers_own_estimate_wins(clock):
     screen = Screen(terminal=False)
-    board = Board(screen.console)
+    board = LiveTable(screen.console)
     clock(6)
     board.update(replace(status(FILM), eta_s=200))
     assert "about 3 min 20 s left" in screen.text

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.contract.messages import Actions, Frames, Motion
 from pipeline.worker import serialization as packing
-from pipeline.worker.serialization import Forward, pack, slots, unpack
+from pipeline.worker.serialization import ForwardedArray, pack, slots, unpack
 
 
 def frames(count: int = 4) -> Frames:
@@ -36,9 +36,9 @@ def test_what_came_in_is_forwarded_and_what_only_looks_like_it_is_not():
     clip = frames()
     given = [np.zeros(1), clip.images]
     _, arrays = pack(frames(), given)
-    assert not isinstance(arrays[0], Forward)
+    assert not isinstance(arrays[0], ForwardedArray)
     _, arrays = pack(clip, given)
-    assert arrays == [Forward(1)]
+    assert arrays == [ForwardedArray(1)]
     # A part of what came in lies at the same place and is another array.
     part = Frames(
         clip="film/0-2",
@@ -48,7 +48,7 @@ def test_what_came_in_is_forwarded_and_what_only_looks_like_it_is_not():
         sharpness=clip.sharpness[:3],
     )
     (array,) = pack(part, given)[1]
-    assert not isinstance(array, Forward)
+    assert not isinstance(array, ForwardedArray)
 
 
 def test_small_pictures_travel_with_the_call():
