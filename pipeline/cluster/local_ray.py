@@ -53,7 +53,9 @@ def own(cores: int | None, store_bytes: int | None) -> Generator[None]:
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     import ray
 
-    read_token()
+    if not read_token():
+        # A driver that has read other settings would not be let in.
+        del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
     try:
         try:
             with loopback(True), silent_daemons(), only_what_is_needed():

@@ -1,45 +1,90 @@
-"""Every patch of a private API of Ray, in one place."""
+"""Every patch of a private API of Ray, in one place.
+
+Ray 2.60 has no public way to do these things. Where another version lacks a name, the effect is
+lost and a warning says which; the run goes on.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+__all__ = ["loopback", "only_what_is_needed", "patient_start", "read_token", "silent_daemons"]
 
 START_S = 180.0
 """Ray itself gives its daemons 30 s to come up, which a busy machine exceeds."""
 
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replaced(where: str, value: Any, effect: str) -> Generator[bool]:
+    """Replace an attribute of one of Ray's private modules for the time of the block.
+
+    Args:
+        where: Module, a colon, and the path of the attribute in it.
+        value: The new value.
+        effect: What is lost where there is no such attribute, for the warning.
+
+    Yields:
+        Whether it was replaced.
+    """
+    found = _find(where)
+    if found is None:
+        log.warning("this version of Ray has no %s: %s", where.replace(":", "."), effect)
+        yield False
+        return
+    owner, name, before = found
+    setattr(owner, name, value)
+    try:
+        yield True
+    finally:
+        setattr(owner, name, before)
+
+
+def _find(where: str) -> tuple[Any, str, Any] | None:
+    """Return the owner of an attribute, the attribute's name and its value; None if missing."""
+    module, _, path = where.partition(":")
+    *parents, name = path.split(".")
+    try:
+        owner: Any = importlib.import_module(module)
+        for parent in parents:
+            owner = getattr(owner, parent)
+        return owner, name, getattr(owner, name)
+    except (ImportError, AttributeError):
+        return None
+
 
 @contextmanager
 def only_what_is_needed() -> Generator[None]:
-    """Start none of Ray's helpers that nobody will ask: autoscaler, log reader, web server.
+    """Start none of Ray's helpers that the run does not use: autoscaler, log reader, web server.
 
     Each is a Python process; together they took half of the time of a start on two cores.
     """
-    from ray._private import node, parameter, utils
-
-    everything: Any = parameter.RayParams
-    nodes: Any = node.Node
-    helpers: Any = utils
-    serve, check = nodes.start_api_server, helpers.get_dashboard_dependency_error
+    params = _find("ray._private.parameter:RayParams")
 
     def fewer(*arguments: Any, **named: Any) -> Any:
-        return everything(*arguments, **{**named, "no_monitor": True, "include_log_monitor": False})
+        assert params is not None
+        wanted = {**named, "no_monitor": True, "include_log_monitor": False}
+        return params[2](*arguments, **wanted)
 
-    places: Any = parameter
-    places.RayParams = fewer
-    nodes.start_api_server = _start_nothing
-    # Ray's agent then leaves its web pages out, and its metrics.
-    helpers.get_dashboard_dependency_error = _not_wanted
-    try:
+    slower = "Ray starts more slowly"
+    with ExitStack() as stack:
+        stack.enter_context(replaced("ray._private.parameter:RayParams", fewer, slower))
+        stack.enter_context(
+            replaced("ray._private.node:Node.start_api_server", _start_nothing, slower)
+        )
+        # Ray's agent then leaves out its web pages and its metrics.
+        stack.enter_context(
+            replaced("ray._private.utils:get_dashboard_dependency_error", _not_wanted, slower)
+        )
         yield
-    finally:
-        places.RayParams = everything
-        nodes.start_api_server = serve
-        helpers.get_dashboard_dependency_error = check
 
 
 def _start_nothing(node: Any, **named: Any) -> None:
@@ -50,38 +95,43 @@ def _not_wanted() -> ImportError:
     return ImportError("not wanted here")
 
 
-def read_token() -> None:
-    """Have Ray look at the environment again: it does so when it is imported, and never after."""
-    from ray import _raylet
+def read_token() -> bool:
+    """Have Ray read the token settings from the environment again; return whether it does.
 
-    internals: Any = _raylet
-    mode = os.environ.get("RAY_AUTH_MODE", "disabled")
-    internals.Config.initialize(json.dumps({"AUTH_MODE": mode}))
-    internals.AuthenticationTokenLoader.instance().reset_cache()
+    Ray reads them when it is imported, and never after.
+    """
+    try:
+        from ray import _raylet
+
+        internals: Any = _raylet
+        mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+        internals.Config.initialize(json.dumps({"AUTH_MODE": mode}))
+        internals.AuthenticationTokenLoader.instance().reset_cache()
+    except (ImportError, AttributeError) as error:
+        log.warning("this version of Ray does not read its token again: %s", error)
+        return False
+    return True
 
 
 @contextmanager
 def patient_start() -> Generator[None]:
-    """Wait longer for the first word of Ray's daemons than Ray does."""
-    from ray._private import services
-
-    ask: Any = services.get_node
+    """Wait longer for the first answer of Ray's daemons than Ray does."""
+    where = "ray._private.services:get_node"
+    found = _find(where)
 
     def asked(*arguments: Any) -> Any:
+        assert found is not None
         until = time.monotonic() + START_S
         while True:
             try:
-                return ask(*arguments)
+                return found[2](*arguments)
             except RuntimeError:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.1)
 
-    services.get_node = asked
-    try:
+    with replaced(where, asked, "on a busy machine Ray may give up its start after 30 s"):
         yield
-    finally:
-        services.get_node = ask
 
 
 @contextmanager
@@ -90,30 +140,23 @@ def loopback(only: bool) -> Generator[None]:
 
     Elsewhere it binds to all interfaces, and replaces a loopback address that it is given.
     """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = before and not only
-    try:
+    if not only:
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        return
+    where = "ray._private.ray_constants:ENABLE_RAY_CLUSTER"
+    with replaced(where, False, "Ray listens on all interfaces, guarded by its token alone"):
+        yield
 
 
 @contextmanager
 def silent_daemons() -> Generator[None]:
     """Keep Ray from printing a page for every dead worker: standard output is the command's own.
 
-    The scheduler says in a line of the log what has happened. `log_to_driver` does not cover this.
+    The scheduler logs a line instead. Ray's `log_to_driver` does not cover this.
     """
-    from ray._private import worker
-
-    listen: Any = worker.listen_error_messages
-    worker.listen_error_messages = _listen_to_nothing
-    try:
+    where = "ray._private.worker:listen_error_messages"
+    with replaced(where, _listen_to_nothing, "Ray prints a page for every worker that dies"):
         yield
-    finally:
-        worker.listen_error_messages = listen
 
 
 def _listen_to_nothing(worker: Any, threads_stopped: Any) -> None:
