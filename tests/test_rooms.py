@@ -24,7 +24,7 @@ ROOMS = (
     ("storage",),
     ("worker",),
     ("scheduling", "local"),
-    ("run",),
+    ("lifecycle",),
     ("cluster",),
     ("jobs", "capacity"),
     ("cli",),

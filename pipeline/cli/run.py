@@ -16,7 +16,7 @@ from pipeline.cli.watch import GracefulEnd, has_camera
 from pipeline.config import RunConfig, is_override, load
 from pipeline.contract.source import Source
 from pipeline.errors import Reel3dError, SourceError, UsageError
-from pipeline.run import RunResult, run
+from pipeline.lifecycle import RunResult, run
 from pipeline.sources.cache import check_scheme
 from pipeline.sources.urls import mask, plain_path
 from pipeline.storage.run_folder import STATE, clean_name, free_folder

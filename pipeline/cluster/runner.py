@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.contract.events import Progress
 from pipeline.contract.source import Source
 from pipeline.errors import SourceError
-from pipeline.run import PreparedRun, prepare
+from pipeline.lifecycle import PreparedRun, prepare
 from pipeline.scheduling.backend import Limits
 from pipeline.scheduling.pools import Worker, WorkerPool
 from pipeline.scheduling.scheduler import Scheduler
@@ -47,7 +47,7 @@ class ClusterRunner:
     def __init__(
         self, *, address: str | None, share: float = 1.0, priority: int = 0, resume: bool = False
     ) -> None:
-        """See `pipeline.cluster.connection.joined` and `pipeline.run.begin` for the arguments."""
+        """See `pipeline.cluster.connection.joined` and `pipeline.lifecycle.begin` for the arguments."""
         self.end_cameras = threading.Event()
         """Once set, cameras are ended and reconstructed."""
         self._address = address
