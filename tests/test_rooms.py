@@ -26,6 +26,7 @@ ROOMS = (
     ("scheduling", "local"),
     ("lifecycle",),
     ("cluster",),
+    ("api",),
     ("jobs", "capacity"),
     ("cli",),
 )
