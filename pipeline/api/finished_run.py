@@ -134,7 +134,7 @@ class Run:
         return {row.pop("stage"): row for row in rows}
 
     @cached_property
-    def events(self) -> pa.Table:
+    def events(self) -> pa.Table:  # pyright: ignore[reportUnknownParameterType]: pyarrow has no types
         """What happened: a `pyarrow.Table` with a row an event, ordered by start.
 
         Columns: start_s, end_s (float64, seconds of the source), label, kind (`shot`, `camera`,
@@ -156,7 +156,7 @@ class Run:
             raise UsageError(f"{path} is broken: {error}; run it again with --resume") from error
 
     @cached_property
-    def frames(self) -> pa.Table:
+    def frames(self) -> pa.Table:  # pyright: ignore[reportUnknownParameterType]: pyarrow has no types
         """The sampled frames: a `pyarrow.Table` with a row a frame, in order of time.
 
         Columns: index (int64, number in the source), pts_s (float64, seconds), clip, shot (int32),
