@@ -28,7 +28,7 @@ from typing import Any
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.config import load
 from pipeline.contract.source import Source
-from pipeline.run import RunResult, run
+from pipeline.lifecycle import RunResult, run
 from pipeline.scheduling.backend import WorkerEvent
 from tests.support.on_ray import (
     SCRIPTED,

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.chain import Choice
 from pipeline.config import RunConfig, RunOptions
 from pipeline.contract.source import Source
-from pipeline.run import RunResult
+from pipeline.lifecycle import RunResult
 from tests.support.paths import ROOT
 
 __all__ = ["RELAYS", "Silent", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
@@ -129,7 +129,7 @@ def run_streams(
         timed: Stage that keeps no memory; the last one by default.
     """
     from pipeline.cluster import runner
-    from pipeline.run import prepare
+    from pipeline.lifecycle import prepare
     from pipeline.storage.journal import ClipRecord, Journal
 
     done: list[float] = []

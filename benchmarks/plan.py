@@ -34,7 +34,7 @@ from pipeline.cluster.connection import joined
 from pipeline.cluster.runner import run_all
 from pipeline.config import load
 from pipeline.contract.source import Source
-from pipeline.run import prepare
+from pipeline.lifecycle import prepare
 from pipeline.scheduling.policy import STORE_SHARE
 from pipeline.telemetry.meter import Meter
 

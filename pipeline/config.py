@@ -105,7 +105,12 @@ def is_override(word: str) -> bool:
 
 
 def load(
-    *, preset: str = "default", file: Path | None = None, overrides: Iterable[str] = (), uri: str
+    *,
+    preset: str = "default",
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+    uri: str,
 ) -> RunConfig:
     """Resolve the configuration of one source.
 
@@ -113,6 +118,7 @@ def load(
         preset: Name of a preset; unused where `file` is given.
         file: A YAML file; it may build on a preset with `extends: NAME`.
         overrides: Words such as `depth.neighbours=4`, later ones win.
+        options: The same by step, such as `{"depth": {"neighbours": 4}}`; they win over words.
         uri: The source, which settles `decode: {model: auto}`.
 
     Raises:
@@ -131,6 +137,9 @@ def load(
         tree, name = _read(known[preset]), preset
     for word in overrides:
         _override(tree, word)
+    for step, section in (options or {}).items():
+        _check_step(step)
+        _merge_into(tree, {step: _plain(_switched(section) if step == EXPORT else section)})
     return _resolve(tree, name, uri)
 
 
@@ -217,6 +226,25 @@ def _merge_into(tree: Tree, top: Tree) -> None:
     merged = _merge(tree, top)
     tree.clear()
     tree.update(merged)
+
+
+def _switched(section: Any) -> Any:
+    """Return the formats of `export`, with True and False as a file says them."""
+    if not isinstance(section, Mapping):
+        return section
+    for name, value in section.items():
+        if value is None:
+            raise UsageError(f"export.{name} = None is not allowed; it should be True or False")
+    return {name: {} if value is True else value for name, value in section.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return what Python passes as YAML would hold it: paths as text, mappings as dicts."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value
 
 
 def _check_step(step: str) -> None:

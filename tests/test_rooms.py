@@ -24,8 +24,9 @@ ROOMS = (
     ("storage",),
     ("worker",),
     ("scheduling", "local"),
-    ("run",),
+    ("lifecycle",),
     ("cluster",),
+    ("api",),
     ("jobs", "capacity"),
     ("cli",),
 )

@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
 import pytest
+from scipy.spatial import KDTree
 
+import pipeline
 from pipeline.cli.main import main
 from stages._formats.gaussian_ply_reader import read_splats
 from tests.support.judge import Verdict, judge
+from tests.support.readme import python_examples
 from tests.support.scenes import encode, tour
 
 pytestmark = pytest.mark.slow
@@ -110,3 +114,54 @@ def test_resume_redoes_the_surface_and_nothing_before_it(verdict: Verdict, folde
     assert main(words) == 0
     assert (folder / "trajectory.tum").stat().st_mtime_ns == before
     assert (folder / "points.ply").read_bytes() != cloud
+
+
+def test_readmes_python_does_what_it_says(
+    verdict: Verdict,
+    folder: Path,
+    short_film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    (tmp_path / "holiday.mp4").symlink_to(short_film)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "kitchen").symlink_to(folder)
+    making, reading = python_examples("From Python")
+
+    made: dict[str, Any] = {}
+    exec(compile(making, "README.md", "exec"), made)
+    assert made["run"].folder == Path("runs/holiday")
+    assert "truck-right" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "holiday" / "flow.mp4").exists(), "the second run left it out"
+
+    read: dict[str, Any] = {}
+    exec(compile(reading, "README.md", "exec"), read)
+    assert read["run"].parts == ("events", "frames", "cameras", "points", "mesh", "splats")
+    assert verdict.keyframes_posed is not None
+    assert len(read["cameras"].pts_ns) == len(read["cameras"]) == len(read["model"].images)
+    assert (np.diff(read["cameras"].pts_ns) > 0).all()
+    assert (tmp_path / "kitchen.png").stat().st_size > 10_000
+    assert "there is no run folder runs/nowhere" in capsys.readouterr().out
+    # What camera 0 sees, put into the world by README's formula, lies on the fused surface.
+    cloud = np.asarray(read["cloud"].points)
+    away = KDTree(cloud).query(read["surface"][::50])[0]
+    assert np.median(away) < 0.02, "in units of the median depth"
+    assert read["splats"].means.shape[0] <= 20_000
+
+
+def test_depth_of_a_run_is_what_it_wrote(verdict: Verdict, folder: Path, tmp_path: Path) -> None:
+    run = pipeline.open(folder)
+    exact = run.depth(0)
+    without_state = tmp_path / "run"
+    without_state.mkdir()
+    for path in folder.iterdir():
+        if path.name != ".reel3d":
+            (without_state / path.name).symlink_to(path)
+    written = pipeline.open(without_state).depth(0)
+    step = json.loads((folder / "depth" / "scale.json").read_text())["unit_per_step"]
+    assert np.array_equal(np.isnan(exact), np.isnan(written))
+    assert np.nanmax(np.abs(exact - written)) <= step
+    assert not np.array_equal(exact, written, equal_nan=True), "one is float32, the other 16 bits"

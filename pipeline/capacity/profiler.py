@@ -16,7 +16,7 @@ from pipeline.contract.messages import Array
 from pipeline.contract.source import Probe, Source
 from pipeline.contract.stage import Context
 from pipeline.errors import Reel3dError, UsageError
-from pipeline.run import PreparedRun, build_manifest, prepare, release
+from pipeline.lifecycle import PreparedRun, build_manifest, prepare, release
 from pipeline.scheduling.backend import (
     Limits,
     StreamHooks,

@@ -13,7 +13,8 @@ from rich.markup import escape
 
 from pipeline.cli.argument_types import number
 from pipeline.contract.events import Event, Progress, Warn
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract.stage import Context, options_of
+from pipeline.contract.viewer import VIEW, find_viewer
 from pipeline.telemetry.progress_bar import ProgressBars
 
 __all__ = ["add_render"]
@@ -95,9 +96,7 @@ def _render(options: argparse.Namespace, console: Console) -> int:
         "seconds": options.seconds,
         "depth": options.depth,
     }
-    config = options_of("view", "splats")(**wanted)
-    # `find` gives any stage; this one renders.
-    artist: Any = find("view", "splats")(config)
+    config = options_of(VIEW, "splats").model_validate(wanted)
     with ProgressBars(console) as watch:
 
         def hear(event: Event) -> None:
@@ -107,7 +106,7 @@ def _render(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"[yellow]![/] {escape(event.text)}", soft_wrap=True)
 
         threads = len(os.sched_getaffinity(0))
-        artist.open(Context(threads=threads, report=hear))
-        artist.render(options.source, options.out)
+        artist = find_viewer("splats")(config, Context(threads=threads, report=hear))
+        artist.show(options.source, options.out)
     print(options.out)
     return 0

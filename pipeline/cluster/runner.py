@@ -22,15 +22,14 @@ from pipeline.config import RunConfig
 from pipeline.contract.events import Progress
 from pipeline.contract.source import Source
 from pipeline.errors import SourceError
-from pipeline.run import PreparedRun, prepare
+from pipeline.lifecycle import PreparedRun, prepare
 from pipeline.scheduling.backend import Limits
 from pipeline.scheduling.pools import Worker, WorkerPool
 from pipeline.scheduling.scheduler import Scheduler
-from pipeline.telemetry.listener import ProgressListener
+from pipeline.telemetry.listener import ProgressListener, RunListener
 from pipeline.telemetry.logs import bind
 
 if TYPE_CHECKING:
-    from pipeline.telemetry.live_table import LiveTable
     from pipeline.telemetry.status import RunStatus
 
 __all__ = ["ClusterRunner", "run_all"]
@@ -47,7 +46,7 @@ class ClusterRunner:
     def __init__(
         self, *, address: str | None, share: float = 1.0, priority: int = 0, resume: bool = False
     ) -> None:
-        """See `pipeline.cluster.connection.joined` and `pipeline.run.begin` for the arguments."""
+        """See `cluster.connection.joined` and `pipeline.lifecycle.prepare` for the arguments."""
         self.end_cameras = threading.Event()
         """Once set, cameras are ended and reconstructed."""
         self._address = address
@@ -55,7 +54,9 @@ class ClusterRunner:
         self._priority = priority
         self._resume = resume
 
-    def run(self, wanted: list[tuple[Source, RunConfig, Path]], board: LiveTable) -> list[Outcome]:
+    def run(
+        self, wanted: list[tuple[Source, RunConfig, Path]], listener: RunListener
+    ) -> list[Outcome]:
         """Run every source into its folder; return how each ended, in the same order.
 
         Raises:
@@ -75,7 +76,7 @@ class ClusterRunner:
             todo = [place for place, run in prepared.items() if run.done is None]
             if todo:
                 runs = [prepared[place] for place in todo]
-                listeners = [board.for_stream(run.source.name) for run in runs]
+                listeners = [listener.for_stream(run.source.name) for run in runs]
                 cores = runs[0].config.run.threads
                 with joined(self._address, share=self._share, cores=cores) as cluster:
                     ends = run_all(
@@ -84,7 +85,7 @@ class ClusterRunner:
                         cluster,
                         priority=self._priority,
                         share=self._share,
-                        on_status=board.update,
+                        on_status=listener.update,
                         end_cameras=self.end_cameras,
                     )
                 outcomes = [*outcomes]

@@ -10,7 +10,7 @@ from pipeline.cluster.status import StatusReporter
 from pipeline.contract.events import Event, Loss
 from pipeline.contract.source import Probe
 from pipeline.errors import Reel3dError
-from pipeline.run import PreparedRun, RunResult, build_manifest, finalize, release
+from pipeline.lifecycle import PreparedRun, RunResult, build_manifest, finalize, release
 from pipeline.scheduling.backend import StreamHooks, TaskResult, report_task
 from pipeline.scheduling.placement import assign_pools
 from pipeline.scheduling.pools import WorkerPool

@@ -6,24 +6,27 @@ shapes, not pixels. Row i of every array of a message is the same moment. Conven
 - Time is int64 nanoseconds from the container's own timestamps, never index / fps.
 - A pose is `T_world_camera`: it takes camera coordinates to world coordinates. Cameras have
   OpenCV axes (x right, y down, z forward).
-- Pixel (column u, row v) has its centre at (u + 0.5, v + 0.5); intrinsics follow that.
+- Pixel (column u, row v) has its center at (u + 0.5, v + 0.5); intrinsics follow that.
 - Images are upright RGB with square pixels and without lens distortion wherever intrinsics
-  stand beside them.
+  come with them.
 
-Letters in shapes: T frames of a clip, K keyframes, H rows, W columns, N rows of a table,
-W windows of a clip, C labels, P sparse points, M observations, V vertices, G Gaussians.
+The dtype and shape of an array are part of its annotation, `Annotated[Array, Spec("uint8",
+"T H W 3")]`, and are checked from there. Letters in shapes: T frames of a clip, K keyframes,
+H rows, W columns (of `Scores`: windows), N rows of a table, C labels, P sparse points,
+M observations, V vertices, F faces, G Gaussians, S spherical harmonics, E held-out views.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
     "Actions",
+    "Array",
     "DepthMaps",
     "Frames",
     "Keyframes",
@@ -33,7 +36,10 @@ __all__ = [
     "Points",
     "RunSummary",
     "Scores",
+    "SensorData",
+    "Spec",
     "Splats",
+    "StereoPair",
     "Tracks",
     "Views",
 ]
@@ -41,14 +47,49 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 SIZES = {"2": 2, "3": 3, "4": 4}
+ROWS = "*"
+
+
+class Spec(NamedTuple):
+    """The dtype and shape that an array of a message must have."""
+
+    dtype: str
+    """Name of a numpy dtype, such as `float32`."""
+    shape: str
+    """Letters and numbers, such as `T H W 3`. The same letter is the same size in all arrays of a
+    message; `T-1` is one less, and at least 0; `*` is as long as the first axis of `images`."""
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(self.shape.split())}]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """A message checks the shape and dtype of its arrays against `SPEC` and freezes them."""
+    """Base of all messages: checks the dtype and shape of its arrays and makes them read-only.
 
-    SPEC: ClassVar[dict[str, tuple[str, str]]] = {}
-    """Field name to (dtype, shape), such as `("uint8", "T H W 3")`; `T-1` is allowed."""
+    Raises:
+        ValueError: An array has another dtype or shape than its annotation says.
+    """
+
+    SPEC: ClassVar[dict[str, Spec]] = {}
+    """Field name to dtype and shape, collected from the annotations of the class."""
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls, include_extras=True)
+        found: dict[str, Spec] = {}
+        # Its own arrays first: a mismatch is blamed on what came with `images`, not on them.
+        for name in sorted(hints, key=lambda name: name not in cls.__annotations__):
+            for extra in getattr(hints[name], "__metadata__", ()):
+                if isinstance(extra, Spec):
+                    found[name] = extra
+        if "images" in found:
+            rows = found["images"].shape.split()[0]
+            found = {n: Spec(s.dtype, s.shape.replace(ROWS, rows)) for n, s in found.items()}
+        cls.SPEC = found
+        # `slots=True` makes every class twice; the second has the docstring of the first.
+        if cls.__doc__ and found and "\n    Arrays:\n" not in cls.__doc__:
+            rows_of_doc = "".join(f"        {name}: {spec}\n" for name, spec in found.items())
+            cls.__doc__ = f"{cls.__doc__.rstrip()}\n\n    Arrays:\n{rows_of_doc}    "
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -105,53 +146,55 @@ def _check_shape(name: str, got: tuple[int, ...], shape: str, sizes: dict[str, i
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Frames(Message):
+class StereoPair(Message):
+    """The right view of a rectified stereo camera whose left view is `images`."""
+
+    right: Annotated[Array | None, Spec("uint8", "* H W 3")] = None
+    """RGB images of the right camera: the left camera moved along its +x axis, so that a point lies
+    in the same row of both. All 0 where a frame has none; None where the source has none."""
+    baseline_m: float | None = None
+    """Distance between the centers of the left and the right camera, meters; None where it is
+    not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SensorData(StereoPair):
+    """What a source may know of its own images: calibration, poses, sensor depth, a right view."""
+
+    intrinsics: Annotated[Array | None, Spec("float64", "* 3 3")] = None
+    """Camera matrices in px of `images`; None where the source gives none."""
+    T_world_camera: Annotated[Array | None, Spec("float64", "* 4 4")] = None
+    """Poses that came with the source, camera to world coordinates, OpenCV axes, in meters if
+    `metric`; NaN where a frame has no pose. None where the source gives none."""
+    metric: bool = False
+    """Whether the source's own poses are in meters."""
+    depth: Annotated[Array | None, Spec("float32", "* H W")] = None
+    """Depth along the camera's z axis in meters, as a sensor measured it beside the images and
+    registered to them; NaN where it is not known. None where the source has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Frames(SensorData):
     """A clip: a bounded window of sampled frames of one shot, the unit of transport and retry.
 
-    Consecutive clips of one shot share `overlap` frames, so that every pair of neighbouring
-    sampled frames lies inside some clip; who counts frames skips the first `overlap`.
+    Consecutive clips of one shot share `overlap` frames, so that every pair of neighboring
+    sampled frames lies inside some clip. To count frames, skip the first `overlap` of each clip.
     """
 
     clip: str
-    """`<source>/<first index>-<last index>`: names the clip; it can be made again from it."""
-    images: Array
-    """RGB, uint8 [T, H, W, 3]; upright, square pixels, full range."""
-    pts_ns: Array
-    """int64 [T]: presentation time since the start of the source, strictly rising."""
-    index: Array
-    """int64 [T]: number of the frame in the source, in presentation order from 0."""
-    sharpness: Array
-    """float32 [T]: variance of the Laplacian of the luma; compare within one source only."""
+    """Name of the clip, `<source>/<first index>-<last index>`; it can be decoded again from it."""
+    images: Annotated[Array, Spec("uint8", "T H W 3")]
+    """RGB images, upright, square pixels, full range 0..255."""
+    pts_ns: Annotated[Array, Spec("int64", "T")]
+    """Presentation times since the start of the source, ns, strictly rising."""
+    index: Annotated[Array, Spec("int64", "T")]
+    """Numbers of the frames in the source, in presentation order from 0."""
+    sharpness: Annotated[Array, Spec("float32", "T")]
+    """Variance of the Laplacian of the luma; comparable within one source only."""
     shot: int = 0
-    """Number of the shot, from 0; it rises at every scene cut."""
+    """Number of the shot, from 0; it rises by 1 at every scene cut."""
     overlap: int = 0
-    """How many leading frames the previous clip held already."""
-    intrinsics: Array | None = None
-    """float64 [T, 3, 3] px for these images, or None where the source does not say."""
-    T_world_camera: Array | None = None
-    """float64 [T, 4, 4]: poses that came with the source (NaN where one lacks), or None."""
-    metric: bool = False
-    """Whether the source's own poses are in metres."""
-    depth: Array | None = None
-    """float32 [T, H, W]: z in metres as a sensor measured it beside the images and registered to
-    them, NaN unknown; None where the source has none."""
-    right: Array | None = None
-    """RGB, uint8 [T, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
-    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
-    where a frame has none; None where the source has none."""
-    baseline_m: float | None = None
-    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
-
-    SPEC: ClassVar = {
-        "images": ("uint8", "T H W 3"),
-        "pts_ns": ("int64", "T"),
-        "index": ("int64", "T"),
-        "sharpness": ("float32", "T"),
-        "intrinsics": ("float64", "T 3 3"),
-        "T_world_camera": ("float64", "T 4 4"),
-        "depth": ("float32", "T H W"),
-        "right": ("uint8", "T H W 3"),
-    }
+    """Number of leading frames that the previous clip of the shot held already."""
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -163,47 +206,35 @@ class Frames(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Motion(Message):
-    """Optical flow between the neighbouring frames of one clip."""
+    """Optical flow between the neighboring frames of one clip."""
 
     clip: str
-    """The clip of the `Frames` that it belongs to."""
-    flow: Array
-    """float32 [T-1, H, W, 2] px (x right, y down): frame t at p lies in t+1 at p + flow.
-
+    """Name of the clip of the `Frames` that the flow was computed from."""
+    flow: Annotated[Array, Spec("float32", "T-1 H W 2")]
+    """Displacements in px (x right, y down): what frame t shows at p, frame t+1 shows at p + flow.
     NaN where the model does not know (sparse methods)."""
-    confidence: Array
-    """float32 [T-1, H, W] in 0..1 from the forward-backward error; 0 where flow is NaN."""
-
-    SPEC: ClassVar = {
-        "flow": ("float32", "T-1 H W 2"),
-        "confidence": ("float32", "T-1 H W"),
-    }
+    confidence: Annotated[Array, Spec("float32", "T-1 H W")]
+    """Confidence in 0..1 from the forward-backward error; 0 where the flow is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Scores(Message):
-    """How well labels fit what windows of one clip show, as a network for that says."""
+    """How well labels fit what windows of one clip show, as a network scores them."""
 
     clip: str
-    """The clip of the `Frames` that it belongs to."""
+    """Name of the clip of the `Frames` that was scored."""
     shot: int
-    """The shot of that clip."""
-    start_ns: Array
-    """int64 [W]: when each window begins, never falling."""
-    end_ns: Array
-    """int64 [W]: when it ends, after its start."""
-    score: Array
-    """float32 [W, C] in 0..1."""
+    """Number of the shot of that clip."""
+    start_ns: Annotated[Array, Spec("int64", "W")]
+    """Start of each window, ns since the start of the source, never falling."""
+    end_ns: Annotated[Array, Spec("int64", "W")]
+    """End of each window, ns since the start of the source, after its start."""
+    score: Annotated[Array, Spec("float32", "W C")]
+    """Score of each label in each window, 0..1."""
     label: tuple[str, ...]
-    """C labels, each once."""
+    """Labels of the C columns of `score`, each once."""
     model: str
-    """The checkpoint that said so."""
-
-    SPEC: ClassVar = {
-        "start_ns": ("int64", "W"),
-        "end_ns": ("int64", "W"),
-        "score": ("float32", "W C"),
-    }
+    """Name of the checkpoint that scored."""
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -216,26 +247,20 @@ class Scores(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Actions(Message):
-    """Timed labels: what happened, and which models said so."""
+    """Timed labels: what happened, and which models detected it."""
 
-    start_ns: Array
-    """int64 [N]"""
-    end_ns: Array
-    """int64 [N], after `start_ns`."""
-    score: Array
-    """float32 [N] in 0..1."""
+    start_ns: Annotated[Array, Spec("int64", "N")]
+    """Start of each event, ns since the start of the source."""
+    end_ns: Annotated[Array, Spec("int64", "N")]
+    """End of each event, ns since the start of the source, after its start."""
+    score: Annotated[Array, Spec("float32", "N")]
+    """Score of each event, 0..1."""
     label: tuple[str, ...]
-    """N labels, such as `pan-left`."""
+    """Label of each of the N events, such as `pan-left`."""
     kind: tuple[str, ...]
-    """N of `shot`, `camera`, `object`, `action`."""
+    """Kind of each of the N events: `shot`, `camera`, `object` or `action`."""
     model: tuple[str, ...]
-    """N names of who said so, such as `action/motion`, or a checkpoint's."""
-
-    SPEC: ClassVar = {
-        "start_ns": ("int64", "N"),
-        "end_ns": ("int64", "N"),
-        "score": ("float32", "N"),
-    }
+    """Source of each of the N events: a stage such as `action/motion`, or a checkpoint."""
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -262,19 +287,12 @@ class Actions(Message):
 class Tracks(Actions):
     """Things followed through a stream: events that also say which thing, and where it was."""
 
-    track: Array
-    """int64 [N]: number of the thing in its stream, from 1."""
-    start_box: Array
-    """float32 [N, 4] px: left, top, right, bottom where it was first seen."""
-    end_box: Array
-    """float32 [N, 4] px: where it was last seen."""
-
-    SPEC: ClassVar = {
-        **Actions.SPEC,
-        "track": ("int64", "N"),
-        "start_box": ("float32", "N 4"),
-        "end_box": ("float32", "N 4"),
-    }
+    track: Annotated[Array, Spec("int64", "N")]
+    """Number of the followed thing in its stream, from 1."""
+    start_box: Annotated[Array, Spec("float32", "N 4")]
+    """Box where the thing was first seen, px: left, top, right, bottom."""
+    end_box: Annotated[Array, Spec("float32", "N 4")]
+    """Box where the thing was last seen, px: left, top, right, bottom."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -285,34 +303,25 @@ class Masks(Message):
     """
 
     clip: str
-    """The clip of the `Frames` that it belongs to."""
-    moving: Array
-    """bool [T, H, W]: the pixel shows something that moves or may move, or its border."""
-    frame: Array
-    """int32 [N]: the frame of the clip, never falling."""
-    box: Array
-    """float32 [N, 4] px: left, top, right, bottom; inside the picture."""
-    score: Array
-    """float32 [N] in 0..1."""
+    """Name of the clip of the `Frames` that was segmented."""
+    moving: Annotated[Array, Spec("bool", "T H W")]
+    """Pixels that show something that moves or may move, or its border."""
+    frame: Annotated[Array, Spec("int32", "N")]
+    """Frame of the clip in which each thing was seen, from 0, never falling."""
+    box: Annotated[Array, Spec("float32", "N 4")]
+    """Box of each thing, px: left, top, right, bottom; inside the image."""
+    score: Annotated[Array, Spec("float32", "N")]
+    """Score of each detection, 0..1."""
     label: tuple[str, ...]
-    """N labels, such as `person`."""
+    """Label of each of the N things, such as `person`."""
     model: str
-    """The model that said so, such as `segment/detection`."""
-    instance: Array | None = None
-    """uint16 [T, H, W]: which thing of its frame a pixel shows, counted from 1 in the order of the
-    rows of that frame; 0 none. None where the model knows boxes only."""
-    thing: Array | None = None
-    """int32 [N]: which thing of the clip it is, from 1; None where the model looks at each frame by
+    """Name of the model that segmented, such as `segment/detection`."""
+    instance: Annotated[Array | None, Spec("uint16", "T H W")] = None
+    """Thing that each pixel shows, counted from 1 in the order of its frame's rows; 0 for none.
+    None where the model knows boxes only."""
+    thing: Annotated[Array | None, Spec("int32", "N")] = None
+    """Number of each thing in the clip, from 1; None where the model looks at each frame by
     itself."""
-
-    SPEC: ClassVar = {
-        "moving": ("bool", "T H W"),
-        "frame": ("int32", "N"),
-        "box": ("float32", "N 4"),
-        "score": ("float32", "N"),
-        "instance": ("uint16", "T H W"),
-        "thing": ("int32", "N"),
-    }
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -325,193 +334,121 @@ class Masks(Message):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Keyframes(Message):
-    """The frames of a stream chosen for reconstruction, before anyone knows their poses."""
+class Keyframes(SensorData):
+    """The frames of a stream chosen for reconstruction, before their poses are estimated."""
 
-    images: Array
-    """RGB, uint8 [K, H, W, 3]."""
-    pts_ns: Array
-    """int64 [K]"""
-    index: Array
-    """int64 [K]: frame number in the source."""
-    sharpness: Array
-    """float32 [K]"""
-    shot: Array
-    """int32 [K]: number of the shot."""
-    parallax_px: Array
-    """float32 [K]: median image motion since the keyframe before that no rotation or zoom of
-    the camera explains; NaN for the first of a shot and where tracking failed."""
-    intrinsics: Array | None = None
-    """float64 [K, 3, 3] px, or None where the source does not say."""
-    T_world_camera: Array | None = None
-    """float64 [K, 4, 4]: poses that came with the source (NaN where one lacks), or None."""
-    metric: bool = False
-    """Whether the source's own poses are in metres."""
-    depth: Array | None = None
-    """float32 [K, H, W]: z in metres as a sensor measured it beside the images and registered to
-    them, NaN unknown; None where the source has none."""
-    masks: Array | None = None
-    """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
-    right: Array | None = None
-    """RGB, uint8 [K, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
-    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
-    where a frame has none; None where the source has none."""
-    baseline_m: float | None = None
-    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
-
-    SPEC: ClassVar = {
-        "images": ("uint8", "K H W 3"),
-        "masks": ("bool", "K H W"),
-        "pts_ns": ("int64", "K"),
-        "index": ("int64", "K"),
-        "sharpness": ("float32", "K"),
-        "shot": ("int32", "K"),
-        "parallax_px": ("float32", "K"),
-        "intrinsics": ("float64", "K 3 3"),
-        "T_world_camera": ("float64", "K 4 4"),
-        "depth": ("float32", "K H W"),
-        "right": ("uint8", "K H W 3"),
-    }
+    images: Annotated[Array, Spec("uint8", "K H W 3")]
+    """RGB images, upright, square pixels, full range 0..255."""
+    pts_ns: Annotated[Array, Spec("int64", "K")]
+    """Presentation times since the start of the source, ns, strictly rising."""
+    index: Annotated[Array, Spec("int64", "K")]
+    """Numbers of the frames in the source, in presentation order from 0."""
+    sharpness: Annotated[Array, Spec("float32", "K")]
+    """Variance of the Laplacian of the luma; comparable within one source only."""
+    shot: Annotated[Array, Spec("int32", "K")]
+    """Number of the shot of each keyframe, from 0."""
+    parallax_px: Annotated[Array, Spec("float32", "K")]
+    """Median image motion since the previous keyframe that no rotation or zoom of the camera
+    explains, px; NaN for the first keyframe of a shot and where tracking failed."""
+    masks: Annotated[Array | None, Spec("bool", "K H W")] = None
+    """Pixels of what moves, kept out of the geometry; None where no stage segments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Views(Message):
+class Views(StereoPair):
     """Posed keyframes and the sparse points that tie them together."""
 
-    images: Array
-    """RGB, uint8 [K, H, W, 3], undistorted: a pinhole camera with `intrinsics`."""
-    pts_ns: Array
-    """int64 [K]"""
-    index: Array
-    """int64 [K]: frame number in the source."""
-    intrinsics: Array
-    """float64 [K, 3, 3] px."""
-    T_world_camera: Array
-    """float64 [K, 4, 4], in units of `scale`."""
-    points: Array
-    """float32 [P, 3]: sparse points in the world."""
-    points_rgb: Array
-    """uint8 [P, 3]"""
-    points_error_px: Array
-    """float32 [P]: mean reprojection error."""
-    observed_point: Array
-    """int32 [M]: the point of each observation."""
-    observed_view: Array
-    """int32 [M]: the view of each observation."""
-    observed_xy: Array
-    """float32 [M, 2]: where it was seen, px."""
+    images: Annotated[Array, Spec("uint8", "K H W 3")]
+    """RGB images, undistorted: those of a pinhole camera with `intrinsics`."""
+    pts_ns: Annotated[Array, Spec("int64", "K")]
+    """Presentation times since the start of the source, ns."""
+    index: Annotated[Array, Spec("int64", "K")]
+    """Numbers of the frames in the source, in presentation order from 0."""
+    intrinsics: Annotated[Array, Spec("float64", "K 3 3")]
+    """Camera matrices in px of `images`."""
+    T_world_camera: Annotated[Array, Spec("float64", "K 4 4")]
+    """Poses, camera to world coordinates, OpenCV axes, in units of `scale`."""
+    points: Annotated[Array, Spec("float32", "P 3")]
+    """Sparse points in world coordinates, in units of `scale`."""
+    points_rgb: Annotated[Array, Spec("uint8", "P 3")]
+    """Colors of the sparse points, RGB."""
+    points_error_px: Annotated[Array, Spec("float32", "P")]
+    """Mean reprojection error of each sparse point, px."""
+    observed_point: Annotated[Array, Spec("int32", "M")]
+    """Row of `points` that each observation is of."""
+    observed_view: Annotated[Array, Spec("int32", "M")]
+    """View that each observation was made in, from 0."""
+    observed_xy: Annotated[Array, Spec("float32", "M 2")]
+    """Position of each observation in its image, px (x right, y down)."""
     candidates: int
-    """How many keyframes were tried; `K / candidates` is the registered share."""
+    """Number of keyframes that were tried; `K / candidates` is the registered share."""
     scale: Literal["metric", "arbitrary"] = "arbitrary"
-    """Whether world units are metres."""
-    depth: Array | None = None
-    """float32 [K, H, W]: z in metres, whatever `scale` says, as a sensor measured it, for the
-    undistorted images; NaN unknown; None where the source has none."""
-    masks: Array | None = None
-    """bool [K, H, W]: pixels of what moves, kept out of the geometry; None where nobody looked."""
-    right: Array | None = None
-    """RGB, uint8 [K, H, W, 3]: the right view of a rectified stereo pair, for which `images` are
-    the left one: the same camera moved along +x, so that what it sees lies in the same row. All 0
-    where a frame has none; None where the source has none."""
-    baseline_m: float | None = None
-    """How far apart the two cameras of a stereo pair are, metres; None where it is not known."""
-
-    SPEC: ClassVar = {
-        "images": ("uint8", "K H W 3"),
-        "masks": ("bool", "K H W"),
-        "pts_ns": ("int64", "K"),
-        "index": ("int64", "K"),
-        "intrinsics": ("float64", "K 3 3"),
-        "T_world_camera": ("float64", "K 4 4"),
-        "points": ("float32", "P 3"),
-        "points_rgb": ("uint8", "P 3"),
-        "points_error_px": ("float32", "P"),
-        "observed_point": ("int32", "M"),
-        "observed_view": ("int32", "M"),
-        "observed_xy": ("float32", "M 2"),
-        "depth": ("float32", "K H W"),
-        "right": ("uint8", "K H W 3"),
-    }
+    """Unit of the world: meters, or an arbitrary one."""
+    depth: Annotated[Array | None, Spec("float32", "K H W")] = None
+    """Depth along the camera's z axis in meters, whatever `scale` is, as a sensor measured it, for
+    the undistorted images; NaN where it is not known. None where the source has none."""
+    masks: Annotated[Array | None, Spec("bool", "K H W")] = None
+    """Pixels of what moves, kept out of the geometry; None where no stage segments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class DepthMaps(Message):
     """Depth of each view."""
 
-    depth: Array
-    """float32 [K, H, W]: z in the camera's frame, in the units of the `Views`; NaN unknown."""
-
-    SPEC: ClassVar = {"depth": ("float32", "K H W")}
+    depth: Annotated[Array, Spec("float32", "K H W")]
+    """Depth along the camera's z axis, in the world units of the `Views`; NaN where it is not
+    known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Points(Message):
-    """The reconstructed surface as a cloud and, where the model makes one, a mesh."""
+    """The reconstructed surface as a point cloud and, where the model makes one, a mesh."""
 
-    xyz: Array
-    """float32 [N, 3] in the world of the `Views`."""
-    rgb: Array
-    """uint8 [N, 3]"""
-    normals: Array
-    """float32 [N, 3], unit length, towards the cameras that saw the point."""
+    xyz: Annotated[Array, Spec("float32", "N 3")]
+    """Points in the world coordinates and units of the `Views`."""
+    rgb: Annotated[Array, Spec("uint8", "N 3")]
+    """Colors of the points, RGB."""
+    normals: Annotated[Array, Spec("float32", "N 3")]
+    """Normals of the points, unit length, towards the cameras that saw them."""
     voxel_size: float
     """Resolution of the surface in world units."""
-    vertices: Array | None = None
-    """float32 [V, 3]"""
-    vertices_rgb: Array | None = None
-    """uint8 [V, 3]"""
-    vertices_normals: Array | None = None
-    """float32 [V, 3]"""
-    triangles: Array | None = None
-    """int32 [F, 3]: vertex numbers, counter-clockwise seen from outside."""
-
-    SPEC: ClassVar = {
-        "xyz": ("float32", "N 3"),
-        "rgb": ("uint8", "N 3"),
-        "normals": ("float32", "N 3"),
-        "vertices": ("float32", "V 3"),
-        "vertices_rgb": ("uint8", "V 3"),
-        "vertices_normals": ("float32", "V 3"),
-        "triangles": ("int32", "F 3"),
-    }
+    vertices: Annotated[Array | None, Spec("float32", "V 3")] = None
+    """Vertices of the mesh in world coordinates; None without a mesh."""
+    vertices_rgb: Annotated[Array | None, Spec("uint8", "V 3")] = None
+    """Colors of the vertices, RGB; None without a mesh."""
+    vertices_normals: Annotated[Array | None, Spec("float32", "V 3")] = None
+    """Normals of the vertices, unit length; None without a mesh."""
+    triangles: Annotated[Array | None, Spec("int32", "F 3")] = None
+    """Faces of the mesh as rows of `vertices`, counter-clockwise seen from outside; None without
+    a mesh."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Splats(Message):
-    """Gaussian splats: the place as soft ellipsoids, in gsplat's own parameterisation."""
+    """Gaussian splats: the place as soft ellipsoids, in gsplat's own parameterization."""
 
-    means: Array
-    """float32 [G, 3] in the world of the `Views`."""
-    quats: Array
-    """float32 [G, 4]: rotations, wxyz, unit length."""
-    log_scales: Array
-    """float32 [G, 3]: logarithms of the standard deviations in world units."""
-    opacity_logits: Array
-    """float32 [G]: the opacity before the sigmoid."""
-    sh: Array
-    """float32 [G, S, 3], S of 1, 4, 9, 16: spherical harmonics in 3DGS order and signs; the
-    colour is max(0, 0.5 + their sum), display RGB in 0..1."""
-    intrinsics: Array
-    """float64 [K, 3, 3] px: the cameras of the `Views`."""
-    T_world_camera: Array
-    """float64 [K, 4, 4]: their poses, refined where the training was asked to."""
-    held_out: Array
-    """int32 [E]: the views that were kept out of the training, to measure it."""
+    means: Annotated[Array, Spec("float32", "G 3")]
+    """Centers of the Gaussians in the world coordinates and units of the `Views`."""
+    quats: Annotated[Array, Spec("float32", "G 4")]
+    """Rotations of the Gaussians as quaternions wxyz, unit length."""
+    log_scales: Annotated[Array, Spec("float32", "G 3")]
+    """Natural logarithms of the standard deviations along the axes, in world units."""
+    opacity_logits: Annotated[Array, Spec("float32", "G")]
+    """Opacities before the sigmoid."""
+    sh: Annotated[Array, Spec("float32", "G S 3")]
+    """Spherical harmonics in 3DGS order and signs, S of 1, 4, 9 or 16; the color is
+    max(0, 0.5 + their sum), display RGB in 0..1."""
+    intrinsics: Annotated[Array, Spec("float64", "K 3 3")]
+    """Camera matrices of the `Views` in px of `size`."""
+    T_world_camera: Annotated[Array, Spec("float64", "K 4 4")]
+    """Poses of the `Views`, camera to world coordinates, OpenCV axes; refined where the training
+    was asked to."""
+    held_out: Annotated[Array, Spec("int32", "E")]
+    """Views that were kept out of the training to measure it, from 0."""
     size: tuple[int, int]
-    """(width, height) px of the `Views`, for the intrinsics."""
+    """Width and height of the images of the `Views`, px."""
     antialiased: bool = False
-    """Whether a Gaussian pays with opacity for the blur of 0.3 px^2 (Mip-Splatting)."""
-
-    SPEC: ClassVar = {
-        "means": ("float32", "G 3"),
-        "quats": ("float32", "G 4"),
-        "log_scales": ("float32", "G 3"),
-        "opacity_logits": ("float32", "G"),
-        "sh": ("float32", "G S 3"),
-        "intrinsics": ("float64", "K 3 3"),
-        "T_world_camera": ("float64", "K 4 4"),
-        "held_out": ("int32", "E"),
-    }
+    """Whether a Gaussian loses opacity for the blur of 0.3 px^2 (Mip-Splatting)."""
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -521,7 +458,7 @@ class Splats(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class RunSummary(Message):
-    """What a run did, for the report: the manifest as it stands before the report is listed."""
+    """What a run did, for the report: the manifest before the report is listed in it."""
 
     manifest: dict[str, Any]
-    """The content of `manifest.json`."""
+    """Content of `manifest.json`."""

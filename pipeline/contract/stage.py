@@ -41,6 +41,7 @@ __all__ = [
     "find",
     "iterate",
     "models",
+    "module_of",
     "options_of",
     "ports",
 ]
@@ -272,7 +273,12 @@ def steps() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in found if m.ispkg and not m.name.startswith("_")))
 
 
-def _module(step: str, model: str) -> types.ModuleType:
+def module_of(step: str, model: str) -> types.ModuleType:
+    """Import `stages/<step>/<model>.py`.
+
+    Raises:
+        UsageError: There is no such step or model.
+    """
     known = models(step)
     if model not in known:
         raise UsageError(
@@ -286,13 +292,17 @@ def find(step: str, model: str) -> type[Stage[Any]]:
 
     Raises:
         UsageError: There is no such step or model.
+        TypeError: The file's `Model` is not a `Stage`.
     """
-    return _module(step, model).Model
+    found: Any = module_of(step, model).Model
+    if not issubclass(found, Stage):
+        raise TypeError(f"stages.{step}.{model}.Model must be a Stage, got {found.__mro__[1]}")
+    return found
 
 
 def options_of(step: str, model: str) -> type[Options]:
     """Return the `Config` class of `stages/<step>/<model>.py`."""
-    return _module(step, model).Config
+    return module_of(step, model).Config
 
 
 def iterate(result: Any) -> Iterator[Any]:

@@ -34,7 +34,7 @@ from pipeline.atomic import disk_errors, replacing, write_text
 from pipeline.contract import messages
 from pipeline.contract.events import Loss
 from pipeline.contract.messages import Message
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, UsageError
 from pipeline.telemetry.meter import Meter
 
 __all__ = ["Entry", "RunFolder", "clean_name", "fingerprint", "free_folder"]
@@ -172,6 +172,38 @@ class RunFolder:
             # A ledger that cannot be read proves nothing: all the work is done again.
             self.entries.clear()
 
+    @classmethod
+    def finished(cls, path: Path) -> RunFolder:
+        """Open the folder of a complete run for reading; it is neither locked nor changed.
+
+        Raises:
+            UsageError: There is no folder, or no complete run in it.
+        """
+        if not path.is_dir():
+            raise UsageError(f"there is no run folder {path}; `reel3d run` prints the one it made")
+        folder = cls(path)
+        folder.fresh = False
+        if folder.manifest() is None:
+            if folder.busy:
+                raise UsageError(
+                    f"{path} holds no complete run yet: a reel3d is working on it; wait for it"
+                )
+            raise UsageError(f"{path} holds no complete run; `reel3d run … --resume` finishes it")
+        folder._load()
+        return folder
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is working on the folder now."""
+        try:
+            with (self._state / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def record(self, name: str, entry: Entry) -> None:
         """Write down that a stage is through."""
         self.entries[name] = entry
@@ -254,6 +286,19 @@ class RunFolder:
             arrays = {name: archive[name] for name in archive.files if name != "__header__"}
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in header["fields"].items()}
         return getattr(messages, header["type"])(**plain, **arrays)
+
+    def kept_arrays(self, kind: type[Message], *names: str) -> dict[str, Any] | None:
+        """Read some arrays of the last kept message of a type, and no others of it.
+
+        Returns:
+            The arrays by name, or None where no such message was kept or it was deleted.
+        """
+        for entry in self.entries.values():
+            for file in entry.kept:
+                if f".{kind.__name__}." in file and (self._state / file).is_file():
+                    with np.load(self._state / file, allow_pickle=False) as archive:
+                        return {name: archive[name] for name in names}
+        return None
 
     def describe(self, path: str, kind: str) -> dict[str, Any]:
         """Return path, kind, bytes and sha256 of an artefact; a folder counts as its files."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.telemetry.meter import Meter
+
+if TYPE_CHECKING:
+    from pipeline.telemetry.status import RunStatus
 
 
 class ProgressListener(Protocol):
@@ -24,4 +27,16 @@ class ProgressListener(Protocol):
 
     def on_stage_end(self, stage: str, state: str, meter: Meter) -> None:
         """Say that a stage is through."""
+        ...
+
+
+class RunListener(Protocol):
+    """What the cluster runner reports to: the run as a whole, and a listener a source."""
+
+    def update(self, status: RunStatus) -> None:
+        """Take the status of the run, about twice a second."""
+        ...
+
+    def for_stream(self, name: str) -> ProgressListener:
+        """Return the listener of one source, by its name."""
         ...

@@ -57,6 +57,8 @@ class Keyframes:
     """float64 [K, 3, 3] px."""
     size: tuple[int, int]
     """(width, height) px of their pictures."""
+    files: tuple[str, ...]
+    """Paths of the K pictures, as the file names them."""
     frames: tuple[int, int]
     """Numbers of the first and the last frame that the run looked at."""
     shots: tuple[int, ...]
@@ -87,6 +89,7 @@ class Keyframes:
             T_world_camera=np.array([row[1] for row in rows]),
             intrinsics=np.array([row[2] for row in rows]),
             size=sizes.pop(),
+            files=tuple(row[4] for row in rows),
             frames=frames,
             shots=shots,
         )
@@ -150,8 +153,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _frame(
     path: Path, number: int, content: dict[str, Any], row: Any
-) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[int, int]]:
-    """Return frame number, pose, intrinsics and size of one row."""
+) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[int, int], str]:
+    """Return frame number, pose, intrinsics, size and file of one row."""
     said = {**content, **row} if isinstance(row, dict) else {}
     named = NUMBER.search(str(said.get("file_path", "")))
     T = rigid(said.get("transform_matrix"))
@@ -169,7 +172,7 @@ def _frame(
             f"{path} is broken: row {number} of its frames has {what}; run it again with --resume"
         )
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return int(named.group(1)[-12:]), T @ OPENCV_FROM_OPENGL, K, size
+    return int(named.group(1)[-12:]), T @ OPENCV_FROM_OPENGL, K, size, said["file_path"]
 
 
 def _looked_at(path: Path, index: npt.NDArray[np.int64]) -> tuple[tuple[int, int], tuple[int, ...]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pipeline.contract.messages import Splats
 from pipeline.contract.stage import Options, Stage
 from stages._formats.gaussian_encoding import writable
+from stages._formats.gaussian_ply_reader import read_splats
 from stages._formats.gaussian_ply_writer import write_gaussian_ply
 from stages.export._publish import publish
 
@@ -27,3 +29,7 @@ class Model(Stage[Config]):
         kept = writable(self, splats, "splats.ply")
         with publish(self, "splats.ply", "splats") as path:
             write_gaussian_ply(path, kept)
+
+    def read(self, folder: Path) -> Splats:
+        """Read `splats.ply` of a run folder; without the cameras, which it does not hold."""
+        return read_splats(folder / "splats.ply", self.warn)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from pipeline.contract.messages import Points, Views
+from pipeline.contract.read_back import PosedCameras
 from pipeline.contract.stage import Context, Options, Stage
 from stages._geometry.transforms import OPENCV_FROM_OPENGL
+from stages._rendering.run_cameras import Keyframes
 from stages.export._images import ImageFormat, find_images, finite_views, write_images
 from stages.export._publish import publish
 
@@ -73,6 +76,17 @@ class Model(Stage[Config]):
         with publish(self, "transforms.json", "nerfstudio cameras") as path:
             text = json.dumps(self._transforms, indent=1, allow_nan=False)
             path.write_text(text + "\n", encoding="utf-8")
+
+    def read(self, folder: Path) -> PosedCameras:
+        """Read the cameras of a run folder."""
+        found = Keyframes.read(folder)
+        return PosedCameras(
+            index=found.index,
+            T_world_camera=found.T_world_camera,
+            intrinsics=found.intrinsics,
+            size=found.size,
+            files=found.files,
+        )
 
 
 def _intrinsics(views: Views, k: int) -> dict[str, float]:

@@ -18,7 +18,8 @@ from pydantic import Field
 
 import stages
 from pipeline.atomic import replacing
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract.stage import Options
+from pipeline.contract.viewer import Viewer
 from pipeline.errors import UsageError, later
 from stages._rendering.overview import overview
 from stages._rendering.scene import Scene, read_scene
@@ -41,34 +42,34 @@ class Config(Options):
         "auto", description="who draws the picture: Open3D, or reel3d itself, which needs no driver"
     )
     patience_s: float = Field(60.0, gt=0, description="how long Open3D may take for the picture")
+    cloud: bool = Field(False, description="show the point cloud (or mesh) where there are splats")
 
 
-class Model(Stage[Config]):
-    """Not part of the chain: `reel3d view` calls `show`."""
+class Model(Viewer[Config]):
+    """`reel3d view`: a window to look around in, or a picture of the place."""
 
-    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+    writes: ClassVar[tuple[str, ...]] = (".png",)
 
-    def show(self, folder: Path, screenshot: Path | None = None, *, cloud: bool = False) -> None:
+    def show(self, source: Path, out: Path | None = None) -> None:
         """Show the splats of a run folder; without any the cloud (else the mesh) and the cameras.
 
         Args:
-            folder: A run folder; nothing in it is trusted.
-            screenshot: Write this PNG instead of opening a window; no display is needed.
-            cloud: Show the cloud though there are splats.
+            source: A run folder; nothing in it is trusted.
+            out: Write this PNG instead of opening a window; no display is needed.
 
         Raises:
             UsageError: The folder holds nothing in 3D or is broken, there is no display, or
                 Open3D is not installed or cannot draw.
         """
-        splats = not cloud and (folder / SPLATS).is_file()
-        scene = read_splat_scene(folder, self.warn) if splats else read_scene(folder)
-        if screenshot is not None:
-            self._picture(folder, scene, screenshot)
+        splats = not self.config.cloud and (source / SPLATS).is_file()
+        scene = read_splat_scene(source, self.warn) if splats else read_scene(source)
+        if out is not None:
+            self._picture(source, scene, out)
             return
-        advice = f"open {folder / 'report.html'} in a browser, or add --screenshot FILE.png"
+        advice = f"open {source / 'report.html'} in a browser, or add --screenshot FILE.png"
         if sys.platform == "linux" and not _has_display():
             raise UsageError(f"there is no display to open a window on: {advice}")
-        trouble = _draw("window", _what(scene), folder, timeout_s=None)
+        trouble = _draw("window", _what(scene), source, timeout_s=None)
         if trouble:
             raise UsageError(f"Open3D's window failed ({trouble}): {advice}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ from pydantic import Field
 
 from pipeline.atomic import replacing
 from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract.stage import Options
+from pipeline.contract.viewer import Viewer
 from pipeline.errors import UsageError, did_you_mean
 from stages._rendering.camera_path import (
     fit_intrinsics,
@@ -46,19 +47,21 @@ class Config(Options):
     quality: int = Field(18, ge=0, le=51, description="x264 rate factor; lower is better")
 
 
-class Model(Stage[Config]):
-    """Not part of the chain: `reel3d render` calls `render`."""
+class Model(Viewer[Config]):
+    """`reel3d render`: the splats from any camera."""
 
-    scope: ClassVar[Literal["clip", "stream"]] = "stream"
+    writes: ClassVar[tuple[str, ...]] = (".png", ".mp4")
 
-    def render(self, source: Path, out: Path) -> None:
+    def show(self, source: Path, out: Path | None = None) -> None:
         """Draw the splats of a run folder, or of a .ply file, to a .png or .mp4 file.
 
         Raises:
             UsageError: There are no splats, no such camera, or the files do not fit together.
         """
+        if out is None:
+            raise UsageError("splats are drawn into a file; name a .png or .mp4 file")
         suffix = out.suffix.lower()
-        if suffix not in (".png", ".mp4"):
+        if suffix not in self.writes:
             raise UsageError(
                 f"'{out.name}' is neither a picture nor a video; name it .png (one camera) or "
                 ".mp4 (a camera path)"

@@ -20,7 +20,7 @@ from pipeline.config import load
 from pipeline.contract import stage
 from pipeline.contract.source import Source
 from pipeline.errors import Reel3dError
-from pipeline.run import prepare
+from pipeline.lifecycle import prepare
 from pipeline.scheduling.backend import TaskDone, TaskResult, WorkerEvent, WorkerStarted
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.scheduler import Scheduler

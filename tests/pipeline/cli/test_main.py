@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.api import make_source
 from pipeline.chain import ORDER
 from pipeline.cli.main import main
-from pipeline.cli.run import make_source
 from pipeline.contract.stage import models, options_of
 
 Say = pytest.CaptureFixture[str]

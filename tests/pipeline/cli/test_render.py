@@ -70,6 +70,7 @@ def test_frames_before_and_after_the_poses_and_at_cuts():
         T_world_camera=results.poses(3),
         intrinsics=np.tile(K_ROUND, (3, 1, 1)),
         size=(320, 180),
+        files=("images/000010.jpg", "images/000020.jpg", "images/000040.jpg"),
         frames=(4, 60),
         shots=(24,),
     )

@@ -22,7 +22,7 @@ from pipeline.config import load
 from pipeline.contract.source import Source
 from pipeline.contract.stage import Context
 from pipeline.errors import SourceError
-from pipeline.run import RunResult, run
+from pipeline.lifecycle import RunResult, run
 from pipeline.scheduling.backend import WorkerEvent
 from pipeline.scheduling.policy import ResourceClaim
 from pipeline.scheduling.pools import WorkerPool

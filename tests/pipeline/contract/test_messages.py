@@ -1,11 +1,20 @@
 """Messages check themselves, are frozen, and print shapes."""
 
 import pickle
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Actions, Frames, Motion
+from pipeline.contract.messages import (
+    Actions,
+    Array,
+    Frames,
+    Keyframes,
+    Message,
+    Motion,
+    Views,
+)
 
 
 def frames(t: int = 2, **changed: object) -> Frames:
@@ -91,3 +100,28 @@ def test_joined_actions_are_ordered_by_start() -> None:
     joined = Actions.concat([actions(7, "late"), actions(1, "early")])
     assert joined.label == ("early", "late")
     assert joined.start_ns.tolist() == [1, 7]
+
+
+def test_the_annotations_are_the_specification_and_help_shows_it() -> None:
+    assert Frames.SPEC["images"] == ("uint8", "T H W 3")
+    assert "images: uint8 [T, H, W, 3]" in (Frames.__doc__ or "")
+    assert (Frames.__doc__ or "").count("Arrays:") == 1
+    arrays = {
+        name for name, hint in get_type_hints(Frames).items() if hint in (Array, Array | None)
+    }
+    assert arrays == set(Frames.SPEC)
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Frames, "T"), (Keyframes, "K"), (Views, "K")])
+def test_what_messages_share_has_as_many_rows_as_their_images(
+    kind: type[Message], rows: str
+) -> None:
+    assert kind.SPEC["right"] == ("uint8", f"{rows} H W 3")
+    assert kind.SPEC["T_world_camera"] == ("float64", f"{rows} 4 4")
+    # The first one that differs is blamed: never `images`, by what comes with them.
+    assert next(iter(kind.SPEC)) == "images"
+
+
+def test_a_right_view_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Frames.right must have shape \[T, H, W, 3\] with W = 6"):
+        frames(right=np.zeros((2, 4, 5, 3), np.uint8))

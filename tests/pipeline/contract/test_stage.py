@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from pipeline.chain import ORDER, REPORT
 from pipeline.contract.messages import DepthMaps, Frames, Message, Motion, Points, RunSummary, Views
 from pipeline.contract.source import Reader, Source
 from pipeline.contract.stage import Options, Stage, find, models, options_of, ports
+from pipeline.contract.viewer import VIEW, Viewer, find_viewer
 from pipeline.errors import UsageError
 
 MODELS = [(step, model) for step in ORDER for model in models(step)]
@@ -38,6 +40,31 @@ def test_every_model_keeps_the_contract(step: str, model: str) -> None:
     assert set(instance.weights) <= set(stage.catalogue())
     # Close must be safe before, and after a failed, open.
     instance.close()
+
+
+@pytest.mark.parametrize("name", models(VIEW))
+def test_every_viewer_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    config, viewer = options_of(VIEW, name), find_viewer(name)
+    assert issubclass(config, Options)
+    assert issubclass(viewer, Viewer)
+    assert (importlib.import_module(viewer.__module__).__doc__ or "").strip()
+    assert viewer.show.__doc__
+    for option, field in config.model_fields.items():
+        assert field.description, f"view/{name}: option '{option}' has no description"
+        assert not field.is_required(), f"view/{name}: option '{option}' has no default"
+    assert ".png" in viewer.writes
+    with pytest.raises(UsageError):
+        viewer(config()).show(tmp_path / "none", tmp_path / "a.png")
+    with pytest.raises(UsageError):
+        viewer(config()).show(tmp_path, tmp_path / "a.odd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_is_no_viewer_and_a_viewer_no_stage() -> None:
+    with pytest.raises(TypeError, match=r"stages.view.open3d.Model must be a Stage, got .*Viewer"):
+        find(VIEW, "open3d")
+    with pytest.raises(UsageError, match=r"view has no model 'opend3d'; .* did you mean 'open3d'"):
+        find_viewer("opend3d")
 
 
 @pytest.mark.parametrize(("step", "model"), MODELS)

@@ -20,8 +20,8 @@ from pipeline.config import load
 from pipeline.contract import stage
 from pipeline.contract.source import Source
 from pipeline.errors import SourceError
+from pipeline.lifecycle import PreparedRun, prepare, release, run
 from pipeline.local import runner as local_runner
-from pipeline.run import PreparedRun, prepare, release, run
 from pipeline.scheduling.backend import Limits
 from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.scheduler import Scheduler

@@ -16,8 +16,8 @@ import fsspec
 import numpy as np
 import pytest
 
+from pipeline.api import make_source
 from pipeline.cli.main import main
-from pipeline.cli.run import make_source
 from pipeline.contract.stage import Context
 from pipeline.errors import OutputError, SourceError, UsageError
 from pipeline.sources import cache as fetch
@@ -270,7 +270,7 @@ def test_a_login_comes_from_the_credentials_file_and_leaves_no_trace(
 
 def test_only_one_process_fetches(site: _Site, cache: Path) -> None:
     program = (
-        "import sys; from pipeline.sources import cache; from pipeline.cli.run import make_source;"
+        "import sys; from pipeline.sources import cache; from pipeline.api import make_source;"
         "print(cache.local(make_source(sys.argv[1])).uri)"
     )
     url = site.url("/slow.mp4")

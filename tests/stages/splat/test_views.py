@@ -237,9 +237,9 @@ def test_the_viewer_shows_the_splats_as_the_cameras_saw_them(run_folder, tmp_pat
 
 
 def test_the_viewer_shows_the_cloud_if_told_so(run_folder, tmp_path):
-    stage, _ = shower(renderer="software", width=64, height=36)
+    stage, _ = shower(renderer="software", width=64, height=36, cloud=True)
     with pytest.raises(UsageError, match="holds nothing to show in 3D"):
-        stage.show(run_folder, tmp_path / "a.png", cloud=True)
+        stage.show(run_folder, tmp_path / "a.png")
 
 
 def test_open3d_draws_the_same_splats(run_folder, tmp_path):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pipeline.contract.stage import Context, options_of
+from pipeline.contract.viewer import VIEW, find_viewer
 from pipeline.errors import UsageError
 from stages._formats.ply_reader import read_ply
 from stages._rendering.overview import frusta, overview, upright
@@ -212,7 +214,9 @@ def test_a_broken_lens_is_a_usual_one(text, tmp_path):
 
 
 def shower(**options):
-    return results.opened("view", "open3d", None, **options)
+    heard = results.Heard()
+    config = options_of(VIEW, "open3d")(**options)
+    return find_viewer("open3d")(config, Context(report=heard.events.append)), heard
 
 
 def test_a_folder_with_nothing_to_see(tmp_path):
