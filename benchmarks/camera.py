@@ -10,7 +10,7 @@ H.264) as a camera would. `reel3d watch` follows it with flow and action on, and
   it ends (bar: 3 s);
 - how long no frame came around each of the restarts of the server, from the last frame before to
   the first after, the server's own absence taken off (bar: 5 s), and whether the run folder is
-  whole: every artefact there with its checksum.
+  whole: every artifact there with its checksum.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def restarts(film: Path, out: Path, options: argparse.Namespace) -> None:
     folder = RunFolder(out)
     manifest = folder.manifest()
     assert manifest is not None, "the run folder is not whole"
-    listed = [a for a in manifest["artefacts"] if a != folder.describe(a["path"], a["kind"])]
-    print(f"run folder: {len(manifest['artefacts'])} artefacts, {len(listed)} damaged or missing")
+    listed = [a for a in manifest["artifacts"] if a != folder.describe(a["path"], a["kind"])]
+    print(f"run folder: {len(manifest['artifacts'])} artifacts, {len(listed)} damaged or missing")
 
 
 def main() -> None:

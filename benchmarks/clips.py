@@ -84,14 +84,14 @@ def held_to_sensor(run: Path) -> str:
         raw = cv2.imread(str(run / "depth" / f"{n - 220:06d}.png"), cv2.IMREAD_UNCHANGED)
         depth = np.where(raw > 0, raw * step * path.alignment.scale, np.nan)
         sensor = cv2.imread(str(files[n]).replace("pose.txt", "depth.png"), cv2.IMREAD_UNCHANGED)
-        seen = into_colour(sensor, float(cameras["fl_x"]), depth.shape)
+        seen = into_color(sensor, float(cameras["fl_x"]), depth.shape)
         both = (seen > 0) & np.isfinite(depth)
         errors.append(depth_error(depth, seen, both).abs_rel)
     return f"ATE {1000 * path.rmse_m:.1f} mm, depth AbsRel {np.mean(errors):.3f}"
 
 
-def into_colour(sensor: np.ndarray, focal_px: float, shape: tuple[int, ...]) -> np.ndarray:
-    """Move the sensor's depth, mm, into the colour camera, taken to sit at the same place."""
+def into_color(sensor: np.ndarray, focal_px: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Move the sensor's depth, mm, into the color camera, taken to sit at the same place."""
     v, u = np.nonzero((sensor > 0) & (sensor < 65535))
     z = sensor[v, u] / 1000.0
     h, w = shape

@@ -40,9 +40,9 @@ WIDTH, HEIGHT, FPS = 1280, 720, 30
 GOPS = (30, 300)
 RATES = (2.0, 0.2)
 PHASE = 11
-"""First wanted frame: off the keyframes, so that no reader is favoured by chance."""
+"""First wanted frame: off the keyframes, so that no reader is favored by chance."""
 SAME = 3
-"""Grey levels by which roundings of swscale's versions may differ."""
+"""Gray levels by which roundings of swscale's versions may differ."""
 
 
 def make_video(path: Path, seconds: float, gop: int) -> None:
@@ -146,7 +146,7 @@ def check(readers: dict[str, Reader], path: Path, wanted: list[int], threads: in
             int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(images, truth, strict=True)
         )
         if worst > SAME:
-            sys.exit(f"{name} delivers other frames: they differ by up to {worst} grey levels")
+            sys.exit(f"{name} delivers other frames: they differ by up to {worst} gray levels")
 
 
 def measure(
@@ -156,7 +156,7 @@ def measure(
     spent: dict[str, list[float]] = {name: [] for name in readers}
     for turn in range(repeats):
         names = list(readers)
-        # No reader always follows the same neighbour.
+        # No reader always follows the same neighbor.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
             start = time.process_time()

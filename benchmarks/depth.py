@@ -58,12 +58,12 @@ def _stereo(views: Views, i: int, j: int, out: np.ndarray) -> None:
     if flip:
         mirror = np.diag([-1.0, 1, 1, 1])
         T = mirror @ T @ mirror
-    grey = [cv2.cvtColor(views.images[k], cv2.COLOR_RGB2GRAY) for k in (i, j)]
+    gray = [cv2.cvtColor(views.images[k], cv2.COLOR_RGB2GRAY) for k in (i, j)]
     cameras = [views.intrinsics[k].copy() for k in (i, j)]
     for k, K in enumerate(cameras):
         K[:2, 2] -= 0.5
         if flip:
-            grey[k] = np.ascontiguousarray(grey[k][:, ::-1])
+            gray[k] = np.ascontiguousarray(gray[k][:, ::-1])
             K[0, 2] = columns - 1 - K[0, 2]
     none = np.zeros(5)
     R1, R2, P1, P2, Q, *_ = cv2.stereoRectify(
@@ -81,7 +81,7 @@ def _stereo(views: Views, i: int, j: int, out: np.ndarray) -> None:
     left, right = (
         cv2.remap(g, *cv2.initUndistortRectifyMap(K, none, R, P, (columns, rows), cv2.CV_32FC1),
                   cv2.INTER_LINEAR)
-        for g, K, R, P in ((grey[0], cameras[0], R1, P1), (grey[1], cameras[1], R2, P2))
+        for g, K, R, P in ((gray[0], cameras[0], R1, P1), (gray[1], cameras[1], R2, P2))
     )  # fmt: skip
     matcher = cv2.StereoSGBM_create(
         0, 96, 5, P1=8 * 25, P2=32 * 25, disp12MaxDiff=1, uniquenessRatio=10,

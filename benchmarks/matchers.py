@@ -3,7 +3,7 @@
     python -m benchmarks.matchers [--repeats 5] [--frames 4] [--overlap 3] [--side 640]
         [--threads 1] [--keypoints 512] [--only disk aliked xfeat superpoint efficient_loftr]
 
-Frames of a rendered tour, reduced to the given longest side, and every pair of neighbours up to the
+Frames of a rendered tour, reduced to the given longest side, and every pair of neighbors up to the
 overlap; random weights, which take as long as learned ones. `loop` is what the pages of the
 libraries show: for each pair, look at both pictures, then match (LightGlue for kornia's features
 and SuperPoint; EfficientLoFTR by itself); both with the same number of threads. The matches are
@@ -139,7 +139,7 @@ def _kornia(
     )
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     size = torch.tensor([[images.shape[2], images.shape[1]]])
-    centre = np.tile(stage.front_end._detector.grid((images.shape[2], images.shape[1])).centre, 2)
+    center = np.tile(stage.front_end._detector.grid((images.shape[2], images.shape[1])).center, 2)
 
     def look(image: Any) -> tuple[Any, Any]:
         if name == "xfeat":
@@ -165,7 +165,7 @@ def _kornia(
                 }
             )
             rows = told["matches"][0]
-            places.append(torch.cat([a[0][rows[:, 0]], b[0][rows[:, 1]]], 1).numpy() + centre)
+            places.append(torch.cat([a[0][rows[:, 0]], b[0][rows[:, 1]]], 1).numpy() + center)
         return places
 
     return stage, loop
@@ -195,7 +195,7 @@ def _transformers(
     processor.save_pretrained(folder)
     stage = _opened(threads, checkpoint=str(folder), keypoints=most, **chosen)
     scale = torch.tensor([images.shape[2], images.shape[1]])
-    centre = np.tile([images.shape[2] / width / 2, images.shape[1] / height / 2], 2)
+    center = np.tile([images.shape[2] / width / 2, images.shape[1] / height / 2], 2)
 
     @torch.inference_mode()
     def loop(pairs: Pairs) -> Places:
@@ -210,7 +210,7 @@ def _transformers(
                 rows = torch.nonzero(told.matches[0, 1] > -1)[:, 0]
                 ends = (rows, rows)
             xy = [told.keypoints[0, n][rows] * scale for n, rows in enumerate(ends)]
-            places.append(torch.cat(xy, 1).numpy() + centre)
+            places.append(torch.cat(xy, 1).numpy() + center)
         return places
 
     if name == "efficient_loftr":

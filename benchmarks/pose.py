@@ -132,7 +132,7 @@ def keyframes_of(
 def plain_colmap(
     keyframes: Keyframes, seed: int, threads: int
 ) -> tuple[int, float, dict[int, Array]]:
-    """Run pycolmap as documented; return views, CPU seconds and centres by keyframe."""
+    """Run pycolmap as documented; return views, CPU seconds and centers by keyframe."""
     with tempfile.TemporaryDirectory() as folder:
         images, database = Path(folder) / "images", Path(folder) / "database.db"
         images.mkdir()
@@ -166,13 +166,13 @@ def plain_colmap(
         return len(registered), spent, {int(i.name[:6]): i.projection_center() for i in registered}
 
 
-def error(case: Case, rows: Array, centres: Array) -> str:
-    """Return the trajectory error after Sim3 as a percentage of the path or in millimetres."""
+def error(case: Case, rows: Array, centers: Array) -> str:
+    """Return the trajectory error after Sim3 as a percentage of the path or in millimeters."""
     if case.truth is None or len(rows) < 3:
         return "-"
     true = case.truth(rows)[:, :3, 3]
-    s, R, t = align_sim3(centres, true)
-    rmse = np.sqrt(np.mean(np.sum((s * centres @ R.T + t - true) ** 2, axis=1)))
+    s, R, t = align_sim3(centers, true)
+    rmse = np.sqrt(np.mean(np.sum((s * centers @ R.T + t - true) ** 2, axis=1)))
     path = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
     return f"{100 * rmse / path:.3f} %" if case.unit == "%" else f"{1000 * rmse:.1f} mm"
 
@@ -209,9 +209,9 @@ def main() -> None:
             f" {keyframe_s:7.1f} s {pose_s:5.1f} s"
         )
         if not arguments.no_peer and len(keyframes.index) > 2:
-            count, peer_s, centres = plain_colmap(keyframes, context.seed, arguments.threads)
-            rows = np.array(sorted(centres), np.int64)
-            theirs = np.array([centres[int(i)] for i in rows]).reshape(-1, 3)
+            count, peer_s, centers = plain_colmap(keyframes, context.seed, arguments.threads)
+            rows = np.array(sorted(centers), np.int64)
+            theirs = np.array([centers[int(i)] for i in rows]).reshape(-1, 3)
             ate = error(case, keyframes.index[rows], theirs)
             line += f" | {count:6} {ate:>9} {peer_s:5.1f} s {peer_s / pose_s:6.1f}"
         print(line, flush=True)

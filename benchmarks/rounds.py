@@ -1,6 +1,6 @@
 """Rounds of a benchmark: every way once a round, in turn forwards and backwards; their ratios.
 
-A ratio is taken inside a round, between neighbours in time, so that a machine that gets slower or
+A ratio is taken inside a round, between neighbors in time, so that a machine that gets slower or
 faster meanwhile spoils neither side.
 """
 

@@ -9,7 +9,7 @@ object store (needs pandas and decord). Both start on a cluster that is up and e
 frame lies in the object store. Both find the workers of their round before, and start what they
 lack in the first. `decoding` is the CPU time of decode/pyav for the wanted frames alone, one pass a
 core at the same time, divided by the cores: no runner can be quicker, and `at best` is how much
-faster than `data` it could be. The frames are compared first: the same ones, alike to 3 grey
+faster than `data` it could be. The frames are compared first: the same ones, alike to 3 gray
 levels. Bar: 3 times faster, at both keyframe distances.
 """
 
@@ -103,7 +103,7 @@ def compare(film: Path) -> int:
     assert index.tolist() == theirs, f"other frames: {index.tolist()} and {theirs}"
     for mine, row in zip(images, rows, strict=True):
         apart = int(np.abs(mine.astype(np.int16) - row["frame"]).max())
-        assert apart <= SAME, f"frame {row['frame_index']} differs by {apart} grey levels"
+        assert apart <= SAME, f"frame {row['frame_index']} differs by {apart} gray levels"
     return len(rows)
 
 

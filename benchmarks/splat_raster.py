@@ -1,9 +1,9 @@
-"""The CPU rasteriser of splats against a pure-torch one: time, threads, memory, start.
+"""The CPU rasterizer of splats against a pure-torch one: time, threads, memory, start.
 
     python -m benchmarks.splat_raster [--repeats 5]
 
-The peer is the usual tile rasteriser in plain torch, written as well as that can be: everything
-up to the tiles' lists is vectorised over the Gaussians, a tile is one block of [pixels, Gaussians]
+The peer is the usual tile rasterizer in plain torch, written as well as that can be: everything
+up to the tiles' lists is vectorized over the Gaussians, a tile is one block of [pixels, Gaussians]
 per 256 of its list with an early end, and autograd goes back. Both get the same float32 scene
 (harmonics of degree 3, a closed surface) and are checked first: 99.9 % of the picture's values
 within 1e-4 (a Gaussian at 1/255 of alpha may fall on either side), every gradient within 1e-3 in
@@ -74,7 +74,7 @@ def basis(d: Tensor) -> Tensor:
 
 
 def project(g: Scene, K: Tensor, width: int, height: int) -> tuple[Tensor, ...]:
-    """Return centre, conic, opacity, colour and half box of the Gaussians seen, nearest first."""
+    """Return center, conic, opacity, color and half box of the Gaussians seen, nearest first."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     order = torch.argsort(g["means"].detach()[:, 2], stable=True)
     order = order[g["means"].detach()[order, 2] > 0.01]
@@ -95,23 +95,23 @@ def project(g: Scene, K: Tensor, width: int, height: int) -> tuple[Tensor, ...]:
     uu, uv, vv = (u * u).sum(-1) + 0.3, (u * v).sum(-1), (v * v).sum(-1) + 0.3
     det = uu * vv - uv * uv
     conic = torch.stack([vv / det, -uv / det, uu / det], -1)
-    centre = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
+    center = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
     opacity = torch.sigmoid(g["opacities"][order])
     sh = torch.cat([g["sh0"], g["shN"]], 1)[order]
     directions = torch.nn.functional.normalize(p, dim=-1)
-    colour = torch.clamp_min((basis(directions)[..., None] * sh).sum(1) + 0.5, 0)
+    color = torch.clamp_min((basis(directions)[..., None] * sh).sum(1) + 0.5, 0)
     with torch.no_grad():
         reach = torch.sqrt(2 * torch.log((255 * opacity).clamp_min(1)))
         box = reach[:, None] * torch.sqrt(torch.stack([uu, vv], -1))
-    return centre, conic, opacity, colour, box
+    return center, conic, opacity, color, box
 
 
 @torch.no_grad()
-def lists(centre: Tensor, box: Tensor, across: int, down: int) -> tuple[Tensor, list[int]]:
+def lists(center: Tensor, box: Tensor, across: int, down: int) -> tuple[Tensor, list[int]]:
     """Return the Gaussians of every tile, nearest first, and where each tile's list begins."""
     limit = torch.tensor([across, down])
-    low = torch.floor((centre - box) / TILE).clamp_min(0).long().minimum(limit)
-    high = (torch.floor((centre + box) / TILE).long() + 1).clamp_min(0).minimum(limit)
+    low = torch.floor((center - box) / TILE).clamp_min(0).long().minimum(limit)
+    high = (torch.floor((center + box) / TILE).long() + 1).clamp_min(0).minimum(limit)
     span = (high - low).clamp_min(0) * (box > 0)
     count = span.prod(1)
     gaussian = torch.repeat_interleave(torch.arange(len(count)), count)
@@ -127,10 +127,10 @@ def torch_render(g: Scene, K: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the picture [H, W, 3]."""
     width, height = size
     across, down = -(-width // TILE), -(-height // TILE)
-    centre, conic, opacity, colour, box = project(g, K, width, height)
-    ids, starts = lists(centre.detach(), box, across, down)
+    center, conic, opacity, color, box = project(g, K, width, height)
+    ids, starts = lists(center.detach(), box, across, down)
     # One gather for all tiles, split: the way back of a gather or a slice fills a whole matrix.
-    packed = torch.cat([centre, conic, opacity[:, None], colour], 1)[ids]
+    packed = torch.cat([center, conic, opacity[:, None], color], 1)[ids]
     lengths = [
         [min(CHUNK, end - start) for start in range(begin, end, CHUNK)]
         for begin, end in pairwise(starts)
@@ -184,7 +184,7 @@ def step(render: Any, g: Scene, K: Tensor, size: tuple[int, int], weights: Tenso
 
 
 def check(ours: Any, g: Scene, K: Tensor, size: tuple[int, int], weights: Tensor) -> None:
-    """Raise unless both rasterisers make the same picture and gradients."""
+    """Raise unless both rasterizers make the same picture and gradients."""
     image = step(ours, g, K, size, weights)
     gradients = {k: v.grad.clone() for k, v in g.items() if v.grad is not None}
     truth = step(torch_render, g, K, size, weights)

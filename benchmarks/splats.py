@@ -6,8 +6,8 @@
     python -m benchmarks.splats clips [NAME ...]      real clips, with what `reel3d run` estimates
 
 Seconds are of CPU time on one thread. Every 8th view is held out. "cloud" is what one gets without
-training: the point cloud's own colours drawn into the held-out views, holes closed with the
-nearest colour.
+training: the point cloud's own colors drawn into the held-out views, holes closed with the
+nearest color.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def train(
 
 
 def cloud_psnr(views: Views, points: Points | None) -> float:
-    """Return the PSNR in dB of the coloured cloud in the held-out views."""
+    """Return the PSNR in dB of the colored cloud in the held-out views."""
     xyz, rgb = (views.points, views.points_rgb) if points is None else (points.xyz, points.rgb)
     errors = []
     for number in range(0, len(views.images), HELD_OUT_EVERY):

@@ -1,4 +1,4 @@
-"""Writing so that nothing half-written looks whole: a temporary neighbour, then a rename."""
+"""Writing so that nothing half-written looks whole: a temporary neighbor, then a rename."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ::
 
-                                ┌─► recognise ─► Scores ─┐
+                                ┌─► recognize ─► Scores ─┐
     decode ─► sample ─► Frames ─┼─► flow ─► Motion ─┬────┴─► action ─► Actions
                                 └─────────┬─────────┘
                                           ├─► segment ─► Masks ─► track ─► Tracks
@@ -47,7 +47,7 @@ HEAD = ("decode", "sample")
 """The steps that run together in one worker, so that sampling steers decoding."""
 
 ORDER = (
-    *(*HEAD, "flow", "recognise", "action", "segment", "track"),
+    *(*HEAD, "flow", "recognize", "action", "segment", "track"),
     *("keyframe", "pose", "depth", "fuse", "splat", EXPORT, REPORT),
 )
 
@@ -58,7 +58,7 @@ STREAM_LEVEL = (Actions, Tracks, Keyframes, Views, DepthMaps, Points, Splats)
 """Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
-    Scores: "recognised actions",
+    Scores: "recognized actions",
     Actions: "events",
     Tracks: "tracks of things",
     Keyframes: "keyframes",

@@ -2,11 +2,11 @@
 
 A configuration names for every step the model and its options::
 
-    depth: {model: multiview, neighbours: 4}
+    depth: {model: multiview, neighbors: 4}
     export: {points: {}, mesh: {}}     # several at once: one entry a format
     run: {seed: 0}
 
-On the command line the same is written `depth.neighbours=4`; `depth.model=none` leaves a step
+On the command line the same is written `depth.neighbors=4`; `depth.model=none` leaves a step
 out, and `export.mesh=none` or `export.flo=on` leaves out or adds a format.
 """
 
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
+from pipeline import renamed
 from pipeline.chain import EXPORT, ORDER, Choice
 from pipeline.contract.stage import Options, models, options_of
 from pipeline.errors import (
@@ -101,7 +102,7 @@ def is_override(word: str) -> bool:
     if match is None or os.path.lexists(word):
         return False
     # `flow=dis` is a slip, not a file: it is refused with a word on how options are written.
-    return bool(match[2]) or match[1] in ("run", *ORDER)
+    return bool(match[2]) or match[1] in ("run", *ORDER, *renamed.STEPS)
 
 
 def load(
@@ -117,8 +118,8 @@ def load(
     Args:
         preset: Name of a preset; unused where `file` is given.
         file: A YAML file; it may build on a preset with `extends: NAME`.
-        overrides: Words such as `depth.neighbours=4`, later ones win.
-        options: The same by step, such as `{"depth": {"neighbours": 4}}`; they win over words.
+        overrides: Words such as `depth.neighbors=4`, later ones win.
+        options: The same by step, such as `{"depth": {"neighbors": 4}}`; they win over words.
         uri: The source, which settles `decode: {model: auto}`.
 
     Raises:
@@ -248,6 +249,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_step(step: str) -> None:
+    renamed.check_step(step)
     known = ("run", *ORDER)
     if step not in known:
         raise UsageError(
@@ -295,10 +297,13 @@ def _decoder(uri: str) -> str:
 
 
 def _choice(step: str, model: str, values: Any) -> Choice:
+    renamed.check_model(step, model)
     config = options_of(step, model)
     where = f"{step}.{model}" if step == EXPORT else step
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} must hold options, got {values!r}")
+    for option in values:
+        renamed.check_option(step, str(option))
     return Choice(step, model, _validated(config, values, where))
 
 

@@ -24,6 +24,7 @@ from types import ModuleType
 
 __all__ = [
     "NAMED",
+    "SYSTEM_PACKAGES",
     "OutputError",
     "PartNotMade",
     "Reel3dError",
@@ -80,6 +81,11 @@ NAMED: dict[str, type[Reel3dError]] = {
 """By name, for errors that come out of another process."""
 
 
+SYSTEM_PACKAGES = {"open3d": "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"}
+"""Module to the Debian packages that its wheel needs and does not bring; docker/debian-packages.txt
+lists the same."""
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for a near miss, else an empty string."""
     near = difflib.get_close_matches(word, list(allowed), n=1)
@@ -108,13 +114,12 @@ def later(module: str) -> ModuleType:
     return lazy
 
 
-def require(module: str, *, extra: str | None = None, debian: str | None = None) -> ModuleType:
+def require(module: str, *, extra: str | None = None) -> ModuleType:
     """Import an optional or fragile package, or say in one line how to install it.
 
     Args:
         module: The module to import, such as `"open3d"`.
         extra: The extra of reel3d that brings it: `pip install 'reel3d[extra]'`.
-        debian: System packages that its wheel needs and does not bring.
 
     Raises:
         UsageError: It is not installed or does not load.
@@ -125,8 +130,8 @@ def require(module: str, *, extra: str | None = None, debian: str | None = None)
         advice = []
         if extra:
             advice.append(f"pip install 'reel3d[{extra}]'")
-        if debian:
-            advice.append(f"apt-get install {debian}")
+        if module in SYSTEM_PACKAGES:
+            advice.append(f"apt-get install {SYSTEM_PACKAGES[module]}")
         raise UsageError(
             f"{module} cannot be imported ({error}); install it: "
             + " and ".join(advice or [f"pip install {module}"])

@@ -26,7 +26,7 @@ from pipeline.storage.run_folder import RunFolder, fingerprint
 from pipeline.telemetry.listener import ProgressListener
 from pipeline.telemetry.meter import Meter, peak_memory_bytes
 from pipeline.version import version
-from pipeline.weights import licences
+from pipeline.weights import licenses
 from pipeline.weights.files import sha256_of
 
 __all__ = ["PreparedRun", "RunResult", "build_manifest", "finalize", "prepare", "release", "run"]
@@ -87,7 +87,7 @@ def prepare(source: Source, config: RunConfig, out: Path, *, resume: bool = Fals
         # What cannot be had is told before anything is made.
         stage = link.stage(link.choice.options)
         for weights in stage.weights:
-            licences.check(weights, link.name)
+            licenses.check(weights, link.name)
         stage.fetch()
     source_hash = _identity(source)
     folder = RunFolder.create(out, resume=resume)
@@ -139,11 +139,11 @@ def build_manifest(prepared: PreparedRun, probe: Probe | None, peak_bytes: int) 
         "peak_memory_bytes": peak_bytes,
         "stages": stages,
         "left_out": prepared.chain.left_out,
-        "artefacts": [a for planned in planned_stages for a in _artefacts(planned, folder)],
+        "artifacts": [a for planned in planned_stages for a in _artifacts(planned, folder)],
     }
     manifest["exit_code"] = 4 if any(stage["losses"] for stage in stages) else 0
     _write_tables(folder, planned_stages)
-    manifest["artefacts"] += [
+    manifest["artifacts"] += [
         folder.describe("config.yaml", "configuration"),
         folder.describe("metrics.jsonl", "metrics"),
         folder.describe("errors.jsonl", "errors"),
@@ -171,8 +171,8 @@ def finalize(
                 "losses": [{"what": loss.what, "why": loss.why} for loss in report.losses],
             }
         )
-        described = [prepared.folder.describe(p, kind) for p, kind in report.artefacts.items()]
-        manifest["artefacts"] += described
+        described = [prepared.folder.describe(p, kind) for p, kind in report.artifacts.items()]
+        manifest["artifacts"] += described
         if report.losses:
             manifest["exit_code"] = 4
         listener.on_stage_end(link.name, state, report)
@@ -241,7 +241,7 @@ def _account(planned: PlannedStage) -> dict[str, Any]:
     meter = planned.meter
     stage = planned.link.stage(planned.link.choice.options)
     weights = [
-        {"id": one.id, "sha256": sha256_of(one), **licences.told(one)} for one in stage.weights
+        {"id": one.id, "sha256": sha256_of(one), **licenses.told(one)} for one in stage.weights
     ]
     account: dict[str, Any] = {
         "step": planned.link.step,
@@ -261,13 +261,13 @@ def _account(planned: PlannedStage) -> dict[str, Any]:
     return account
 
 
-def _artefacts(planned: PlannedStage, folder: RunFolder) -> list[dict[str, Any]]:
+def _artifacts(planned: PlannedStage, folder: RunFolder) -> list[dict[str, Any]]:
     if planned.entry is not None and planned.action != "run":
-        return planned.entry.artefacts
+        return planned.entry.artifacts
     entry = folder.entries.get(planned.name)
     if entry is not None:
-        return entry.artefacts
-    return [folder.describe(path, kind) for path, kind in planned.meter.artefacts.items()]
+        return entry.artifacts
+    return [folder.describe(path, kind) for path, kind in planned.meter.artifacts.items()]
 
 
 def _write_tables(folder: RunFolder, planned_stages: list[PlannedStage]) -> None:

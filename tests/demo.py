@@ -37,9 +37,9 @@ def table(verdict: Verdict) -> Table:
             rows.add_row(name, "[red]not made[/]", "")
             return
         good = value <= bar if most else value >= bar
-        colour = "green" if good else "red"
+        color = "green" if good else "red"
         limit = f"{'≤' if most else '≥'} {bar:g} {unit}".strip()
-        rows.add_row(name, f"[{colour}]{value:.3g} {unit}[/]".replace(" [/]", "[/]"), limit)
+        rows.add_row(name, f"[{color}]{value:.3g} {unit}[/]".replace(" [/]", "[/]"), limit)
 
     path, cloud = verdict.trajectory, verdict.cloud
     posed = verdict.keyframes_posed

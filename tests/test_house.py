@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.doctor import DEBIAN_PACKAGES
+from pipeline.errors import SYSTEM_PACKAGES
 from tests.support.paths import ROOT
 
 VAGUE = re.compile(r"(^|/)(utils?|core|common|misc|base|helpers?|managers?)(\.py|/)")
@@ -65,7 +65,7 @@ def test_the_lock_holds_every_dependency() -> None:
 
 def test_the_debian_packages_are_listed_once_and_told_alike() -> None:
     listed = (ROOT / "docker" / "debian-packages.txt").read_text().split()
-    assert DEBIAN_PACKAGES.split() == listed
+    assert SYSTEM_PACKAGES["open3d"].split() == listed
 
 
 def test_the_wheel_holds_the_packages_and_the_presets(tmp_path: Path) -> None:

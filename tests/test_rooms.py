@@ -19,7 +19,7 @@ ROOMS = (
     ("version", "atomic"),
     ("weights",),
     ("contract",),
-    ("sources", "chain"),
+    ("sources", "chain", "renamed"),
     ("config", "telemetry"),
     ("storage",),
     ("worker",),

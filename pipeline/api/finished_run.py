@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunLoss", "RunWarning", "open"]
 
-DEBIAN = "libusb-1.0-0 libegl1 libgl1"
 """What Open3D's wheel needs of the system."""
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class Run:
     folder: Path
     """The run folder."""
     manifest: dict[str, Any] = field(repr=False)
-    """Content of `manifest.json`: source, options, stages, versions, artefacts with hashes."""
+    """Content of `manifest.json`: source, options, stages, versions, artifacts with hashes."""
     did_nothing: bool = field(default=False, repr=False)
     """Whether `resume` found everything made already."""
 
@@ -278,7 +277,7 @@ class Run:
 
     def _missing(self, part: _Part) -> Reel3dError:
         lacks = f"{self.folder} holds no {part.what} (there is no {part.file})"
-        if part.file in [artefact["path"] for artefact in self.manifest["artefacts"]]:
+        if part.file in [artifact["path"] for artifact in self.manifest["artifacts"]]:
             return UsageError(f"{lacks}: it was deleted; `reel3d run … --resume` makes it again")
         name = f"export/{part.export}"
         if name not in [_name(stage) for stage in self.manifest["stages"]]:
@@ -294,7 +293,7 @@ class Run:
 
     def _open3d(self, name: str, reader: str) -> Any:
         path = self._path(name)
-        library: Any = require("open3d", debian=DEBIAN)
+        library: Any = require("open3d")
         # Open3D warns of an empty cloud, which is what a run of few views may have.
         with library.utility.VerbosityContextManager(library.utility.VerbosityLevel.Error):
             return getattr(library.io, reader)(str(path))

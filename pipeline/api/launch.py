@@ -59,7 +59,7 @@ class Launch:
             sources: Paths, patterns or addresses.
             preset: Name of a preset; unused where `config` is given.
             config: A YAML file.
-            overrides: Words such as `depth.neighbours=4`.
+            overrides: Words such as `depth.neighbors=4`.
             options: The same as a mapping by step.
             out: Run folder; of several sources, the folder that holds theirs.
             resume: Do only what is missing, or what options outdate.

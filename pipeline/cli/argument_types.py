@@ -1,4 +1,4 @@
-"""Numbers on the command line: what is allowed, and one line for what is not."""
+"""Types of command-line arguments: what is allowed, and one line for what is not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 
-__all__ = ["number", "whole"]
+__all__ = ["number", "priority", "share", "whole"]
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -36,3 +36,23 @@ def number(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def priority(text: str) -> int:
+    """Read a `--priority`."""
+    if not re.fullmatch(r"-?\d{1,6}", text):
+        raise argparse.ArgumentTypeError(f"invalid priority '{text}': give a whole number, e.g. 5")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Read a `--share`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"invalid share '{text}': give a number above 0 and at most 1"
+        )
+    return value

@@ -22,11 +22,9 @@ from rich.markup import escape
 
 from pipeline.chain import ORDER
 from pipeline.contract.stage import models
+from pipeline.errors import SYSTEM_PACKAGES
 
-__all__ = ["DEBIAN_PACKAGES", "Finding", "examine"]
-
-DEBIAN_PACKAGES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
-"""What Open3D's wheel needs and does not bring (measured: FACTS of version 0.20)."""
+__all__ = ["Finding", "examine"]
 
 NEEDED = (
     "av", "cv2", "gsplat", "numba", "numpy", "pyarrow", "pycolmap", "open3d", "scipy", "torch",
@@ -195,7 +193,7 @@ def _library(name: str, why: str) -> Finding:
         return Finding(name, fault, "not installed", OPTIONAL.get(name, "pip install reel3d"))
     if not why:
         return Finding(name, "ok", version)
-    advice = f"apt-get install {DEBIAN_PACKAGES}" if name == "open3d" else "reinstall it"
+    advice = f"apt-get install {SYSTEM_PACKAGES[name]}" if name == "open3d" else "reinstall it"
     return Finding(name, fault, f"{version}: {why}", advice)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 import time
@@ -15,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.cli.shared_options import add_licence_option
+from pipeline.cli.argument_types import priority, share
+from pipeline.cli.shared_options import add_license_option
 from pipeline.config import is_override, load, presets
 from pipeline.errors import UsageError
 from pipeline.jobs.client import DEFAULT, JobServer, connect
@@ -61,12 +61,12 @@ def add_jobs(commands: Any) -> None:
     preset.add_argument("--config", type=Path, help="YAML file of this machine")
     submit.add_argument("--resume", action="store_true", help="do only what is missing in --out")
     submit.add_argument(
-        "--priority", type=_priority, default=0, metavar="N", help="higher goes first (default: 0)"
+        "--priority", type=priority, default=0, metavar="N", help="higher goes first (default: 0)"
     )
     submit.add_argument(
-        "--share", type=_share, default=1.0, help="most of the cluster it may use, above 0 to 1"
+        "--share", type=share, default=1.0, help="most of the cluster it may use, above 0 to 1"
     )
-    add_licence_option(submit)
+    add_license_option(submit)
     submit.add_argument("--wait", action="store_true", help="follow the job; end as it ends")
     submit.add_argument(
         "--remote-paths", action="store_true", help="paths are the cluster's: not looked for here"
@@ -107,22 +107,6 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="holds the token (default: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token)",
     )
-
-
-def _priority(text: str) -> int:
-    if not re.fullmatch(r"-?\d{1,6}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no priority; a whole number is allowed")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = float("nan")
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no share; above 0 to 1 is allowed")
-    return share
 
 
 def _open(options: argparse.Namespace, console: Console) -> JobServer:
@@ -184,7 +168,7 @@ def _order(options: argparse.Namespace, job: str, *, installed: bool) -> Order:
         priority=options.priority,
         share=options.share,
         resume=options.resume,
-        licences=tuple(options.licences),
+        licenses=tuple(options.licenses),
         version=version(),
         installed=installed,
         runner=CLUSTER,

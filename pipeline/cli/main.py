@@ -17,6 +17,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.cli.argument_types import priority, share
 from pipeline.cli.doctor import doctor_command
 from pipeline.cli.jobs import add_jobs
 from pipeline.cli.list_options import options_command
@@ -27,14 +28,15 @@ from pipeline.cli.run import (
     RUN_HELP,
     run_command,
 )
-from pipeline.cli.shared_options import add_licence_option, add_log_options
+from pipeline.cli.shared_options import add_license_option, add_log_options
 from pipeline.cli.view import view_command
 from pipeline.cli.watch import add_watch
 from pipeline.config import presets
 from pipeline.errors import Reel3dError, UsageError
+from pipeline.renamed import check_flag
 from pipeline.telemetry.logs import LogSettings, configure
 from pipeline.version import version
-from pipeline.weights.licences import accept
+from pipeline.weights.licenses import accept
 
 __all__ = ["main"]
 
@@ -52,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parse(words)
-        for licence in getattr(options, "licences", ()):
-            accept(licence)
+        for license in getattr(options, "licenses", ()):
+            accept(license)
         configure(LogSettings(form=options.log_format, level=options.log_level))
         return options.command(options, console)
     except Reel3dError as error:
@@ -113,16 +115,20 @@ def _parser() -> _Parser:
         help="of the Ray cluster to join; without it the cluster runner starts one here",
     )
     run_.add_argument(
-        "--priority", type=int, default=0, metavar="N", help="higher goes first on a shared cluster"
+        "--priority",
+        type=priority,
+        default=0,
+        metavar="N",
+        help="higher goes first on a shared cluster",
     )
     run_.add_argument(
         "--share",
-        type=float,
+        type=share,
         default=1.0,
         metavar="0..1",
         help="most of a shared cluster that this run may take",
     )
-    add_licence_option(run_)
+    add_license_option(run_)
     run_.set_defaults(command=run_command)
 
     view = commands.add_parser("view", help="look at a run in Open3D, or at its report")
@@ -155,6 +161,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     options, extra = parser.parse_known_args(words)
     unknown = [word for word in extra if word.startswith("-") or not hasattr(options, "words")]
     if unknown:
+        check_flag(unknown[0])
         parser.error(f"'{unknown[0]}' is not understood")
     if extra:
         options.words += extra

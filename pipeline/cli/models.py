@@ -1,4 +1,4 @@
-"""`reel3d models`: the learned models, their licences, and whether their weights are here."""
+"""`reel3d models`: the learned models, their licenses, and whether their weights are here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.shared_options import add_licence_option
+from pipeline.cli.shared_options import add_license_option
 from pipeline.contract.stage import find, models, steps
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.weights import licences
+from pipeline.weights import licenses
 from pipeline.weights.files import Weights, bring, fault_of, sha256_of
 from pipeline.weights.hub import checkpoint, is_name
 
@@ -34,7 +34,7 @@ def add_models(commands: Any) -> None:
     fetch.add_argument(
         "name", metavar="NAME", help="a model (flow/raft), weights of the list, or any owner/name"
     )
-    add_licence_option(fetch)
+    add_license_option(fetch)
     fetch.set_defaults(command=_fetch)
 
 
@@ -42,24 +42,24 @@ def known() -> Iterator[tuple[str, Weights]]:
     """Yield every file of weights with the model that it belongs to, such as `flow/raft`."""
     for step in steps():
         for model in models(step):
-            for weights in find(step, model).catalogue():
+            for weights in find(step, model).catalog():
                 yield f"{step}/{model}", weights
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
     del options, console
     there = list(known())
-    agreed = licences.accepted()
+    agreed = licenses.accepted()
     table = Table(box=None, pad_edge=False)
-    for title in ("model", "weights", "task", "licence", "MB", "here"):
+    for title in ("model", "weights", "task", "license", "MB", "here"):
         table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
     for model, weights in there:
         size = f"{weights.nbytes / 1e6:.0f}"
         here = "yes" if weights.is_here else "no"
-        licence = weights.licence
-        if not licences.is_free(licence):
-            licence += " (accepted)" if licence in agreed else " (must be accepted)"
-        table.add_row(model, weights.id, weights.task, licence, size, here)
+        license = weights.license
+        if not licenses.is_free(license):
+            license += " (accepted)" if license in agreed else " (must be accepted)"
+        table.add_row(model, weights.id, weights.task, license, size, here)
     told = Console(highlight=False)
     if not told.is_terminal:
         told = Console(highlight=False, width=WIDTH)
@@ -107,7 +107,7 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
     told = Console(highlight=False)
     for model, weights in wanted:
         before = weights.is_here
-        licences.check(weights, model)
+        licenses.check(weights, model)
         here = bring(weights, model)
         told.print(f"{here.id}: {'was here' if before else 'fetched'}, {here.path}", soft_wrap=True)
     return 0

@@ -76,19 +76,19 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"[bold red]reel3d:[/] {escape(str(outcome))}", soft_wrap=True)
             else:
                 if not options.quiet:
-                    _summarise(outcome, console)
+                    _summarize(outcome, console)
                 print(outcome.folder, flush=True)
             code = max(code, outcome.exit_code)
     return code
 
 
-def _summarise(run: Run, console: Console) -> None:
+def _summarize(run: Run, console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for artefact in run.manifest["artefacts"]:
-        if artefact["kind"] in ("configuration", "metrics", "errors"):
+    for artifact in run.manifest["artifacts"]:
+        if artifact["kind"] in ("configuration", "metrics", "errors"):
             continue
-        size = _size(artefact["bytes"])
-        table.add_row(f"[cyan]{escape(artefact['path'])}[/]", artefact["kind"], size)
+        size = _size(artifact["bytes"])
+        table.add_row(f"[cyan]{escape(artifact['path'])}[/]", artifact["kind"], size)
     console.print(table)
     for name, why in run.manifest.get("left_out", {}).items():
         console.print(f"[yellow]–[/] {escape(name)} was left out: {escape(why)}", soft_wrap=True)

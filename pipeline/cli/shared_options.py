@@ -9,15 +9,15 @@ from typing import get_args
 from pipeline.telemetry.logs import LEVELS, Form, LogSettings
 
 
-def add_licence_option(command: argparse.ArgumentParser) -> None:
-    """Add `--accept-licence`; the names given are `options.licences`."""
+def add_license_option(command: argparse.ArgumentParser) -> None:
+    """Add `--accept-license`; the names given are `options.licenses`."""
     command.add_argument(
-        "--accept-licence",
-        dest="licences",
+        "--accept-license",
+        dest="licenses",
         action="append",
         default=[],
         metavar="NAME",
-        help="agree to a licence of weights, as the message that asks for it names it; remembered",
+        help="agree to a license of weights, as the message that asks for it names it; remembered",
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from pipeline.cli.shared_options import add_licence_option
+from pipeline.cli.shared_options import add_license_option
 from pipeline.config import is_override, presets
 from pipeline.errors import UsageError
 from pipeline.sources.urls import CAMERAS, mask, scheme
@@ -71,7 +71,7 @@ def add_watch(commands: Any, run: Command) -> None:
     )
     watch.add_argument("--quiet", action="store_true", help="print the run folder and errors only")
     watch.add_argument("--address", metavar="HOST:PORT|auto", help="of the Ray cluster to join")
-    add_licence_option(watch)
+    add_license_option(watch)
     command = functools.partial(_watch, run=run)
     watch.set_defaults(command=command, resume=False, priority=0, share=1.0)
 

@@ -3,7 +3,7 @@
 Must not know any runner or any model. Read `messages.py` first, then `stage.py`.
 """
 
-from pipeline.contract.events import Artefact, Event, Loss, Metric, Progress, Warn
+from pipeline.contract.events import Artifact, Event, Loss, Metric, Progress, Warn
 from pipeline.contract.messages import (
     Actions,
     Array,
@@ -30,7 +30,7 @@ from pipeline.contract.viewer import Viewer
 __all__ = [
     "Actions",
     "Array",
-    "Artefact",
+    "Artifact",
     "Context",
     "DepthMaps",
     "Event",

@@ -1,4 +1,4 @@
-"""What a stage reports beside its messages: progress, warnings, losses, metrics, artefacts."""
+"""What a stage reports beside its messages: progress, warnings, losses, metrics, artifacts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artefact:
+class Artifact:
     """A file or folder of the run folder is whole."""
 
     path: str
@@ -50,4 +50,4 @@ class Artefact:
     """What it is, such as `point cloud`."""
 
 
-Event = Progress | Warn | Loss | Metric | Artefact
+Event = Progress | Warn | Loss | Metric | Artifact

@@ -93,7 +93,7 @@ class Picture(Protocol):
     keyframe: bool
 
     def luma(self, width: int) -> npt.NDArray[np.uint8]:
-        """Return a small grey preview, uint8 [h, width], cheaply (no RGB conversion)."""
+        """Return a small gray preview, uint8 [h, width], cheaply (no RGB conversion)."""
         ...
 
     def rgb(self) -> npt.NDArray[np.uint8]:
@@ -101,7 +101,7 @@ class Picture(Protocol):
         ...
 
     def depth(self) -> npt.NDArray[np.float32] | None:
-        """Return the sensor's depth for `rgb()`, float32 [H, W], z in metres, NaN unknown.
+        """Return the sensor's depth for `rgb()`, float32 [H, W], z in meters, NaN unknown.
 
         None where the source has none.
         """
@@ -131,9 +131,9 @@ class Reader(Protocol):
     source: Source
     probe: Probe
     metric: bool
-    """Whether the poses that came with the source are in metres."""
+    """Whether the poses that came with the source are in meters."""
     baseline_m: float | None
-    """Distance of the cameras of a stereo pair, metres; None where the source does not say."""
+    """Distance of the cameras of a stereo pair, meters; None where the source does not say."""
 
     def timeline(self) -> Timeline:
         """Read the times and keyframes of all frames without decoding (demuxing only).

@@ -6,7 +6,7 @@ and makes stands in the annotations of its `process`, and the chain is wired and
 them before anything runs::
 
     class Config(Options):
-        neighbours: int = Field(4, ge=1, le=16, description="keyframes to triangulate with")
+        neighbors: int = Field(4, ge=1, le=16, description="keyframes to triangulate with")
 
     class Model(Stage[Config]):
         def process(self, views: Views) -> DepthMaps: ...
@@ -125,7 +125,7 @@ class Stage(Generic[C]):
         return ()
 
     @classmethod
-    def catalogue(cls) -> tuple[Weights, ...]:
+    def catalog(cls) -> tuple[Weights, ...]:
         """All files of weights that it can fetch, whatever its options say."""
         return ()
 

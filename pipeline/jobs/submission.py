@@ -57,8 +57,8 @@ class Order:
     priority: int = 0
     share: float = 1.0
     resume: bool = False
-    licences: tuple[str, ...] = ()
-    """Licences of weights that the user agrees to."""
+    licenses: tuple[str, ...] = ()
+    """Licenses of weights that the user agrees to."""
     version: str
     installed: bool
     """Whether the cluster has reel3d; otherwise the job brings its code."""
@@ -79,8 +79,8 @@ class Order:
         words += ["--priority", str(self.priority)] if self.priority else []
         words += ["--share", f"{self.share:g}"] if self.share != 1 else []
         words += ["--resume"] if self.resume else []
-        for licence in self.licences:
-            words += ["--accept-licence", licence]
+        for license in self.licenses:
+            words += ["--accept-license", license]
         words += self.overrides
         # With exec, a signal to the job is one to reel3d, and its exit code the job's.
         line = f"exec {shlex.join(words)}"

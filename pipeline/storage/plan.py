@@ -45,8 +45,8 @@ class PlannedStage:
     def finalize(self, folder: RunFolder, kept: list[str] | None = None) -> None:
         """Record the stage's end in the ledger, unless it crashed: that is tried again."""
         if self.clean:
-            artefacts = [folder.describe(p, kind) for p, kind in self.meter.artefacts.items()]
-            folder.record(self.name, Entry(self.key, self.state, self.meter, kept or [], artefacts))
+            artifacts = [folder.describe(p, kind) for p, kind in self.meter.artifacts.items()]
+            folder.record(self.name, Entry(self.key, self.state, self.meter, kept or [], artifacts))
             folder.clear_scratch(self.name)
 
     @property

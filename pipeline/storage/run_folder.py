@@ -55,7 +55,7 @@ class Entry:
     meter: Meter = field(default_factory=Meter)
     kept: list[str] = field(default_factory=list[str])
     """Kept messages, file names under `.reel3d`."""
-    artefacts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    artifacts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """path, kind, bytes and sha256 of what it wrote."""
 
 
@@ -162,7 +162,11 @@ class RunFolder:
         try:
             tree = json.loads((self._state / "ledger.json").read_text(encoding="utf-8"))
             for name, raw in tree.items():
-                inside = [*raw["kept"], *(a["path"] for a in raw["artefacts"])]
+                for held in (raw, raw["meter"]):
+                    # Version 0.1.0 of the ledger had the British spelling.
+                    if "artefacts" in held:
+                        held["artifacts"] = held.pop("artefacts")
+                inside = [*raw["kept"], *(a["path"] for a in raw["artifacts"])]
                 if any(Path(p).is_absolute() or ".." in Path(p).parts for p in inside):
                     raise ValueError(f"{name} names files outside the run folder")
                 meter = dict(raw.pop("meter"))
@@ -217,7 +221,7 @@ class RunFolder:
             return None
         if any(not (self._state / kept).is_file() for kept in entry.kept):
             return None
-        if any(self.describe(a["path"], a["kind"]) != a for a in entry.artefacts):
+        if any(self.describe(a["path"], a["kind"]) != a for a in entry.artifacts):
             return None
         return entry
 
@@ -228,15 +232,15 @@ class RunFolder:
             return
         for kept in entry.kept:
             (self._state / kept).unlink(missing_ok=True)
-        for artefact in entry.artefacts:
-            remove(self.path / artefact["path"])
+        for artifact in entry.artifacts:
+            remove(self.path / artifact["path"])
 
     def leave_out(self, name: str) -> None:
         """Remove what a stage wrote that this run leaves out; what it kept waits for its return."""
         entry = self.entries[name]
-        for artefact in entry.artefacts:
-            remove(self.path / artefact["path"])
-        entry.artefacts = []
+        for artifact in entry.artifacts:
+            remove(self.path / artifact["path"])
+        entry.artifacts = []
         if not entry.kept:
             del self.entries[name]
 
@@ -247,7 +251,10 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a complete run, or None."""
-        return _read_object(self.path / "manifest.json")
+        manifest = _read_object(self.path / "manifest.json")
+        if manifest is not None and "artefacts" in manifest:
+            manifest["artifacts"] = manifest.pop("artefacts")
+        return manifest
 
     def facts(self) -> dict[str, Any]:
         """Return what an earlier run found out about the source; empty if none did."""
@@ -301,7 +308,7 @@ class RunFolder:
         return None
 
     def describe(self, path: str, kind: str) -> dict[str, Any]:
-        """Return path, kind, bytes and sha256 of an artefact; a folder counts as its files."""
+        """Return path, kind, bytes and sha256 of an artifact; a folder counts as its files."""
         digest, size = hashlib.sha256(), 0
         target = self.path / path
         files = (

@@ -20,7 +20,7 @@ BUSIEST = 3
 LATEST = 2
 """Stages of a stream that are named: those that began last."""
 URGENCY = ("failed", "running", "waiting", "made")
-COLOURS = {"failed": "red", "made": "green", "waiting": "dim"}
+COLORS = {"failed": "red", "made": "green", "waiting": "dim"}
 
 
 def stage_table(stages: Sequence[StageStatus]) -> Table:
@@ -66,7 +66,7 @@ def stream_table(
         state = "live" if stream.live and stream.state == "running" else stream.state
         table.add_row(
             Text(stream.name),
-            Text(state, style=COLOURS.get(stream.state, "")),
+            Text(state, style=COLORS.get(stream.state, "")),
             f"{stream.reached_s:.1f}{of} s",
             Text("; ".join(said), style="dim"),
         )

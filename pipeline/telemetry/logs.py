@@ -4,9 +4,9 @@ Only the command configures logging; the library says `logging.getLogger(__name_
 carries the ids of what was being worked on, taken from the context that it was logged in::
 
     with bound(stream="gate", clip="gate/000012000"):
-        log.warning("the picture is grey")
+        log.warning("the picture is gray")
     {"time": "2026-01-31T08:00:00.125Z", "level": "WARNING", "logger": "stages.flow.dis",
-     "message": "the picture is grey", "job": "j7", "stream": "gate", "clip": "gate/000012000"}
+     "message": "the picture is gray", "job": "j7", "stream": "gate", "clip": "gate/000012000"}
 
 Credentials in addresses are masked in every record, tracebacks included.
 """

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.events import Artefact, Event, Loss, Metric, Warn
+from pipeline.contract.events import Artifact, Event, Loss, Metric, Warn
 
 __all__ = ["Meter", "forget_peak", "peak_memory_bytes"]
 
@@ -25,7 +25,7 @@ class Meter:
     warnings: list[str] = field(default_factory=list[str])
     losses: list[Loss] = field(default_factory=list[Loss])
     metrics: dict[str, float] = field(default_factory=dict[str, float])
-    artefacts: dict[str, str] = field(default_factory=dict[str, str])
+    artifacts: dict[str, str] = field(default_factory=dict[str, str])
     """Path to kind."""
 
     def take(self, event: Event) -> None:
@@ -36,8 +36,8 @@ class Meter:
             self.losses.append(event)
         elif isinstance(event, Metric):
             self.metrics[event.name] = event.value
-        elif isinstance(event, Artefact):
-            self.artefacts[event.path] = event.kind
+        elif isinstance(event, Artifact):
+            self.artifacts[event.path] = event.kind
 
     def timed(self) -> Timed:
         """Return a context that adds the wall time spent inside it."""

@@ -36,7 +36,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 YES = ("1", "on", "yes", "true")
 SUFFIXES = (".safetensors", ".pth", ".pt")
 UNKNOWN = "unknown"
-"""The licence of what does not say."""
+"""The license of what does not say."""
 MOST_NAMED = 3
 """Tensors that an error names."""
 
@@ -49,7 +49,7 @@ class Weights:
     """What its makers call it, such as `raft_large-C_T_SKHT_V2`; of an own file its path."""
     task: str
     """Such as `optical flow`."""
-    licence: str
+    license: str
     """Its identifier, such as `MIT`; `unknown` where it does not say, and empty while that is not
     known here."""
     nbytes: int = 0
@@ -124,7 +124,7 @@ def own_file(path: str, *, task: str) -> Weights:
         )
     if not file.is_file():
         raise UsageError(f"there is no file of weights at {path}; give its path, or leave it out")
-    return Weights(id=str(file), task=task, licence=UNKNOWN, nbytes=file.stat().st_size, path=file)
+    return Weights(id=str(file), task=task, license=UNKNOWN, nbytes=file.stat().st_size, path=file)
 
 
 def torch_cache() -> Path:
@@ -287,7 +287,7 @@ def _check(weights: Weights, stage: str) -> None:
 
 def _missing(weights: Weights, stage: str, why: str) -> UsageError:
     size = f"{weights.nbytes / 1e6:.0f} MB" if weights.nbytes else ""
-    facts = ", ".join(fact for fact in (size, weights.licence) if fact)
+    facts = ", ".join(fact for fact in (size, weights.license) if fact)
     instead = f", or take {weights.instead}, which needs none" if weights.instead else ""
     return UsageError(
         f"{stage} needs the weights {weights.id}{f' ({facts})' if facts else ''}: they are not on "

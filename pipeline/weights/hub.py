@@ -23,7 +23,7 @@ import yaml
 from pipeline.errors import UsageError
 from pipeline.weights.files import UNKNOWN, Weights, one_line
 
-__all__ = ["Checkpoint", "Known", "checkpoint", "hub_cache", "is_name", "published_licence"]
+__all__ = ["Checkpoint", "Known", "checkpoint", "hub_cache", "is_name", "published_license"]
 
 TENSORS = ("model.safetensors", "pytorch_model.bin")
 """What holds the weights, the better one first; `<name>.index.json` where they are in parts."""
@@ -40,7 +40,7 @@ class Known:
 
     name: str
     """On the hub."""
-    licence: str
+    license: str
     """As its card says."""
     nbytes: int
     """About how large its tensors are."""
@@ -117,7 +117,7 @@ def checkpoint(
     Args:
         name: `owner/name`, `owner/name@revision`, or a path.
         task: What it does.
-        known: Those whose licence and size are known before they are here.
+        known: Those whose license and size are known before they are here.
         instead: What needs no weights and does the same.
         option: That holds the name, for messages, such as `depth.checkpoint`.
 
@@ -136,13 +136,13 @@ def checkpoint(
     revision = revision or "main"
     path = _snapshot(owner_name, revision)
     described = next((k for k in known if k.name == owner_name), None)
-    licence = described.licence if described else _card_licence(path / CARD)
-    if not licence and path.is_dir():
-        licence = UNKNOWN
+    license = described.license if described else _card_license(path / CARD)
+    if not license and path.is_dir():
+        license = UNKNOWN
     return Checkpoint(
         id=name,
         task=task,
-        licence=licence,
+        license=license,
         nbytes=described.nbytes if described else 0,
         path=path,
         revision=revision,
@@ -166,7 +166,7 @@ def _of_folder(folder: Path, task: str, option: str) -> Checkpoint:
     return Checkpoint(
         id=str(folder),
         task=task,
-        licence=_card_licence(path / CARD) or UNKNOWN,
+        license=_card_license(path / CARD) or UNKNOWN,
         nbytes=sum(file.stat().st_size for file in files),
         path=path,
     )
@@ -184,15 +184,15 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
 
 
-def published_licence(weights: Checkpoint) -> str:
-    """Ask the hub which licence a checkpoint has.
+def published_license(weights: Checkpoint) -> str:
+    """Ask the hub which license a checkpoint has.
 
     Raises:
         OSError: It cannot be asked.
     """
     with _hub_errors():
         card: Any = _info(_api(), weights).card_data
-    return _as_licence(card.to_dict() if card is not None else {}) or UNKNOWN
+    return _as_license(card.to_dict() if card is not None else {}) or UNKNOWN
 
 
 @contextmanager
@@ -266,8 +266,8 @@ def _wanted(name: str, files: list[str]) -> list[str]:
     raise ValueError(f"{name} has neither {' nor '.join(TENSORS)}")
 
 
-def _card_licence(card: Path) -> str:
-    """Return the licence that a model card names; empty where there is none."""
+def _card_license(card: Path) -> str:
+    """Return the license that a model card names; empty where there is none."""
     if not card.is_file():
         return ""
     text = card.read_text(errors="replace")
@@ -276,11 +276,11 @@ def _card_licence(card: Path) -> str:
         told = yaml.safe_load(match.group(1)) if match else {}
     except yaml.YAMLError:
         return UNKNOWN
-    return _as_licence(told if isinstance(told, dict) else {}) or UNKNOWN
+    return _as_license(told if isinstance(told, dict) else {}) or UNKNOWN
 
 
-def _as_licence(card: dict[str, Any]) -> str:
-    """`other` is what cards say whose licence has its own name."""
-    licence = card.get("license")
-    named = card.get("license_name") if licence == "other" else None
-    return str(named or licence or "").lower()
+def _as_license(card: dict[str, Any]) -> str:
+    """`other` is what cards say whose license has its own name."""
+    license = card.get("license")
+    named = card.get("license_name") if license == "other" else None
+    return str(named or license or "").lower()

@@ -37,7 +37,7 @@ def writable(stage: Stage[Any], splats: Splats, name: str) -> Splats:
     kept: npt.NDArray[np.bool_] = np.isfinite(splats.opacity_logits)
     for array in (splats.means, splats.quats, splats.log_scales, splats.sh):
         kept &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-    # Not `any` of the numbers themselves: of a signalling NaN that warns.
+    # Not `any` of the numbers themselves: of a signaling NaN that warns.
     kept &= (splats.quats != 0).any(axis=1)
     left_out = len(kept) - int(kept.sum())
     if not left_out:

@@ -77,7 +77,7 @@ def read_splats(path: Path, warn: Callable[[str], object] = logger.warning) -> S
     """Read Gaussians in the layout of 3DGS: our own `splats.ply` or another trainer's.
 
     Properties may stand in any order and of any type among others that are not read; without
-    `f_rest` the colour does not depend on the direction of view. Quaternions are made unit
+    `f_rest` the color does not depend on the direction of view. Quaternions are made unit
     length. The message has no cameras: `intrinsics` [0, 3, 3], `size` (0, 0).
 
     Args:
@@ -99,7 +99,7 @@ def read_splats(path: Path, warn: Callable[[str], object] = logger.warning) -> S
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     finite: npt.NDArray[np.bool_] = np.all(np.isfinite(table), axis=1)
-    # Not `any` of the numbers themselves: of a signalling NaN that warns.
+    # Not `any` of the numbers themselves: of a signaling NaN that warns.
     kept = finite & np.any(table[:, 10:14] != 0, axis=1)
     if not kept.all():
         left_out = len(kept) - int(kept.sum())

@@ -27,7 +27,7 @@ DTYPES = {
     **dict.fromkeys(("double", "float64"), "<f8"),
 }
 
-GREY = 170
+GRAY = 170
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Surface:
     xyz: npt.NDArray[np.float32]
     """float32 [N, 3], all finite."""
     rgb: npt.NDArray[np.uint8]
-    """uint8 [N, 3]; grey where the file has no colours."""
+    """uint8 [N, 3]; gray where the file has no colors."""
     normals: npt.NDArray[np.float32] | None
     """float32 [N, 3], or None where the file has none."""
     triangles: npt.NDArray[np.int32] | None
@@ -45,7 +45,7 @@ class Surface:
 
 
 def read_ply(path: Path) -> Surface:
-    """Read a binary little-endian PLY with x, y, z and, where present, normals and colours.
+    """Read a binary little-endian PLY with x, y, z and, where present, normals and colors.
 
     Raises:
         UsageError: It is missing, no such file, shorter than its header says, or malformed.
@@ -129,7 +129,7 @@ def _surface(table: npt.NDArray[Any], triangles: npt.NDArray[np.int32] | None) -
     finite: npt.NDArray[np.bool_] = np.all(np.abs(np.nan_to_num(xyz, nan=np.inf)) < 1e15, axis=1)
     rgb = columns("red", "green", "blue")
     if rgb is None or rgb.dtype != np.uint8:
-        rgb = np.full(xyz.shape, GREY, dtype=np.uint8)
+        rgb = np.full(xyz.shape, GRAY, dtype=np.uint8)
     normals = columns("nx", "ny", "nz")
     if normals is not None:
         normals = np.nan_to_num(normals.astype(np.float32), nan=0, posinf=0, neginf=0)

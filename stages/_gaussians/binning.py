@@ -35,7 +35,7 @@ class Bins(NamedTuple):
     """What the tiles draw."""
 
     pack: Array
-    """[V, 12]: centre - 0.5 (x, y), conic xx, xy, yy, opacity, r, g, b, half width and half
+    """[V, 12]: center - 0.5 (x, y), conic xx, xy, yy, opacity, r, g, b, half width and half
     height of what is seen, and the sigma at which it has faded."""
     gaussian: npt.NDArray[np.int32]
     """[V]: the Gaussian of each row of the pack."""
@@ -80,7 +80,7 @@ def _sort_by_depth(depths, radii):
 
 
 @kernel()
-def _fill_pack(first, last, order, means2d, conics, opacities, colours, radii, pack):
+def _fill_pack(first, last, order, means2d, conics, opacities, colors, radii, pack):
     half, sure = means2d.dtype.type(0.5), means2d.dtype.type(1e-3)
     for k in range(np.uint64(first), np.uint64(last)):
         i = np.uint64(order[k])
@@ -90,7 +90,7 @@ def _fill_pack(first, last, order, means2d, conics, opacities, colours, radii, p
         t = 2 * math.log(o / ALPHA_MIN) * 1.0001 + 1e-6
         pack[k, 0], pack[k, 1] = means2d[i, 0] - half, means2d[i, 1] - half
         pack[k, 2], pack[k, 3], pack[k, 4], pack[k, 5] = A, B, C, o
-        pack[k, 6], pack[k, 7], pack[k, 8] = colours[i, 0], colours[i, 1], colours[i, 2]
+        pack[k, 6], pack[k, 7], pack[k, 8] = colors[i, 0], colors[i, 1], colors[i, 2]
         # Of a needle the rounded conic no longer says how long it is; its covariance did.
         if det > sure * A * C:
             pack[k, 9], pack[k, 10] = math.sqrt(t * C / det), math.sqrt(t * A / det)
@@ -200,7 +200,7 @@ def bin_tiles(
     depths: Array,
     conics: Array,
     opacities: Array,
-    colours: Array,
+    colors: Array,
     radii: Array,
     size: tuple[int, int],
 ) -> Bins:
@@ -212,7 +212,7 @@ def bin_tiles(
         depths: [N].
         conics: [N, 3].
         opacities: [N].
-        colours: [N, 3].
+        colors: [N, 3].
         radii: int32 [N, 2]: not seen where 0.
         size: (width, height) px.
     """
@@ -228,7 +228,7 @@ def bin_tiles(
     counts = np.zeros((parts, across * down), np.int64)
 
     def count_tiles(a: int, b: int) -> None:
-        _fill_pack(a, b, order, means2d, conics, opacities, colours, radii, pack)
+        _fill_pack(a, b, order, means2d, conics, opacities, colors, radii, pack)
         _count(a, b, number[a], pack, across, down, height, slots, counts)
 
     team.each(count_tiles, bounds)

@@ -30,7 +30,7 @@ class Picture:
     """float32 [H, W]: expected z in the camera's frame, world units; NaN where alpha is 0."""
 
     def bytes(self) -> npt.NDArray[np.uint8]:
-        """Return the colours as uint8 [H, W, 3]."""
+        """Return the colors as uint8 [H, W, 3]."""
         return np.rint(self.rgb * 255).astype(np.uint8)
 
 
@@ -57,7 +57,7 @@ def draw(
     """
     team = team or Team(1)
     camera = Camera.of(invert(np.asarray(T_world_camera)), K, size, np.float32)
-    centre = np.asarray(T_world_camera)[:3, 3].astype(np.float32)
+    center = np.asarray(T_world_camera)[:3, 3].astype(np.float32)
     projection = project_pass(
         team,
         splats.means,
@@ -69,8 +69,8 @@ def draw(
     )
     degree = int(np.sqrt(splats.sh.shape[1])) - 1
     sh0, shN = np.ascontiguousarray(splats.sh[:, :1]), np.ascontiguousarray(splats.sh[:, 1:])
-    colours = shade_pass(team, degree, splats.means, centre, sh0, shN, projection.radii)
-    drawing = draw_pass(team, projection, colours, np.array(background), size)
+    colors = shade_pass(team, degree, splats.means, center, sh0, shN, projection.radii)
+    drawing = draw_pass(team, projection, colors, np.array(background), size)
     alpha = 1 - drawing.left
     z = np.full(alpha.shape, np.nan, np.float32)
     if depth:

@@ -104,7 +104,7 @@ class Team:
         self._pool = ThreadPoolExecutor(threads - 1, "splat") if threads > 1 else None
 
     def each(self, work: Callable[[int, int], object], bounds: Sequence[int]) -> None:
-        """Call `work(start, end)` for every two neighbouring bounds."""
+        """Call `work(start, end)` for every two neighboring bounds."""
         spans = [(int(a), int(b)) for a, b in pairwise(bounds) if b > a]
         if self._pool is None or len(spans) < 2:
             for span in spans:

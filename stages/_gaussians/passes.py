@@ -1,6 +1,6 @@
-"""The CPU rasteriser as plain functions over numpy arrays: forward, and backward by hand.
+"""The CPU rasterizer as plain functions over numpy arrays: forward, and backward by hand.
 
-Three passes, as in gsplat: project, shade, rasterise. Training hangs them into autograd; drawing
+Three passes, as in gsplat: project, shade, rasterize. Training hangs them into autograd; drawing
 a finished scene needs the forward ones alone, and no torch.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from stages._gaussians.binning import WIDTH, Bins, bin_tiles
 from stages._gaussians.kernels import Team
 from stages._gaussians.projection import BLOCK, project, project_backward
-from stages._gaussians.rasterize import GRADIENTS, gather, rasterise, rasterise_backward
+from stages._gaussians.rasterize import GRADIENTS, gather, rasterize, rasterize_backward
 from stages._gaussians.spherical_harmonics import shade, shade_backward
 
 __all__ = [
@@ -134,12 +134,12 @@ def project_pass_backward(
 
 
 def shade_pass(
-    team: Team, degree: int, means: Array, centre: Array, sh0: Array, shN: Array, radii: Array
+    team: Team, degree: int, means: Array, center: Array, sh0: Array, shN: Array, radii: Array
 ) -> Array:
-    """Return the colours [N, 3]; arguments as for `shade`."""
-    colours = np.empty((len(means), 3), means.dtype)
-    team.rows(lambda a, b: shade(a, b, degree, means, centre, sh0, shN, radii, colours), len(means))
-    return colours
+    """Return the colors [N, 3]; arguments as for `shade`."""
+    colors = np.empty((len(means), 3), means.dtype)
+    team.rows(lambda a, b: shade(a, b, degree, means, center, sh0, shN, radii, colors), len(means))
+    return colors
 
 
 def shade_pass_backward(
@@ -147,23 +147,23 @@ def shade_pass_backward(
     degree: int,
     inputs: tuple[Array, Array, Array, Array],
     radii: Array,
-    colours: Array,
-    v_colours: Array,
+    colors: Array,
+    v_colors: Array,
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients by means, the camera's centre, sh0 and shN."""
-    means, centre, sh0, shN = inputs
+    """Return the gradients by means, the camera's center, sh0 and shN."""
+    means, center, sh0, shN = inputs
     count, dtype = len(means), means.dtype
     v_means, v_sh0, v_shN = np.empty_like(means), np.empty_like(sh0), np.empty_like(shN)
-    v_centre = np.zeros((_blocks(count), 3), dtype)
+    v_center = np.zeros((_blocks(count), 3), dtype)
     team.rows(
         lambda a, b: shade_backward(
-            a, b, degree, means, centre, sh0, shN, radii, colours, v_colours,
-            v_means, v_centre, v_sh0, v_shN,
+            a, b, degree, means, center, sh0, shN, radii, colors, v_colors,
+            v_means, v_center, v_sh0, v_shN,
         ),
         count,
         step=BLOCK,
     )  # fmt: skip
-    return v_means, v_centre.sum(axis=0), v_sh0, v_shN
+    return v_means, v_center.sum(axis=0), v_sh0, v_shN
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +188,12 @@ class Drawing:
 
 
 def draw_pass(
-    team: Team, projection: Projection, colours: Array, background: Array, size: tuple[int, int]
+    team: Team, projection: Projection, colors: Array, background: Array, size: tuple[int, int]
 ) -> Drawing:
-    """Draw projected Gaussians in these colours [N, 3]; `size` is (width, height)."""
+    """Draw projected Gaussians in these colors [N, 3]; `size` is (width, height)."""
     width, height = size
-    bins = bin_tiles(team, *projection[:4], colours, projection.radii, size)
-    dtype = colours.dtype
+    bins = bin_tiles(team, *projection[:4], colors, projection.radii, size)
+    dtype = colors.dtype
     drawing = Drawing(
         np.empty((height, width, 3), dtype),
         np.empty((height, width), dtype),
@@ -203,7 +203,7 @@ def draw_pass(
     )
     across = -(-width // WIDTH)
     team.weighted(
-        lambda a, b: rasterise(
+        lambda a, b: rasterize(
             a, b, bins.pack, bins.tiles, bins.row, across, drawing.background,
             drawing.image, drawing.left, drawing.final,
         ),
@@ -215,12 +215,12 @@ def draw_pass(
 def draw_pass_backward(
     team: Team, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients by means2d, conics, opacities and colours of all N = `count`."""
+    """Return the gradients by means2d, conics, opacities and colors of all N = `count`."""
     bins, dtype = drawing.bins, drawing.image.dtype
     across = -(-drawing.left.shape[1] // WIDTH)
     v_slots = np.empty((len(bins.row), GRADIENTS), dtype)
     team.weighted(
-        lambda a, b: rasterise_backward(
+        lambda a, b: rasterize_backward(
             a, b, bins.pack, bins.tiles, bins.row, bins.slot, across, drawing.background,
             drawing.left, drawing.final, v_image, v_alpha, v_slots,
         ),

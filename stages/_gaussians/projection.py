@@ -50,10 +50,10 @@ def _unit(q0, q1, q2, q3, one):
 
 
 @kernel()
-def _clamp_ratio(t, centre, focal, size, one):
+def _clamp_ratio(t, center, focal, size, one):
     """Clamp x/z to the image and 30 % of its half width around it, as 3DGS does."""
     margin = one * 0.15 * size / focal
-    low, high = -centre / focal - margin, (size - centre) / focal + margin
+    low, high = -center / focal - margin, (size - center) / focal + margin
     return min(max(t, low), high), low <= t <= high
 
 

@@ -17,7 +17,7 @@ from stages._gaussians.binning import ROWS, TILE, WIDTH
 from stages._gaussians.kernels import exp_negative, kernel
 from stages._gaussians.projection import ALPHA_MIN
 
-__all__ = ["GRADIENTS", "gather", "rasterise", "rasterise_backward"]
+__all__ = ["GRADIENTS", "gather", "rasterize", "rasterize_backward"]
 
 ALPHA_MAX = 0.999
 OPAQUE = 1e-4
@@ -29,19 +29,19 @@ T, RED, GREEN, BLUE, LAST, LIVE = (np.uint64(n * TILE) for n in range(6))
 """Where in a tile's buffer the transmittance begins, and so on."""
 LATER, REST, WEIGHT, SLOPE, ACROSS, DOWN = (np.uint64(n * TILE) for n in range(5, 11))
 GRADIENTS = 9
-"""Floats in a slot: by centre x, y, conic xx, xy, yy, opacity, r, g, b."""
+"""Floats in a slot: by center x, y, conic xx, xy, yy, opacity, r, g, b."""
 
 
 @kernel()
-def _span(centre, reach, size):
+def _span(center, reach, size):
     """Return the first and one past the last pixel within reach, of `size`."""
-    low = min(max(np.ceil(centre - reach), 0.0), size * 1.0)
-    high = min(np.floor(centre + reach) + 1.0, size)
+    low = min(max(np.ceil(center - reach), 0.0), size * 1.0)
+    high = min(np.floor(center + reach) + 1.0, size)
     return np.uint64(low), np.uint64(max(high, low))
 
 
 @kernel()
-def rasterise(first, last, pack, tiles, row, across, background, image, left, final):
+def rasterize(first, last, pack, tiles, row, across, background, image, left, final):
     """Draw tiles `first` to `last`.
 
     Args:
@@ -132,7 +132,7 @@ def rasterise(first, last, pack, tiles, row, across, background, image, left, fi
 
 
 @kernel()
-def rasterise_backward(
+def rasterize_backward(
     first, last, pack, tiles, row, slot, across, background, left, final, v_image, v_alpha, v_slots
 ):
     """Fill the gradients of the intersections of tiles `first` to `last`.
@@ -140,7 +140,7 @@ def rasterise_backward(
     Args:
         first: First tile.
         last: One past the last tile.
-        pack: As for `rasterise`, and so on to `final`, which is what it made.
+        pack: As for `rasterize`, and so on to `final`, which is what it made.
         tiles: See above.
         row: See above.
         slot: [I], see `Bins`.
@@ -150,7 +150,7 @@ def rasterise_backward(
         final: See above.
         v_image: [H, W, 3].
         v_alpha: [H, W]: the gradient of 1 - left.
-        v_slots: Out [I, 9]: by centre x, y, conic xx, xy, yy, opacity, r, g, b.
+        v_slots: Out [I, 9]: by center x, y, conic xx, xy, yy, opacity, r, g, b.
     """
     height, width = left.shape
     dtype = pack.dtype
@@ -241,7 +241,7 @@ def rasterise_backward(
 
 
 @kernel()
-def gather(first, last, gaussian, slots, v_slots, v_means2d, v_conics, v_opacities, v_colours):
+def gather(first, last, gaussian, slots, v_slots, v_means2d, v_conics, v_opacities, v_colors):
     """Sum the slots of rows `first` to `last` of the pack into their Gaussians' gradients."""
     total = np.empty(GRADIENTS, v_slots.dtype)
     for k in range(np.uint64(first), np.uint64(last)):
@@ -253,4 +253,4 @@ def gather(first, last, gaussian, slots, v_slots, v_means2d, v_conics, v_opaciti
         v_means2d[i, 0], v_means2d[i, 1] = total[0], total[1]
         v_conics[i, 0], v_conics[i, 1], v_conics[i, 2] = total[2], total[3], total[4]
         v_opacities[i] = total[5]
-        v_colours[i, 0], v_colours[i, 1], v_colours[i, 2] = total[6], total[7], total[8]
+        v_colors[i, 0], v_colors[i, 1], v_colors[i, 2] = total[6], total[7], total[8]

@@ -40,7 +40,7 @@ def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, re
 class SelectiveAdam:
     """Adam over one parameter [N, ...], with the state and groups of `torch.optim.Adam`.
 
-    It is none: making the first of torch's optimisers imports its compiler, 3 s of CPU time.
+    It is none: making the first of torch's optimizers imports its compiler, 3 s of CPU time.
     """
 
     def __init__(self, team: Team, parameter: Tensor, lr: float) -> None:

@@ -1,6 +1,6 @@
-"""Kernels: colour that depends on the direction of view, by real spherical harmonics.
+"""Kernels: color that depends on the direction of view, by real spherical harmonics.
 
-Basis and signs of 3DGS (Kerbl et al. 2023) and gsplat, degrees 0 to 3: the colour is
+Basis and signs of 3DGS (Kerbl et al. 2023) and gsplat, degrees 0 to 3: the color is
 max(0, 0.5 + sum of basis times coefficients).
 """
 
@@ -73,19 +73,19 @@ def _slope(degree, x, y, z, g):
 
 
 @kernel()
-def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
-    """Fill the colours of Gaussians `first` to `last` that are seen.
+def shade(first, last, degree, means, center, sh0, shN, radii, colors):
+    """Fill the colors of Gaussians `first` to `last` that are seen.
 
     Args:
         first: First row.
         last: One past the last row.
         degree: 0 to 3: how much of the coefficients to use.
         means: [N, 3] in the world.
-        centre: [3]: the camera's centre in the world.
+        center: [3]: the camera's center in the world.
         sh0: [N, 1, 3]: coefficients of degree 0.
         shN: [N, K, 3] with K 0, 3, 8 or 15: those of higher degrees.
         radii: int32 [N, 2]: not seen where 0.
-        colours: Out [N, 3], at least 0; black where the coefficients are not finite.
+        colors: Out [N, 3], at least 0; black where the coefficients are not finite.
     """
     one = means.dtype.type(1)
     B = np.zeros(15, means.dtype)
@@ -96,7 +96,7 @@ def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
             c0, half = one * SH0, one * 0.5
             r, g, b = half + c0 * sh0[i, 0, 0], half + c0 * sh0[i, 0, 1], half + c0 * sh0[i, 0, 2]
             if degree > 0:
-                x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
+                x, y, z = means[i, 0] - center[0], means[i, 1] - center[1], means[i, 2] - center[2]
                 inverse = one / np.sqrt(max(x * x + y * y + z * z, one * 1e-30))
                 _basis(degree, x * inverse, y * inverse, z * inverse, B)
                 for k in range(count):
@@ -105,7 +105,7 @@ def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
                     b += B[k] * shN[i, k, 2]
             if not abs(r) + abs(g) + abs(b) < np.inf:
                 r = g = b = one * 0
-        colours[i, 0], colours[i, 1], colours[i, 2] = (
+        colors[i, 0], colors[i, 1], colors[i, 2] = (
             max(r, one * 0),
             max(g, one * 0),
             max(b, one * 0),
@@ -114,24 +114,24 @@ def shade(first, last, degree, means, centre, sh0, shN, radii, colours):
 
 @kernel()
 def shade_backward(
-    first, last, degree, means, centre, sh0, shN, radii, colours, v_colours,
-    v_means, v_centre, v_sh0, v_shN,
+    first, last, degree, means, center, sh0, shN, radii, colors, v_colors,
+    v_means, v_center, v_sh0, v_shN,
 ):  # fmt: skip
-    """Carry the gradients of `colours` back.
+    """Carry the gradients of `colors` back.
 
     Args:
         first: First row, a multiple of `BLOCK`.
         last: One past the last row.
-        degree: As for `shade`, and so on to `colours`, which is what it made.
+        degree: As for `shade`, and so on to `colors`, which is what it made.
         means: See above.
-        centre: See above.
+        center: See above.
         sh0: See above.
         shN: See above.
         radii: See above.
-        colours: See above.
-        v_colours: [N, 3].
+        colors: See above.
+        v_colors: [N, 3].
         v_means: Out [N, 3].
-        v_centre: Out [blocks, 3]: to be summed over the blocks.
+        v_center: Out [blocks, 3]: to be summed over the blocks.
         v_sh0: Out [N, 1, 3].
         v_shN: Out [N, K, 3].
     """
@@ -145,21 +145,21 @@ def shade_backward(
             v_means[i, c] = 0
             v_sh0[i, 0, c] = 0
         # Black has no slope, and what made it may be NaN.
-        lit = colours[i, 0] > 0 or colours[i, 1] > 0 or colours[i, 2] > 0
+        lit = colors[i, 0] > 0 or colors[i, 1] > 0 or colors[i, 2] > 0
         start = count if lit else 0
         for k in range(start, held):
             for c in range(3):
                 v_shN[i, k, c] = 0
         if not lit:
             continue
-        vr = v_colours[i, 0] if colours[i, 0] > 0 else one * 0
-        vg = v_colours[i, 1] if colours[i, 1] > 0 else one * 0
-        vb = v_colours[i, 2] if colours[i, 2] > 0 else one * 0
+        vr = v_colors[i, 0] if colors[i, 0] > 0 else one * 0
+        vg = v_colors[i, 1] if colors[i, 1] > 0 else one * 0
+        vb = v_colors[i, 2] if colors[i, 2] > 0 else one * 0
         c0 = one * SH0
         v_sh0[i, 0, 0], v_sh0[i, 0, 1], v_sh0[i, 0, 2] = c0 * vr, c0 * vg, c0 * vb
         if degree == 0:
             continue
-        x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
+        x, y, z = means[i, 0] - center[0], means[i, 1] - center[1], means[i, 2] - center[2]
         inverse = one / np.sqrt(max(x * x + y * y + z * z, one * 1e-30))
         x, y, z = x * inverse, y * inverse, z * inverse
         _basis(degree, x, y, z, B)
@@ -175,6 +175,6 @@ def shade_backward(
         )
         v_means[i, 0], v_means[i, 1], v_means[i, 2] = vx, vy, vz
         block = i // np.uint64(BLOCK)
-        v_centre[block, 0] -= vx
-        v_centre[block, 1] -= vy
-        v_centre[block, 2] -= vz
+        v_center[block, 0] -= vx
+        v_center[block, 1] -= vy
+        v_center[block, 2] -= vz

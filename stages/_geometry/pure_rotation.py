@@ -53,10 +53,10 @@ def fit_turn(
         focal_px: The focal length where it is known.
         noise_px: Points further off than a few of these count ever less (Cauchy weights).
     """
-    centre = np.array(size) / 2
+    center = np.array(size) / 2
     side = float(max(size))
-    a, b = np.asarray(p, np.float64) - centre, np.asarray(q, np.float64) - centre
-    half_diagonal = float(np.hypot(*centre))
+    a, b = np.asarray(p, np.float64) - center, np.asarray(q, np.float64) - center
+    half_diagonal = float(np.hypot(*center))
     # Parameters: rotation vector, log zoom, log(f / side), radial distortion.
     x = np.zeros(6)
     x[4] = np.log(focal_px / side) if focal_px else FOCAL_PRIOR[0]

@@ -1,7 +1,7 @@
 """Rigid motions, similarity transforms, intrinsics and the axes of other programs.
 
 `T_a_b` takes coordinates in frame b to frame a: `x_a = T_a_b @ x_b`. Cameras have OpenCV axes
-(x right, y down, z forward); pixel (0, 0) has its centre at (0.5, 0.5).
+(x right, y down, z forward); pixel (0, 0) has its center at (0.5, 0.5).
 """
 
 from __future__ import annotations

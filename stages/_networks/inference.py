@@ -1,6 +1,6 @@
 """Networks made ready for inference: the same answers, to float32's rounding, in less time.
 
-What is constant now is multiplied into the convolutions: a batch normalisation that learns no more
+What is constant now is multiplied into the convolutions: a batch normalization that learns no more
 is a scale and a shift of each channel, and the branches of a RepVGG block are one convolution of
 3x3 (Ding et al., CVPR 2021). On a CPU the matrices of linear layers are laid out for oneDNN, which
 multiplies with all that the processor has; torch calls MKL, which on AMD's does without AVX-512.
@@ -25,7 +25,7 @@ CALLED_IN_TURN = (
     ("convolution", "normalization"),
     ("out_conv2", "batch_norm"),
 )
-"""Names of transformers' convolutions and of the normalisations that follow them at once."""
+"""Names of transformers' convolutions and of the normalizations that follow them at once."""
 SPELLED_OUT = ("FastGELUActivation", "NewGELUActivation")
 """transformers' GELUs with a tanh, in six passes, a third of ViViT's time; torch takes one."""
 FROZEN_EPS = 1e-5
@@ -36,7 +36,7 @@ FEWEST_ROWS = 16
 
 
 def fold(network: torch.nn.Module) -> None:
-    """Fold normalisations and branches into convolutions, put channels last, shorten GELUs.
+    """Fold normalizations and branches into convolutions, put channels last, shorten GELUs.
 
     Args:
         network: In `eval` mode; changed in place. Its parameters have other names afterwards.
@@ -131,7 +131,7 @@ def _pads_with_zeros(conv: torch.nn.Conv2d) -> bool:
 def _bears_channels_last(network: torch.nn.Module) -> bool:
     """Return whether channels may lie last without loss.
 
-    There torch's group normalisation takes the variance from sums of squares, which costs digits
+    There torch's group normalization takes the variance from sums of squares, which costs digits
     (measured: Grounding DINO's scores are off by 4e-4 instead of 2e-5).
     """
     import torch
@@ -147,7 +147,7 @@ def _is_batch_norm(module: Any) -> bool:
 
 
 def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a normalisation does to each channel, float64."""
+    """Return what a normalization does to each channel, float64."""
     deviation = (norm.running_var.double() + getattr(norm, "eps", FROZEN_EPS)).sqrt()
     scale = norm.weight.double() / deviation
     return scale, norm.bias.double() - norm.running_mean.double() * scale

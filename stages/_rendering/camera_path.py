@@ -98,11 +98,11 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
     from scipy.interpolate import CubicHermiteSpline
     from scipy.spatial.transform import Rotation, Slerp
 
-    centres, R = T_world_camera[:, :3, 3], T_world_camera[:, :3, :3]
-    if len(centres) == 1:
+    centers, R = T_world_camera[:, :3, 3], T_world_camera[:, :3, :3]
+    if len(centers) == 1:
         return np.repeat(T_world_camera, count, axis=0), np.zeros(count)
     turns = Rotation.from_matrix(R)
-    moved = np.linalg.norm(np.diff(centres, axis=0), axis=1) / max(distance, 1e-12)
+    moved = np.linalg.norm(np.diff(centers, axis=0), axis=1) / max(distance, 1e-12)
     moved += (turns[:-1].inv() * turns[1:]).magnitude()
     # Poses that are equal still come one after the other.
     moved = np.maximum(moved, max(1e-3 * float(moved.mean()), 1e-9))
@@ -110,7 +110,7 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
     at = np.linspace(0, knots[-1], count)
     poses = np.tile(np.eye(4), (count, 1, 1))
     poses[:, :3, :3] = Slerp(knots, turns)(at).as_matrix()
-    poses[:, :3, 3] = CubicHermiteSpline(knots, centres, _tangents(knots, centres))(at)
+    poses[:, :3, 3] = CubicHermiteSpline(knots, centers, _tangents(knots, centers))(at)
     return poses, np.interp(at, knots, np.arange(len(knots)))
 
 
@@ -161,7 +161,7 @@ def orbit_focus(
     Returns:
         The point [3], and which cameras see it, bool [K].
     """
-    centres, ahead = T_world_camera[:, :3, 3], T_world_camera[:, :3, 2]
+    centers, ahead = T_world_camera[:, :3, 3], T_world_camera[:, :3, 2]
     tried = _spread(xyz, CANDIDATES)
     asked = _spread(T_world_camera, CAMERAS)
     score = np.zeros(len(tried))
@@ -172,7 +172,7 @@ def orbit_focus(
             depth = np.log(np.where(z > 0, z, usual) / usual)
             score += np.maximum(1 - aside, 0) * np.exp(-2 * depth**2)
     if not np.any(score > 0):
-        return (centres + ahead).mean(axis=0), np.ones(len(centres), dtype=np.bool_)
+        return (centers + ahead).mean(axis=0), np.ones(len(centers), dtype=np.bool_)
     focus = tried[int(np.argmax(score))].astype(np.float64)
     sees = np.array([_aside(focus[None], T, K, size)[0][0] < 1 for T in T_world_camera])
     return focus, sees
@@ -272,14 +272,14 @@ def _ellipse(where: Array, phase: Array) -> Array:
     Cameras on an arc leave the ellipse's other half unseen: every pose is moved to the mean of the
     cameras about it (one step of mean shift), which bends the ellipse to where they stood.
     """
-    centre = np.median(where, axis=0)
-    spread = where - centre
+    center = np.median(where, axis=0)
+    spread = where - center
     floor = np.diag([SWAY[0] ** 2, SWAY[1] ** 2, 0.0])
     variance, axes = np.linalg.eigh(spread.T @ spread / len(where) + floor)
     # Ascending: the last is the largest.
     deviation = np.sqrt(np.maximum(variance, 0))
     path = (
-        centre
+        center
         + np.sin(phase)[:, None] * REACH * deviation[2] * axes[:, 2]
         + np.cos(phase)[:, None] * REACH * deviation[1] * axes[:, 1]
     )

@@ -1,4 +1,4 @@
-"""The usual colours of flow and depth."""
+"""The usual colors of flow and depth."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNKNOWN_RGB", "colour_wheel", "depth_colours", "flow_colours", "inverse_depth_range"]
+__all__ = ["UNKNOWN_RGB", "color_wheel", "depth_colors", "flow_colors", "inverse_depth_range"]
 
 UNKNOWN_RGB = (84, 84, 88)
-"""Dark grey: it is on neither scale."""
+"""Dark gray: it is on neither scale."""
 
 ANGLES, RADII = 512, 128
 
 
-def colour_wheel() -> npt.NDArray[np.float64]:
-    """Return the 55 colours of the wheel, float64 [55, 3] in 0..1.
+def color_wheel() -> npt.NDArray[np.float64]:
+    """Return the 55 colors of the wheel, float64 [55, 3] in 0..1.
 
     Source: Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011;
     the numbers of steps are those of Middlebury's `colorcode.cpp`, as in torchvision.
@@ -43,8 +43,8 @@ def colour_wheel() -> npt.NDArray[np.float64]:
 
 @cache
 def _flow_table() -> npt.NDArray[np.uint8]:
-    """Return the colour of every (angle, radius), uint8 [ANGLES * RADII, 3]."""
-    wheel = colour_wheel()
+    """Return the color of every (angle, radius), uint8 [ANGLES * RADII, 3]."""
+    wheel = color_wheel()
     n = len(wheel)
     # OpenCV measures the angle of (u, v) from 0 to 2 pi; the wheel starts at (-1, 0).
     angle = np.arange(ANGLES) * (2 * np.pi / ANGLES)
@@ -57,10 +57,10 @@ def _flow_table() -> npt.NDArray[np.uint8]:
     return table.reshape(-1, 3)
 
 
-def flow_colours(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[np.uint8]:
-    """Colour flow [H, W, 2] by direction and, up to `scale_px`, by magnitude; RGB [H, W, 3].
+def flow_colors(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[np.uint8]:
+    """Color flow [H, W, 2] by direction and, up to `scale_px`, by magnitude; RGB [H, W, 3].
 
-    Unknown flow (NaN) is dark grey. Against the exact formula the table is at most 5 grey
+    Unknown flow (NaN) is dark gray. Against the exact formula the table is at most 5 gray
     levels off.
     """
     u, v = cv2.split(flow)
@@ -71,10 +71,10 @@ def flow_colours(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[
     row = (angle * np.float32(ANGLES / (2 * np.pi)) + np.float32(0.5)).astype(np.int32)
     radius = np.minimum(magnitude * np.float32((RADII - 1) / scale_px), RADII - 1)
     column = (radius + np.float32(0.5)).astype(np.int32)
-    colours = np.take(_flow_table(), (row & (ANGLES - 1)) * RADII + column, axis=0)
+    colors = np.take(_flow_table(), (row & (ANGLES - 1)) * RADII + column, axis=0)
     if not known.all():
-        colours[~known] = UNKNOWN_RGB
-    return colours
+        colors[~known] = UNKNOWN_RGB
+    return colors
 
 
 def inverse_depth_range(depth: npt.NDArray[Any]) -> tuple[float, float]:
@@ -90,17 +90,17 @@ def inverse_depth_range(depth: npt.NDArray[Any]) -> tuple[float, float]:
     return float(far), float(max(near, far * 1.05))
 
 
-def depth_colours(depth: npt.NDArray[Any], inverse: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Colour one depth map [H, W] by inverse depth, red near and blue far; RGB [H, W, 3].
+def depth_colors(depth: npt.NDArray[Any], inverse: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Color one depth map [H, W] by inverse depth, red near and blue far; RGB [H, W, 3].
 
     Args:
-        depth: Depth in any unit; NaN, infinite and non-positive values are unknown: dark grey.
+        depth: Depth in any unit; NaN, infinite and non-positive values are unknown: dark gray.
         inverse: The inverse depths of the far and the near end of the scale.
     """
     known = np.isfinite(depth) & (depth > 0)
     far, near = inverse
     nearness = (1 / np.where(known, depth, 1) - far) / (near - far)
     levels = (np.clip(nearness, 0, 1) * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    colours[~known] = UNKNOWN_RGB
-    return colours  # type: ignore[return-value]
+    colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    colors[~known] = UNKNOWN_RGB
+    return colors  # type: ignore[return-value]

@@ -30,10 +30,10 @@ FILLED = (16 / 9 * 0.84, 0.84)
 class Overview:
     """A view point on a sphere round the middle of the scene."""
 
-    centre: Array
+    center: Array
     """float64 [3]: what the view turns about."""
     radius: float
-    """Of the sphere round `centre` that holds nearly all points."""
+    """Of the sphere round `center` that holds nearly all points."""
     up: Array
     """float64 [3], unit."""
     eye: Array
@@ -41,7 +41,7 @@ class Overview:
 
     def pose(self) -> Array:
         """Return `T_world_camera` [4, 4] (OpenCV axes)."""
-        forward = _unit(self.centre - self.eye)
+        forward = _unit(self.center - self.eye)
         right = _unit(np.cross(forward, self.up))
         T = np.eye(4)
         T[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
@@ -67,14 +67,14 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
     """Choose a view of points [N, 3] and cameras; either may be empty."""
     shown = xyz[:: max(1, len(xyz) // 50_000)].astype(np.float64)
     if len(shown) < 8 and cameras is not None:
-        shown = np.concatenate([shown, cameras.centres])
+        shown = np.concatenate([shown, cameras.centers])
     if cameras is not None and len(shown) > 100:
         # Out of doors most points lie far behind what was filmed.
-        away = np.linalg.norm(shown - cameras.centres.mean(axis=0), axis=1)
+        away = np.linalg.norm(shown - cameras.centers.mean(axis=0), axis=1)
         shown = shown[away < FAR * np.percentile(away, 15)]
     low, high = np.percentile(shown, [3, 97], axis=0)
-    centre = (low + high) / 2
-    radius = float(np.percentile(np.linalg.norm(shown - centre, axis=1), 96)) or 1.0
+    center = (low + high) / 2
+    radius = float(np.percentile(np.linalg.norm(shown - center, axis=1), 96)) or 1.0
     up = upright(cameras)
     ahead = np.array([0.0, 0.0, 1.0])
     if cameras is not None:
@@ -87,9 +87,9 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
     level = _unit(level)
     aside = np.cross(level, up)
     toward = np.cos(PITCH) * (np.cos(YAW) * level + np.sin(YAW) * aside) - np.sin(PITCH) * up
-    view = Overview(centre, radius, up, centre - radius / np.sin(FIELD_OF_VIEW / 2) * toward)
+    view = Overview(center, radius, up, center - radius / np.sin(FIELD_OF_VIEW / 2) * toward)
     if cameras is not None:
-        shown = np.concatenate([shown, np.repeat(cameras.centres, 1 + len(shown) // 400, axis=0)])
+        shown = np.concatenate([shown, np.repeat(cameras.centers, 1 + len(shown) // 400, axis=0)])
     for _ in range(4):
         view = _framed(view, shown)
     return view
@@ -104,19 +104,19 @@ def _framed(view: Overview, shown: Array) -> Overview:
         return view
     plane = local[:, :2] / local[:, 2:] / np.tan(FIELD_OF_VIEW / 2)
     low, high = np.percentile(plane, [1, 99], axis=0)
-    distance = float(np.linalg.norm(view.eye - view.centre))
+    distance = float(np.linalg.norm(view.eye - view.center))
     middle = (low + high) / 2 * np.tan(FIELD_OF_VIEW / 2) * distance
     shift = T[:3, :2] @ middle
     zoom = float(np.clip(np.max((high - low) / 2 / FILLED), 0.3, 3))
-    centre = view.centre + shift
-    return replace(view, centre=centre, eye=centre + zoom * (view.eye - view.centre))
+    center = view.center + shift
+    return replace(view, center=center, eye=center + zoom * (view.eye - view.center))
 
 
 def frusta(cameras: Cameras, size: float, most: int = 32) -> Array:
     """Return line segments [S, 2, 3] of camera pyramids, `size` deep, at most `most` cameras."""
     x, y = cameras.field
     corners = np.array([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]]) * size
-    step = max(1, -(-len(cameras.centres) // most))
+    step = max(1, -(-len(cameras.centers) // most))
     segments = []
     for T in cameras.T_world_camera[::step]:
         far = corners @ T[:3, :3].T + T[:3, 3]

@@ -24,7 +24,7 @@ BACKGROUND = ((30, 33, 42), (13, 14, 19))
 """RGB at the top and at the bottom."""
 
 EYE_DOME_STRENGTH = 14.0
-"""Chosen by eye on rooms and objects: folds and edges show, colours stay."""
+"""Chosen by eye on rooms and objects: folds and edges show, colors stay."""
 
 PATH_RGB, FRUSTUM_RGB = (255, 170, 60), (120, 190, 255)
 
@@ -36,9 +36,9 @@ def splat(uv, z, radius, depth, index):  # pragma: no cover (compiled)
     """Draw discs into a z-buffer; the nearest wins.
 
     Args:
-        uv: float32 [N, 2]: centres, px; pixel (0, 0) has its centre at (0.5, 0.5).
+        uv: float32 [N, 2]: centers, px; pixel (0, 0) has its center at (0.5, 0.5).
         z: float32 [N]: depths; those not above 0 are not drawn.
-        radius: float32 [N]: px; the pixel under the centre is always drawn.
+        radius: float32 [N]: px; the pixel under the center is always drawn.
         depth: float32 [H, W]: nearest depth so far, changed in place.
         index: int32 [H, W]: row of the nearest disc, changed in place.
     """
@@ -64,19 +64,19 @@ def eye_dome(depth: Array, strength: float, reach_px: int) -> npt.NDArray[np.flo
     """Return how much light reaches each pixel, float32 [H, W] in 0..1.
 
     Source: Boucheny, "Interactive scientific visualization of large datasets: towards a
-    perceptive-based approach", 2009: a pixel is darkened by neighbours that lie in front of it.
+    perceptive-based approach", 2009: a pixel is darkened by neighbors that lie in front of it.
 
     Args:
         depth: float32 [H, W]; infinite where nothing is.
         strength: Darkness per unit of log2 depth.
-        reach_px: Distance of the neighbours.
+        reach_px: Distance of the neighbors.
     """
     return np.exp(np.float32(-strength / 8) * _steps_ahead(np.log2(depth), reach_px))
 
 
 @numba.njit(cache=True, nogil=True)
 def _steps_ahead(log, reach_px):  # pragma: no cover (compiled)
-    """Sum how far the 8 neighbours lie in front, each at most 0.25: beyond is no fold."""
+    """Sum how far the 8 neighbors lie in front, each at most 0.25: beyond is no fold."""
     height, width = log.shape
     response = np.zeros((height, width), dtype=np.float32)
     for y in range(height):
@@ -116,7 +116,7 @@ def render(
         T_world_camera: The view.
         size: (width, height) px. Drawn at twice the size, then halved: smooth edges.
         point_size: Diameter of a point in world units.
-        segments: Lines [S, 2, 3] with a colour.
+        segments: Lines [S, 2, 3] with a color.
     """
     width, height = size[0] * 2, size[1] * 2
     K2 = np.diag([2.0, 2.0, 1.0]) @ K
@@ -134,13 +134,13 @@ def render(
     seen = index >= 0
     light = eye_dome(depth, EYE_DOME_STRENGTH, 2)
     picture[seen] = rgb[index[seen]] * light[seen][:, None]
-    for lines, colour in segments or []:
-        _draw(picture, depth, lines, colour, K2, T_camera_world)
+    for lines, color in segments or []:
+        _draw(picture, depth, lines, color, K2, T_camera_world)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).round().astype(np.uint8)
 
 
 def _draw(
-    picture: Array, depth: Array, lines: Array, colour: tuple[int, int, int], K: Array, T: Array
+    picture: Array, depth: Array, lines: Array, color: tuple[int, int, int], K: Array, T: Array
 ) -> None:
     """Draw lines as dense dots; behind a surface they shine through faintly."""
     share = np.linspace(0, 1, 240)[None, :, None]
@@ -151,7 +151,7 @@ def _draw(
     splat(_f32(uv), _f32(z), np.full(len(z), 1.3, np.float32), own, index)
     hit = index >= 0
     opacity = np.where(own[hit] < depth[hit] * 1.01, 0.95, 0.25)[:, None]
-    picture[hit] = picture[hit] * (1 - opacity) + np.array(colour) * opacity
+    picture[hit] = picture[hit] * (1 - opacity) + np.array(color) * opacity
 
 
 def _backdrop(width: int, height: int) -> npt.NDArray[np.float32]:
@@ -170,8 +170,8 @@ def render_scene(scene: Scene, view: Overview, size: tuple[int, int]) -> npt.NDA
     segments: list[tuple[Array, tuple[int, int, int]]] = []
     if cameras is not None:
         segments.append((frusta(cameras, view.radius * 0.04), FRUSTUM_RGB))
-        if len(cameras.centres) > 1:
-            path = np.stack([cameras.centres[:-1], cameras.centres[1:]], axis=1)
+        if len(cameras.centers) > 1:
+            path = np.stack([cameras.centers[:-1], cameras.centers[1:]], axis=1)
             segments.append((path, PATH_RGB))
     xyz = np.empty((0, 3), np.float32) if surface is None else surface.xyz
     return render(

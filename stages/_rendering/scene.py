@@ -36,7 +36,7 @@ class Cameras:
     """Half width and half height of the picture over the focal length."""
 
     @property
-    def centres(self) -> npt.NDArray[np.float64]:
+    def centers(self) -> npt.NDArray[np.float64]:
         """float64 [K, 3]: where the cameras stood."""
         return self.T_world_camera[:, :3, 3]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.contract.messages import Splats
 from stages._gaussians.draw import draw
 from stages._gaussians.kernels import Team
-from stages._rendering.colormaps import depth_colours, inverse_depth_range
+from stages._rendering.colormaps import depth_colors, inverse_depth_range
 from stages._rendering.video_writer import PreviewVideo
 
 __all__ = ["SplatArtist", "write_png"]
@@ -24,7 +24,7 @@ SOLID = 0.5
 """Depth is told where splats cover at least this much of the pixel."""
 
 SCALE_PICTURES = 8
-"""So many pictures of a path decide its scale of depth colours."""
+"""So many pictures of a path decide its scale of depth colors."""
 
 SECOND_NS = 1_000_000_000
 
@@ -35,7 +35,7 @@ class SplatArtist:
     Args:
         splats: The scene.
         size: (width, height) px of every picture.
-        depth: Whether depth is drawn, in the colours of `depth.mp4`, instead of the colours.
+        depth: Whether depth is drawn, in the colors of `depth.mp4`, instead of the colors.
         threads: How many threads may draw.
     """
 
@@ -57,7 +57,7 @@ class SplatArtist:
             drawn = draw(self._splats, K, T_world_camera, self._size, team=self._team)
             return drawn.bytes()
         depth = self._depth_of(K, T_world_camera)
-        return depth_colours(depth, self._range or inverse_depth_range(depth))
+        return depth_colors(depth, self._range or inverse_depth_range(depth))
 
     def _depth_of(self, K: Array, T_world_camera: Array) -> Array:
         drawn = draw(self._splats, K, T_world_camera, self._size, depth=True, team=self._team)
@@ -73,7 +73,7 @@ class SplatArtist:
         quality: int,
         progress: Callable[[float, float], None],
     ) -> None:
-        """Draw a path into an MP4 file; all pictures share one scale of depth colours.
+        """Draw a path into an MP4 file; all pictures share one scale of depth colors.
 
         Args:
             path: The file.

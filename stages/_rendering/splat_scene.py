@@ -78,7 +78,7 @@ def read_splat_scene(folder: Path, warn: Callable[[str], object]) -> SplatScene:
     if not (folder / "transforms.json").is_file():
         view = overview(xyz.astype(np.float32), None)
         return SplatScene(
-            splats, view.pose(), view.centre, view.intrinsics(*USUAL_SIZE), USUAL_SIZE
+            splats, view.pose(), view.center, view.intrinsics(*USUAL_SIZE), USUAL_SIZE
         )
     keyframes = Keyframes.read(folder)
     K, size = keyframes.usual, keyframes.size

@@ -95,7 +95,7 @@ def encoder_options(quality: int) -> dict[str, str]:
 
 
 def configure(context: Any, size: tuple[int, int], threads: int) -> None:
-    """Set an encoder to pictures of `size` (height, width), their clock and their colours."""
+    """Set an encoder to pictures of `size` (height, width), their clock and their colors."""
     context.height, context.width = size
     context.pix_fmt = "yuv420p"
     context.time_base = TIME_BASE

@@ -139,11 +139,11 @@ def unpacked(state: dict[str, Array]) -> list[PairMotion]:
 
 
 def costs_of(pairs: Sequence[PairMotion], at: int) -> Array:
-    """Return the cost of every label, float64 [14], at pair `at`, given its neighbours."""
+    """Return the cost of every label, float64 [14], at pair `at`, given its neighbors."""
     here = pairs[at]
     if here.motion is None or here.trust < FEWEST:
         unknown = np.full(len(LABELS), 0.55)
-        # What cannot be followed moves fast or shakes; it takes its neighbours' label if it can.
+        # What cannot be followed moves fast or shakes; it takes its neighbors' label if it can.
         unknown[HANDHELD] = 0.5
         return unknown
     near = [p for p in pairs if p.motion is not None and p.trust >= FEWEST]

@@ -13,7 +13,7 @@ __all__ = ["Decoder", "Run", "Step"]
 Array = npt.NDArray[Any]
 
 LONGEST_S = 1.0
-"""A step counts at most this long: one pair across a gap must not outvote its neighbours."""
+"""A step counts at most this long: one pair across a gap must not outvote its neighbors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from pipeline.contract.messages import Actions
-from stages.action._recognised import Segment
+from stages.action._recognized import Segment
 
-__all__ = ["Row", "actions_of", "recognised_rows"]
+__all__ = ["Row", "actions_of", "recognized_rows"]
 
 Row = tuple[str, Literal["shot", "camera", "object", "action"], int, int, float, str]
 """Label, kind, start, end (ns), score and who said so."""
@@ -31,6 +31,6 @@ def actions_of(rows: list[Row]) -> Actions | None:
     )
 
 
-def recognised_rows(segments: Iterable[Segment]) -> list[Row]:
-    """Return the rows of recognised segments."""
+def recognized_rows(segments: Iterable[Segment]) -> list[Row]:
+    """Return the rows of recognized segments."""
     return [(s.label, "action", s.start_ns, s.end_ns, s.score, s.model) for s in segments]

@@ -22,7 +22,7 @@ ACROSS = 40
 FINE = 4
 """Texture is measured on an image of up to `FINE` pixels a cell side: what DIS works on."""
 TEXTURE_LEVELS = 2.0
-"""Gradient in grey levels a pixel at which a sample counts half: compression noise lies below."""
+"""Gradient in gray levels a pixel at which a sample counts half: compression noise lies below."""
 BLANK_WEIGHT = 0.02
 """What a sample without any texture still counts, so that a blank image has a fit at all."""
 WORKING_WIDTH = 640
@@ -82,11 +82,11 @@ def sample_flow(flow: Array, confidence: Array, image: Array) -> FlowSamples:
         known = np.ones(len(y), bool)
     y, x, row, column, energy = y[known], x[known], row[known], column[known], energy[known]
     moved = flow[y, x].astype(np.float64) / w
-    centre = np.stack([x + 0.5 - w / 2, y + 0.5 - h / 2], axis=1) / w
+    center = np.stack([x + 0.5 - w / 2, y + 0.5 - h / 2], axis=1) / w
     sure = confidence[y, x].astype(np.float64)
     textured = 1 / (1 + TEXTURE_LEVELS**2 / np.maximum(energy, 1e-9)) + BLANK_WEIGHT
     return FlowSamples(
-        at=centre + moved / 2,
+        at=center + moved / 2,
         flow=moved,
         weight=sure**2 * np.minimum(textured, 1.0),
         confidence=sure,
@@ -97,9 +97,9 @@ def sample_flow(flow: Array, confidence: Array, image: Array) -> FlowSamples:
 
 
 def _texture(image: Array, size: tuple[int, int]) -> Array:
-    """Return the squared gradient of the luma at a reduced size, in grey levels a pixel."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8)
-    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8)
+    """Return the squared gradient of the luma at a reduced size, in gray levels a pixel."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    dx = cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=1 / 8)
     return dx * dx + dy * dy

@@ -1,4 +1,4 @@
-"""Camera and object motion recognised from optical flow, and the shots."""
+"""Camera and object motion recognized from optical flow, and the shots."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from stages.action._camera import (
 from stages.action._decoding import Decoder, Run, Step
 from stages.action._objects import object_evidence
 from stages.action._planar import camera_motion, fit_plane
-from stages.action._recognised import Recognised, RecognisedOptions
-from stages.action._rows import Row, actions_of, recognised_rows
+from stages.action._recognized import Recognized, RecognizedOptions
+from stages.action._rows import Row, actions_of, recognized_rows
 from stages.action._samples import sample_flow
 
 __all__ = ["Config", "Model"]
@@ -49,11 +49,11 @@ STANDING_FRAME_NS = 40_000_000
 """How long a shot lasts of which only one frame was sampled and that nothing follows."""
 
 
-class Config(RecognisedOptions):
-    """Options of the recognition of camera and object motion, and of a recogniser's actions."""
+class Config(RecognizedOptions):
+    """Options of the recognition of camera and object motion, and of a recognizer's actions."""
 
     shortest_s: float = Field(
-        0.4, ge=0.1, le=2.0, description="camera motions shorter than this join their neighbour"
+        0.4, ge=0.1, le=2.0, description="camera motions shorter than this join their neighbor"
     )
     focal_widths: float = Field(
         0.85,
@@ -102,9 +102,9 @@ class Model(Stage[Config]):
 
     Camera segments (kind `camera`) tile each shot and come at most 1.5 s after they end; object
     segments (kind `object`) lie over them; a shot (kind `shot`) comes when the next one begins.
-    What a recogniser saw (kind `action`) comes as `Recognised` settles it. A
+    What a recognizer saw (kind `action`) comes as `Recognized` settles it. A
     shot of which one frame was sampled has no camera segment. Where too little of the image
-    could be followed, the label is the neighbours' or `handheld`, with a score near 0.
+    could be followed, the label is the neighbors' or `handheld`, with a score near 0.
     """
 
     scope = "stream"
@@ -113,7 +113,7 @@ class Model(Stage[Config]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._shot: Shot | None = None
-        self._recognised = Recognised(config)
+        self._recognized = Recognized(config)
         self._pairs = self._followed = 0
 
     def process(
@@ -122,7 +122,7 @@ class Model(Stage[Config]):
         """Take the next clip and return the segments that it settles."""
         rows: list[Row] = []
         if scores is not None:
-            rows += recognised_rows(self._recognised.push(scores))
+            rows += recognized_rows(self._recognized.push(scores))
         shot = self._shot
         if shot is not None and frames.shot != shot.number:
             rows += self._end(shot, int(frames.pts_ns[0]))
@@ -149,7 +149,7 @@ class Model(Stage[Config]):
                     f"{self._pairs} pairs of sampled frames: camera labels are uncertain; "
                     "sample more frames a second"
                 )
-        rows = recognised_rows(self._recognised.flush())
+        rows = recognized_rows(self._recognized.flush())
         shot, self._shot = self._shot, None
         if shot is not None:
             rows += self._end(shot, max(shot.last_ns, shot.start_ns + STANDING_FRAME_NS))
@@ -161,13 +161,13 @@ class Model(Stage[Config]):
             "shot": self._shot and self._shot.snapshot(),
             "pairs": self._pairs,
             "followed": self._followed,
-            "recognised": self._recognised.snapshot(),
+            "recognized": self._recognized.snapshot(),
         }
 
     def restore(self, state: Any) -> None:
         """Go on from a snapshot."""
         self._pairs, self._followed = state["pairs"], state["followed"]
-        self._recognised.restore(state["recognised"])
+        self._recognized.restore(state["recognized"])
         self._shot = None
         if state["shot"] is not None:
             self._shot = self._begin(state["shot"]["number"], state["shot"]["start_ns"])

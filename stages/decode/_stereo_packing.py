@@ -26,7 +26,7 @@ AnyImage = npt.NDArray[np.uint8]
 Layout = Literal["none", "side_by_side", "top_bottom"]
 
 
-COLOURS = ("colorspace", "color_range", "color_trc", "color_primaries")
+COLORS = ("colorspace", "color_range", "color_trc", "color_primaries")
 
 
 def view_size(width: int, height: int, layout: str) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def _cropping(frame: av.VideoFrame, width: int, height: int, x: int, y: int) -> 
         format=frame.format.name,
         time_base=frame.time_base or Fraction(1, 1000),
     )
-    # Exact: else it begins where the coarser grid of the colours does.
+    # Exact: else it begins where the coarser grid of the colors does.
     crop = graph.add("crop", f"w={width}:h={height}:x={x}:y={y}:exact=1")
     source.link_to(crop)
     crop.link_to(graph.add("buffersink"))
@@ -131,7 +131,7 @@ def _cropping(frame: av.VideoFrame, width: int, height: int, x: int, y: int) -> 
 def _through(graph: Graph, frame: av.VideoFrame) -> av.VideoFrame:
     graph.push(frame)
     view = cast("av.VideoFrame", graph.pull())
-    # A graph takes what its source was told for the truth, and PyAV tells it nothing of colours.
-    for name in COLOURS:
+    # A graph takes what its source was told for the truth, and PyAV tells it nothing of colors.
+    for name in COLORS:
         setattr(view, name, getattr(frame, name))
     return view

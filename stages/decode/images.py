@@ -39,7 +39,7 @@ class Config(DecodeOptions):
         None,
         gt=0,
         le=1e6,
-        description="units of depth images a metre; unset: as the layout has it (TUM 5000, else "
+        description="units of depth images a meter; unset: as the layout has it (TUM 5000, else "
         "1000)",
     )
 

@@ -1,6 +1,6 @@
 """Video files through PyAV (FFmpeg), the default.
 
-Times count from the container's own start, as players and the ffmpeg command count them. Colours
+Times count from the container's own start, as players and the ffmpeg command count them. Colors
 follow the stream's matrix and range (BT.601 where it names none, as in FFmpeg); HDR is mapped to
 BT.709. Pictures come out upright, with square pixels; interlaced video is not deinterlaced.
 """

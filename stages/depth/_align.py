@@ -2,7 +2,7 @@
 
 What a network predicts is the scene up to a scale, or up to a scale and a shift of the inverse
 depth, and both wander from frame to frame. Each view is fitted robustly to the sparse points that
-it observes; the fits of neighbouring views then pull on each other, as far as a fit is less certain
+it observes; the fits of neighboring views then pull on each other, as far as a fit is less certain
 than the network is steady (a random walk with Gaussian steps, solved for all views at once). A jump
 that no noise explains is left as it is.
 """
@@ -72,7 +72,7 @@ class Alignment:
     """[K]: median of |aligned / measured - 1| over a view's points, of inverse depths for
     `inverse`, which is finite also where the depth is not; NaN where it has none."""
     borrowed: npt.NDArray[np.bool_]
-    """[K]: views with too few points, which took their neighbours' fits."""
+    """[K]: views with too few points, which took their neighbors' fits."""
     nearest: float
     farthest: float
     """Depths beyond these are not believed."""
@@ -218,7 +218,7 @@ class _Units:
     """Units in which the fits of all views are near (1, 1) or 0, so that they can be compared."""
 
     kind: Kind
-    centre: float
+    center: float
     spread: float
     """Median and interquartile range of the predictions at the points."""
     target: float
@@ -228,23 +228,23 @@ class _Units:
     def of(cls, kind: Kind, samples: list[_Sample]) -> _Units:
         x = np.concatenate([sample.x for sample in samples])
         z = np.concatenate([sample.z for sample in samples])
-        low, centre, high = np.percentile(x, [25, 50, 75])
+        low, center, high = np.percentile(x, [25, 50, 75])
         target = float(np.median(1 / z if kind == "inverse" else z))
-        return cls(kind, float(centre), max(float(high - low), 1e-12), target)
+        return cls(kind, float(center), max(float(high - low), 1e-12), target)
 
     def rows(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
         """Return A [N, p] and y [N] of a view; p is 1 for `scale`, fitted as a logarithm."""
         if self.kind == "scale":
             return np.ones((len(x), 1)), np.log(z / x)
         y = (1 / z if self.kind == "inverse" else z) / self.target
-        return np.stack([(x - self.centre) / self.spread, np.ones_like(x)], axis=1), y
+        return np.stack([(x - self.center) / self.spread, np.ones_like(x)], axis=1), y
 
     def back(self, theta: Floats) -> tuple[Floats, Floats]:
         """Return scale and shift [K] of theta [K, p]."""
         if self.kind == "scale":
             return np.exp(theta[:, 0]), np.zeros(len(theta))
         scale = theta[:, 0] * self.target / self.spread
-        return scale, theta[:, 1] * self.target - scale * self.centre
+        return scale, theta[:, 1] * self.target - scale * self.center
 
 
 def _fit(units: _Units, sample: _Sample, seed: list[int]) -> Fit | None:

@@ -1,4 +1,4 @@
-"""What the depth maps of neighbouring views say of one another; shared by the models."""
+"""What the depth maps of neighboring views say of one another; shared by the models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def keep_consistent(near, others, A, b, tolerance, least, out):
     the point says nothing. Kept with `least` confirmations and more of them than denials.
 
     `near` float32 [H, W] is the inverse depth of this view, 0 unknown; `others` [N, H, W] are those
-    of its neighbours, to which A [N, 3, 3] and b [N, 3] lead in pixels.
+    of its neighbors, to which A [N, 3, 3] and b [N, 3] lead in pixels.
     """
     count, rows, columns = others.shape
     for y in range(rows):
@@ -59,7 +59,7 @@ def drop_speckles(
 ) -> npt.NDArray[np.float32]:
     """Return inverse depths [H, W] without connected patches smaller than `size_px` pixels.
 
-    Neighbouring pixels belong together where their depths differ by less than `step` (a share).
+    Neighboring pixels belong together where their depths differ by less than `step` (a share).
     """
     # Logarithms make a step a difference; 16 bits hold 14 e-foldings at half a per cent.
     known = near > 0

@@ -59,7 +59,7 @@ def filled(measured: Map, predicted: Map) -> Map:
 def extended(value: Map, known: Mask, reach_px: float) -> Map:
     """Return `value` [H, W] carried on smoothly from where it is known, fading to 0.
 
-    Solves the screened Laplace equation: the mean of the neighbours, pulled to 0, and `value` where
+    Solves the screened Laplace equation: the mean of the neighbors, pulled to 0, and `value` where
     it is known. `reach_px` is the distance at which it has faded to a third; inf for no fading.
     """
     out = np.where(known, value, np.float32(0)).astype(np.float32)

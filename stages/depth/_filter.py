@@ -1,4 +1,4 @@
-"""The end of every depth model: keep what neighbouring views confirm, and say how much that is."""
+"""The end of every depth model: keep what neighboring views confirm, and say how much that is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from pipeline.errors import PartNotMade
 from stages.depth._consistency import drop_speckles, keep_consistent
-from stages.depth._rig import Rig, choose_neighbours
+from stages.depth._rig import Rig, choose_neighbors
 
-__all__ = ["finish_maps", "neighbours_or_reason"]
+__all__ = ["finish_maps", "neighbors_or_reason"]
 
 LEAST_SIDE_PX = 16
 """DIS flow refuses less than 12."""
@@ -21,8 +21,8 @@ SPECKLE_STEP = 0.02
 """Depths that differ by less belong to one patch."""
 
 
-def neighbours_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) -> list[list[int]]:
-    """Choose each view's neighbours, or say why depth cannot be made.
+def neighbors_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) -> list[list[int]]:
+    """Choose each view's neighbors, or say why depth cannot be made.
 
     Raises:
         PartNotMade: There are fewer than two views, they are tiny, or no two stand apart and
@@ -38,19 +38,19 @@ def neighbours_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) ->
             f"depth needs at least 2 posed views, got {len(rig.K)}; "
             "sample more frames or move the camera more slowly"
         )
-    neighbours = choose_neighbours(rig, count)
-    if not any(neighbours):
+    neighbors = choose_neighbors(rig, count)
+    if not any(neighbors):
         raise PartNotMade(
             f"depth needs views of the same place from different places, but none of the "
             f"{len(rig.K)} views has parallax against another; move the camera sideways"
         )
-    return neighbours
+    return neighbors
 
 
 def finish_maps(
     measure: Callable[[str, float], None],
     rig: Rig,
-    neighbours: list[list[int]],
+    neighbors: list[list[int]],
     near: npt.NDArray[np.float32],
     tolerance: float,
     masks: npt.NDArray[np.bool_] | None = None,
@@ -63,7 +63,7 @@ def finish_maps(
     if masks is not None:
         near = np.where(masks, np.float32(0), near)
     before, depth = 0, np.full(near.shape, np.nan, np.float32)
-    for i, mates in enumerate(neighbours):
+    for i, mates in enumerate(neighbors):
         before += np.count_nonzero(near[i])
         if not mates:
             continue

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.contract.messages import Views
 from pipeline.contract.stage import Options
-from stages.depth._filter import finish_maps, neighbours_or_reason
+from stages.depth._filter import finish_maps, neighbors_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, enlarge, shrink, sweep
 from stages.depth._triangulate import combine, targets, triangulate, warp_map
@@ -36,7 +36,7 @@ AGREE_PX = 1.0
 class FlowDepthOptions(Options):
     """How flow is matched, and what is believed."""
 
-    neighbours: int = Field(4, ge=1, le=16, description="views to match each view with")
+    neighbors: int = Field(4, ge=1, le=16, description="views to match each view with")
     max_back_px: float = Field(
         1.0, gt=0, le=10, description="how far flow there and back may end from where it began"
     )
@@ -44,18 +44,18 @@ class FlowDepthOptions(Options):
         1.0, gt=0, le=10, description="how far a match may lie from its epipolar line"
     )
     min_parallax_px: float = Field(
-        6.0, ge=0, le=100, description="drop pixels with less parallax over all neighbours"
+        6.0, ge=0, le=100, description="drop pixels with less parallax over all neighbors"
     )
     min_contrast: float = Field(
-        1.0, ge=0, le=128, description="drop pixels in flatter surroundings, grey levels of 255"
+        1.0, ge=0, le=128, description="drop pixels in flatter surroundings, gray levels of 255"
     )
     consistency: float = Field(
-        0.02, gt=0, le=0.5, description="how far (share of depth) neighbouring maps may differ"
+        0.02, gt=0, le=0.5, description="how far (share of depth) neighboring maps may differ"
     )
 
 
 class FlowDepth:
-    """Triangulates flow to neighbouring views.
+    """Triangulates flow to neighboring views.
 
     Args:
         options: What is believed.
@@ -84,60 +84,60 @@ class FlowDepth:
             PartNotMade: There are fewer than two views, tiny ones, or none stand apart.
         """
         rig = Rig.of(views)
-        neighbours = neighbours_or_reason(rig, views.images, self._options.neighbours)
+        neighbors = neighbors_or_reason(rig, views.images, self._options.neighbors)
         count, rows, columns = views.images.shape[:3]
-        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in views.images]
+        gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in views.images]
         near = np.zeros((count, rows, columns), np.float32)
         with ThreadPoolExecutor(self._threads) as pool:
             rough = list[Map]()
-            for swept in pool.map(self._rough(rig, neighbours, grey), range(count)):
+            for swept in pool.map(self._rough(rig, neighbors, gray), range(count)):
                 rough.append(swept)
                 self._progress(len(rough), 2 * count + 1)
             waiting: list[dict[int, Map]] = [{} for _ in range(count)]
             done = set[tuple[int, int]]()
             for i in range(count):
                 # A pair is matched once for both of its views, and kept until both are combined.
-                mates = [j for j in range(count) if j in neighbours[i] or i in neighbours[j]]
+                mates = [j for j in range(count) if j in neighbors[i] or i in neighbors[j]]
                 todo = [j for j in mates if (min(i, j), max(i, j)) not in done]
-                match = self._matcher(rig, i, grey, rough)
+                match = self._matcher(rig, i, gray, rough)
                 for j, (here, there) in zip(todo, pool.map(match, todo), strict=True):
                     waiting[i][j], waiting[j][i] = here, there
                     done.add((min(i, j), max(i, j)))
                 near[i] = self._combined(rig, i, waiting[i], rough[i])
-                near[i][contrast(grey[i]) < self._options.min_contrast] = 0
+                near[i][contrast(gray[i]) < self._options.min_contrast] = 0
                 waiting[i] = {}
                 self._progress(count + i + 1, 2 * count + 1)
         depth = finish_maps(
-            self._measure, rig, neighbours, near, self._options.consistency, views.masks
+            self._measure, rig, neighbors, near, self._options.consistency, views.masks
         )
         self._progress(2 * count + 1, 2 * count + 1)
         return depth
 
-    def _rough(self, rig: Rig, neighbours: list[list[int]], grey: list[Image]) -> Rough:
-        rows, columns = grey[0].shape
+    def _rough(self, rig: Rig, neighbors: list[list[int]], gray: list[Image]) -> Rough:
+        rows, columns = gray[0].shape
         scale = min(ROUGH_SIDE_PX / max(rows, columns), 1.0)
         size = (max(round(columns * scale), 8), max(round(rows * scale), 8))
-        small = [shrink(image, size) for image in grey]
+        small = [shrink(image, size) for image in gray]
         ratio = np.array([size[0] / columns, size[1] / rows])
 
         def rough(i: int) -> Map:
-            near = sweep(rig, i, neighbours[i], small, scale, ROUGH_PLANES)
+            near = sweep(rig, i, neighbors[i], small, scale, ROUGH_PLANES)
             out = np.empty((rows, columns), np.float32)
             enlarge(cv2.medianBlur(near, 3), ratio, SURFACE_STEP, out)
             return out
 
         return rough
 
-    def _matcher(self, rig: Rig, i: int, grey: list[Image], rough: list[Map]) -> Matcher:
+    def _matcher(self, rig: Rig, i: int, gray: list[Image], rough: list[Map]) -> Matcher:
         def match(j: int) -> tuple[Map, Map]:
             dis = _flow()
             found = []
             for a, b in ((i, j), (j, i)):
                 A, t = rig.relative(a, b)
-                where = np.empty((*grey[a].shape, 2), np.float32)
+                where = np.empty((*gray[a].shape, 2), np.float32)
                 warp_map(rough[a], A, t, where)
-                warped = cv2.remap(grey[b], where, None, cv2.INTER_LINEAR)
-                flow = dis.calc(grey[a], warped, None)
+                warped = cv2.remap(gray[b], where, None, cv2.INTER_LINEAR)
+                flow = dis.calc(gray[a], warped, None)
                 targets(flow, rough[a], A, t, where)
                 found.append((where, A, t))
             (there, A, t), (back, A_back, t_back) = found
@@ -172,12 +172,12 @@ def _flow() -> cv2.DISOpticalFlow:
     return dis
 
 
-def contrast(grey: Image) -> Map:
-    """Return the standard deviation of the grey levels round each pixel [H, W].
+def contrast(gray: Image) -> Map:
+    """Return the standard deviation of the gray levels round each pixel [H, W].
 
     Flow crosses blank walls by smoothness alone: that is a guess and no measurement.
     """
-    value = grey.astype(np.float32)
+    value = gray.astype(np.float32)
     window = (FLAT_WINDOW_PX, FLAT_WINDOW_PX)
     mean = cv2.blur(value, window)
     return np.sqrt(np.maximum(cv2.blur(value * value, window) - mean * mean, 0))

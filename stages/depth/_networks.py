@@ -46,14 +46,14 @@ NETWORKS: dict[str, Network] = {
     "depth_anything": Network(
         _by_estimation_type,
         "DepthAnythingConfig.depth_estimation_type; the relative ones predict affine-invariant "
-        "inverse depth (Yang et al. 2024, section 3.1), the metric ones metres (sigmoid x "
+        "inverse depth (Yang et al. 2024, section 3.1), the metric ones meters (sigmoid x "
         "max_depth in DepthAnythingDepthEstimationHead)",
     ),
     "dpt": Network(
         _by_projection,
         "MiDaS predicts inverse depth up to scale and shift (Ranftl et al. 2022, section 5); the "
         "heads of DINOv2 for NYU and KITTI, which alone have add_projection over a dinov2 "
-        "backbone, predict metres (convert_dinov2_depth_to_hf.py)",
+        "backbone, predict meters (convert_dinov2_depth_to_hf.py)",
     ),
     "zoedepth": Network(
         lambda _: "metric",
@@ -64,7 +64,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "depth_pro": Network(
         lambda _: "metric",
-        "post_process_depth_estimation turns canonical inverse depth into metres by the field of "
+        "post_process_depth_estimation turns canonical inverse depth into meters by the field of "
         "view (Bochkovskii et al. 2024, section 3.1)",
     ),
     "prompt_depth_anything": Network(

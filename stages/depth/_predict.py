@@ -105,7 +105,7 @@ class Predictor:
     def _prepared(self, image: npt.NDArray[np.uint8], prompt: Map | None) -> Any:
         more: dict[str, Any] = {}
         if prompt is not None:
-            # Processors take millimetres; these depths are in the units of the views already.
+            # Processors take millimeters; these depths are in the units of the views already.
             more = {"prompt_depth": prompt, "prompt_scale_to_meter": 1.0}
         # Messages are read-only, which torch warns of.
         own = np.require(image, requirements="W")

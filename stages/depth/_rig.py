@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.contract.messages import Views
 from stages._geometry.transforms import invert
 
-__all__ = ["Rig", "choose_neighbours"]
+__all__ = ["Rig", "choose_neighbors"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,8 +40,8 @@ class Rig:
     """[K, 3, 3] px"""
     T_camera_world: Floats
     """[K, 4, 4]"""
-    centres: Floats
-    """[K, 3]: camera centres in the world."""
+    centers: Floats
+    """[K, 3]: camera centers in the world."""
     seen: tuple[npt.NDArray[np.int32], ...]
     """Per view the numbers of the sparse points observed in it, rising."""
     points: Floats
@@ -59,7 +59,7 @@ class Rig:
         return cls(
             K=views.intrinsics,
             T_camera_world=invert(views.T_world_camera),
-            centres=views.T_world_camera[:, :3, 3],
+            centers=views.T_world_camera[:, :3, 3],
             seen=seen,
             points=views.points.astype(np.float64),
         )
@@ -96,7 +96,7 @@ class Rig:
         return 0.6 / far, 1.25 / near
 
 
-def choose_neighbours(rig: Rig, count: int) -> list[list[int]]:
+def choose_neighbors(rig: Rig, count: int) -> list[list[int]]:
     """Choose for each view up to `count` others to match it with, the best first.
 
     With sparse points: by the number of points that both see and the angle under which they see
@@ -112,7 +112,7 @@ def choose_neighbours(rig: Rig, count: int) -> list[list[int]]:
             shared = np.intersect1d(rig.seen[i], rig.seen[j], assume_unique=True)
             if len(shared) < LEAST_SHARED:
                 continue
-            rays = [rig.points[shared] - rig.centres[k] for k in (i, j)]
+            rays = [rig.points[shared] - rig.centers[k] for k in (i, j)]
             cosine = np.sum(rays[0] * rays[1], axis=1) / np.maximum(
                 np.linalg.norm(rays[0], axis=1) * np.linalg.norm(rays[1], axis=1), 1e-30
             )
@@ -129,13 +129,13 @@ def choose_neighbours(rig: Rig, count: int) -> list[list[int]]:
 def _by_order(rig: Rig, i: int, count: int) -> list[int]:
     """Take the nearest in order that stand elsewhere."""
     order = sorted((j for j in range(len(rig.K)) if j != i), key=lambda j: (abs(j - i), j))
-    step = np.linalg.norm(rig.centres - rig.centres[i], axis=1)
-    spread = float(np.linalg.norm(np.ptp(rig.centres, axis=0)))
+    step = np.linalg.norm(rig.centers - rig.centers[i], axis=1)
+    spread = float(np.linalg.norm(np.ptp(rig.centers, axis=0)))
     return [j for j in order if step[j] > 1e-6 * spread and step[j] > 0][:count]
 
 
 def _greedy(rig: Rig, i: int, worth: Floats, count: int) -> list[int]:
-    baseline = rig.centres - rig.centres[i]
+    baseline = rig.centers - rig.centers[i]
     unit = baseline / np.maximum(np.linalg.norm(baseline, axis=1, keepdims=True), 1e-30)
     left, chosen = worth.copy(), list[int]()
     while len(chosen) < count and left.max() > 0.02 * worth.max() and left.max() > 0:

@@ -73,8 +73,8 @@ def _refined(left: Image, right: Image, disparity: Map, known: npt.NDArray[np.bo
     sideways = -values[nearest]
     refinement = cv2.VariationalRefinement.create()
     refinement.setAlpha(SMOOTH)
-    grey = (cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in (left, right))
-    sideways, _ = refinement.calcUV(*grey, sideways, np.zeros_like(sideways))
+    gray = (cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in (left, right))
+    sideways, _ = refinement.calcUV(*gray, sideways, np.zeros_like(sideways))
     better = np.abs(sideways + disparity) <= REFINED_PX
     return np.where(known, np.where(better, -sideways, disparity), np.float32(0))
 

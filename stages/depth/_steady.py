@@ -1,4 +1,4 @@
-"""Fits of neighbouring views made to agree as far as none is certain.
+"""Fits of neighboring views made to agree as far as none is certain.
 
 The most likely path of a random walk that was measured with errors: the smoother of Rauch, Tung
 and Striebel (1965), solved for all views at once as a banded linear system.
@@ -17,13 +17,13 @@ __all__ = ["steady"]
 Floats = npt.NDArray[np.float64]
 
 JUMP = 3.0
-"""Neighbouring fits farther apart than so many standard deviations are a jump, and not tied."""
+"""Neighboring fits farther apart than so many standard deviations are a jump, and not tied."""
 LEAST_DRIFT = 1e-4
 """Stands for no drift at all, which would make the system singular."""
 
 
 def steady(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
-    """Return theta [K, p]: each view's fit, tied to those of its neighbours.
+    """Return theta [K, p]: each view's fit, tied to those of its neighbors.
 
     Args:
         fits: Of K views in the order of time, one at least; None where a view has none.
@@ -56,7 +56,7 @@ def steady(fits: list[Fit | None], certain: list[Floats | None], drift: float) -
 
 
 def _ties(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
-    """Return how firmly each pair of neighbours is tied [K - 1]: 1 / drift^2, less at a jump."""
+    """Return how firmly each pair of neighbors is tied [K - 1]: 1 / drift^2, less at a jump."""
     ties = np.full(max(len(fits) - 1, 0), drift**-2)
     for k in range(len(ties)):
         here, there = fits[k], fits[k + 1]

@@ -47,10 +47,10 @@ def matched_moves(left: Image, right: Image) -> Floats:
 
 
 def _reduced(image: Image, scale: float) -> Image:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if scale == 1:
-        return grey
-    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return gray
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def _best(matcher: cv2.BFMatcher, words: Floats, others: Floats) -> dict[int, int]:

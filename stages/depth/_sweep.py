@@ -1,7 +1,7 @@
-"""Plane sweep: how well a view matches its neighbours at a set of inverse depths, made smooth.
+"""Plane sweep: how well a view matches its neighbors at a set of inverse depths, made smooth.
 
-Matching: zero-mean normalised cross-correlation over square windows, of each neighbour warped
-through a plane parallel to the image; the two best neighbours count, so that what one side of the
+Matching: zero-mean normalized cross-correlation over square windows, of each neighbor warped
+through a plane parallel to the image; the two best neighbors count, so that what one side of the
 path cannot see the other may (Collins 1996; Kang, Szeliski and Chai 2001). Smoothness: semi-global
 matching along eight directions (Hirschmueller 2008). Depth between planes: the parabola through
 the best and the two beside it.
@@ -24,7 +24,7 @@ STEP_PX = 1.0
 """How far the image moves from one plane to the next; the parabola finds what lies between."""
 LEAST_PLANES = 24
 SURFACE_STEP = 0.05
-"""Inverse depths of neighbouring pixels that differ by less (a share) lie on one surface."""
+"""Inverse depths of neighboring pixels that differ by less (a share) lie on one surface."""
 WORST = 127
 """Cost of no correlation or of no view at all; a perfect match costs 0."""
 STEP_COST, JUMP_COST = 40, 200
@@ -65,14 +65,14 @@ def _correlate(image, others, A, b, planes, cost):
 
     Row by row with all planes, so that what is worked on stays in the cache.
 
-    `image` [H, W] and `others` [N, H, W] are grey, float32; A [N, 3, 3] and b [N, 3] lead from the
+    `image` [H, W] and `others` [N, H, W] are gray, float32; A [N, 3, 3] and b [N, 3] lead from the
     view to the others; `planes` [D] are inverse depths.
     """
     count = len(others)
     rows, columns = image.shape
     size = 2 * RADIUS + 1
     area, half = np.float32(size * size), np.float32(0.5)
-    # 2 grey levels of noise in each pixel: flat windows correlate with nothing.
+    # 2 gray levels of noise in each pixel: flat windows correlate with nothing.
     noise, worst = area * np.float32(4), np.float32(WORST)
     wide = columns + 2 * RADIUS
     ring = np.zeros((count, len(planes), size, columns), np.float32)
@@ -234,7 +234,7 @@ def _pick(total, cost, planes, max_cost, out):
 
 
 def shrink(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return the grey image resized to (columns, rows), float32."""
+    """Return the gray image resized to (columns, rows), float32."""
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
@@ -254,33 +254,33 @@ def _travel_px(A, b, shape, lowest: float, highest: float) -> float:
 def sweep(
     rig: Rig,
     i: int,
-    neighbours: list[int],
+    neighbors: list[int],
     small: list[npt.NDArray[np.float32]],
     scale: float,
     planes: int,
     max_cost: int = WORST,
 ) -> npt.NDArray[np.float32]:
-    """Return the inverse depth of view i at the size of the `small` grey images; 0 unknown.
+    """Return the inverse depth of view i at the size of the `small` gray images; 0 unknown.
 
     Args:
         rig: The cameras, for images of full size.
         i: The view.
-        neighbours: The views to match it with.
-        small: float32 [h, w] grey image of every view.
+        neighbors: The views to match it with.
+        small: float32 [h, w] gray image of every view.
         scale: Size of the small images against the full ones.
         planes: How many inverse depths to try at most.
         max_cost: Drop pixels that match worse, of `WORST`.
     """
     image = small[i]
     lowest, highest = rig.inverse_depth_range(i)
-    if highest <= 0 or not neighbours:
+    if highest <= 0 or not neighbors:
         return np.zeros(image.shape, np.float32)
-    A, b = (x.astype(np.float32) for x in rig.relatives(i, neighbours, scale))
+    A, b = (x.astype(np.float32) for x in rig.relatives(i, neighbors, scale))
     wanted = 1 + _travel_px(A, b, image.shape, lowest, highest) / STEP_PX
     count = int(np.clip(np.ceil(wanted), min(LEAST_PLANES, planes), planes))
     steps = np.linspace(lowest, highest, count, dtype=np.float32)
-    # Grey around zero keeps the sums small, and so their difference exact.
-    others = np.stack([small[j] for j in neighbours]) - np.float32(128)
+    # Gray around zero keeps the sums small, and so their difference exact.
+    others = np.stack([small[j] for j in neighbors]) - np.float32(128)
     cost = np.empty((*image.shape, count), np.uint8)
     _correlate(image - np.float32(128), others, A, b, steps, cost)
     total = np.zeros(cost.shape, np.uint16)

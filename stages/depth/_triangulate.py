@@ -1,6 +1,6 @@
 """Inverse depth from flow: one pair of views, then all pairs of one view together.
 
-Unknown inverse depth is 0 throughout; images are [H, W], pixel centres at 0.5.
+Unknown inverse depth is 0 throughout; images are [H, W], pixel centers at 0.5.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["combine", "targets", "triangulate", "warp_map"]
 def warp_map(w, A, b, out):
     """Fill `out` float32 [H, W, 2] with where pixels of inverse depth `w` [H, W] land.
 
-    In the other view, as `cv2.remap` wants it: centres at whole numbers.
+    In the other view, as `cv2.remap` wants it: centers at whole numbers.
     """
     rows, columns = w.shape
     for y in range(rows):

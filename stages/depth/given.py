@@ -1,7 +1,7 @@
 """Depth that came with the source from a sensor, in the scale of the poses.
 
 For RGB-D recordings: `decode/images` reads 16-bit depth images beside the frames. Where the poses
-are in metres the depth is taken as it is; where their scale is arbitrary, one scale for all views
+are in meters the depth is taken as it is; where their scale is arbitrary, one scale for all views
 follows from the sparse points.
 """
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Options, Stage
 from pipeline.errors import PartNotMade
-from stages.depth._metres import in_units_of
+from stages.depth._metric_scale import in_units_of
 
 __all__ = ["Config", "Model"]
 
@@ -52,5 +52,5 @@ class Model(Stage[Config]):
                 f"the sensor measured no depth in any of the {len(depth)} views, of those "
                 "that have a pose"
             )
-        see = "decode.depth_per_m, and whether depth and colour are of one camera"
+        see = "decode.depth_per_m, and whether depth and color are of one camera"
         return DepthMaps(depth=in_units_of(views, depth, self, what="the sensor", see=see))

@@ -1,9 +1,9 @@
-"""Depth by triangulating optical flow between a view and its neighbours.
+"""Depth by triangulating optical flow between a view and its neighbors.
 
 Two views are matched in both directions with DIS flow (Kroeger et al. 2016) after one was warped
 to the other through a rough depth, so that what is left to find is small. Matches that lead back
 and lie on the epipolar line are triangulated; the pairs of a view vote on each pixel; what the
-maps of the neighbouring views do not confirm is dropped. Nothing is invented: moving objects,
+maps of the neighboring views do not confirm is dropped. Nothing is invented: moving objects,
 what only one view sees, and what has too little parallax stay unknown.
 """
 
@@ -23,7 +23,7 @@ class Config(FlowDepthOptions):
 
 
 class Model(Stage[Config]):
-    """Triangulates flow to neighbouring views."""
+    """Triangulates flow to neighboring views."""
 
     def open(self, context: Context) -> None:
         """Take the threads."""

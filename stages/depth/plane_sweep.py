@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Context, Options, Stage
 from pipeline.errors import PartNotMade
-from stages.depth._filter import finish_maps, neighbours_or_reason
+from stages.depth._filter import finish_maps, neighbors_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, WORST, enlarge, shrink, sweep
 
@@ -24,19 +24,19 @@ from stages.depth._sweep import SURFACE_STEP, WORST, enlarge, shrink, sweep
 class Config(Options):
     """Options of `depth/plane_sweep`."""
 
-    neighbours: int = Field(4, ge=1, le=16, description="views to match each view with")
+    neighbors: int = Field(4, ge=1, le=16, description="views to match each view with")
     planes: int = Field(64, ge=8, le=256, description="inverse depths to try")
     side: int = Field(320, ge=32, le=4096, description="longer side to match at, px")
     min_correlation: float = Field(
         0.3, ge=-1, le=1, description="drop pixels whose windows correlate less"
     )
     consistency: float = Field(
-        0.03, gt=0, le=0.5, description="how far (share of depth) neighbouring maps may differ"
+        0.03, gt=0, le=0.5, description="how far (share of depth) neighboring maps may differ"
     )
 
 
 class Model(Stage[Config]):
-    """Sweeps planes through each view's neighbours."""
+    """Sweeps planes through each view's neighbors."""
 
     def open(self, context: Context) -> None:
         """Take the threads."""
@@ -51,7 +51,7 @@ class Model(Stage[Config]):
                 the range of depths from.
         """
         rig = Rig.of(views)
-        neighbours = neighbours_or_reason(rig, views.images, self.config.neighbours)
+        neighbors = neighbors_or_reason(rig, views.images, self.config.neighbors)
         if rig.inverse_depth_range(0)[1] <= 0:
             raise PartNotMade(
                 "depth/plane_sweep takes the range of depths from the sparse points of the poses, "
@@ -66,13 +66,13 @@ class Model(Stage[Config]):
         ratio = np.array([size[0] / columns, size[1] / rows])
 
         def one(i: int) -> None:
-            found = sweep(rig, i, neighbours[i], small, scale, self.config.planes, max_cost)
+            found = sweep(rig, i, neighbors[i], small, scale, self.config.planes, max_cost)
             enlarge(found, ratio, SURFACE_STEP, near[i])
 
         with ThreadPoolExecutor(self.context.threads) as pool:
             for done, _ in enumerate(pool.map(one, range(count)), 1):
                 self.progress(done, count + 1)
         tolerance = self.config.consistency
-        depth = finish_maps(self.measure, rig, neighbours, near, tolerance, views.masks)
+        depth = finish_maps(self.measure, rig, neighbors, near, tolerance, views.masks)
         self.progress(count + 1, count + 1)
         return DepthMaps(depth=depth)

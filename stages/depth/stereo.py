@@ -2,7 +2,7 @@
 
 For two cameras side by side, calibrated and rectified to one another (`decode.stereo`, or folders
 of left and right images). Depth is focal length x baseline / disparity. Where the poses are in
-metres it is taken as it is; where their scale is arbitrary, one scale for all views follows from
+meters it is taken as it is; where their scale is arbitrary, one scale for all views follows from
 the sparse points. Each pair is measured by itself, so that what moves in the scene does no harm.
 
 Disparity comes from semi-global matching, or from RAFT (`depth.method=raft`), whose flow from the
@@ -26,7 +26,7 @@ from pipeline.weights.files import Weights
 from stages.depth._align import anchors_of
 from stages.depth._consistency import drop_speckles
 from stages.depth._filter import LEAST_SIDE_PX, SPECKLE_SHARE, SPECKLE_STEP
-from stages.depth._metres import in_units_of
+from stages.depth._metric_scale import in_units_of
 from stages.depth._sgbm import sgbm
 from stages.depth._stereo_features import LEAST_MATCHES, matched_moves
 from stages.flow import raft
@@ -108,9 +108,9 @@ class Model(Stage[Config]):
         return Raft(self.config).weights if self._learned else ()
 
     @classmethod
-    def catalogue(cls) -> tuple[Weights, ...]:
+    def catalog(cls) -> tuple[Weights, ...]:
         """All files that it can fetch."""
-        return Raft.catalogue()
+        return Raft.catalog()
 
     @property
     def _learned(self) -> bool:
@@ -177,7 +177,7 @@ class Model(Stage[Config]):
         baseline_m = self.config.baseline_m or views.baseline_m
         if baseline_m is None:
             raise PartNotMade(
-                "the distance between the two cameras is not known: set depth.baseline_m in metres "
+                "the distance between the two cameras is not known: set depth.baseline_m in meters "
                 "(KITTI's calib.txt beside the images says it too)"
             )
         return views.right, baseline_m

@@ -48,36 +48,36 @@ GRID = 24
 KNOWN = (
     Known(
         name="depth-anything/Depth-Anything-V2-Small-hf",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=99_200_000,
         about="relative, 25 M parameters",
     ),
     Known(
         name="LiheYoung/depth-anything-small-hf",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=99_200_000,
         about="relative, version 1",
     ),
     Known(
         name="Intel/dpt-large",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=1_370_000_000,
         about="relative, MiDaS 3.0",
     ),
     Known(
         name="Intel/zoedepth-nyu-kitti",
-        licence="mit",
+        license="mit",
         nbytes=1_380_000_000,
         about="metric, indoors and out",
     ),
     Known(
         name="depth-anything/prompt-depth-anything-vits-hf",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=0,
         about="is shown the sparse points as well",
     ),
 )
-"""Licences as their pages on the hub say."""
+"""Licenses as their pages on the hub say."""
 
 
 class Config(LearnedOptions):
@@ -129,7 +129,7 @@ class Model(Stage[Config]):
         return (self._checkpoint(),)
 
     @classmethod
-    def catalogue(cls) -> tuple[Weights, ...]:
+    def catalog(cls) -> tuple[Weights, ...]:
         """The checkpoints that it knows by name."""
         return tuple(_named(known.name) for known in KNOWN)
 
@@ -285,7 +285,7 @@ class Model(Stage[Config]):
         if borrowed:
             self.warn(
                 f"{borrowed} of {len(made.borrowed)} views have no {LEAST_POINTS} points that tell "
-                "the scale of their depth; they take that of their neighbours"
+                "the scale of their depth; they take that of their neighbors"
             )
         residual = float(np.nanmedian(made.residual))
         if residual > DOUBTFUL:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import replacing, replacing_folder
-from pipeline.contract.events import Artefact
+from pipeline.contract.events import Artifact
 from pipeline.contract.stage import Stage
 
 __all__ = ["publish", "publish_folder"]
@@ -20,7 +20,7 @@ def publish(stage: Stage[Any], path: str, kind: str) -> Iterator[Path]:
     assert stage.context.folder is not None, "exporters are opened with a run folder"
     with replacing(stage.context.folder / path) as temporary:
         yield temporary
-    stage.context.report(Artefact(path=path, kind=kind))
+    stage.context.report(Artifact(path=path, kind=kind))
 
 
 @contextmanager
@@ -29,4 +29,4 @@ def publish_folder(stage: Stage[Any], path: str, kind: str) -> Iterator[Path]:
     assert stage.context.folder is not None, "exporters are opened with a run folder"
     with replacing_folder(stage.context.folder / path) as temporary:
         yield temporary
-    stage.context.report(Artefact(path=path, kind=kind))
+    stage.context.report(Artifact(path=path, kind=kind))

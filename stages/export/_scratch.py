@@ -50,7 +50,7 @@ class Spool:
     Args:
         scratch: The folder.
         name: Of the file.
-        final: The artefact that it is for, which errors name.
+        final: The artifact that it is for, which errors name.
     """
 
     def __init__(self, scratch: Scratch, name: str, final: Path) -> None:

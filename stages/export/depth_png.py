@@ -17,7 +17,7 @@ from stages.export._publish import publish_folder
 __all__ = ["Config", "Model"]
 
 LARGEST = 65535
-MILLIMETRE = 0.001
+MILLIMETER = 0.001
 """The step of metric maps, as in the TUM and 7-Scenes sets, as long as the depth fits in."""
 
 
@@ -37,8 +37,8 @@ class Model(Stage[Config]):
             (float(np.nanmax(m, initial=0, where=np.isfinite(m))) for m in maps), default=0
         )
         step = largest / LARGEST if largest > 0 else 1.0
-        if views.scale == "metric" and largest <= LARGEST * MILLIMETRE:
-            step = MILLIMETRE
+        if views.scale == "metric" and largest <= LARGEST * MILLIMETER:
+            step = MILLIMETER
         with publish_folder(self, "depth", "depth maps") as folder:
             names = []
             for k, one in enumerate(maps):
@@ -50,7 +50,7 @@ class Model(Stage[Config]):
                 self.progress(k + 1, len(maps))
             scale = {
                 "unit_per_step": step,
-                "unit": "metre" if views.scale == "metric" else "arbitrary",
+                "unit": "meter" if views.scale == "metric" else "arbitrary",
                 "unknown": 0,
                 "files": names,
             }

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Context, Options, Stage
-from stages._rendering.colormaps import depth_colours, inverse_depth_range
+from stages._rendering.colormaps import depth_colors, inverse_depth_range
 from stages._rendering.video_writer import PreviewVideo, fit_width
 from stages.export._publish import publish
 
@@ -33,7 +33,7 @@ class Config(Options):
 class Model(Stage[Config]):
     """Shows each keyframe's depth from its own time to the next keyframe's.
 
-    One scale serves the whole video: colours of different pictures compare.
+    One scale serves the whole video: colors of different pictures compare.
     """
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"
@@ -56,10 +56,10 @@ class Model(Stage[Config]):
         with publish(self, "depth.mp4", "depth video") as path:
             video = PreviewVideo(path, quality=self.config.quality, threads=self.context.threads)
             for k, image in enumerate(views.images):
-                colours = fit_width(depth_colours(depth.depth[k], inverse), self.config.width)
+                colors = fit_width(depth_colors(depth.depth[k], inverse), self.config.width)
                 if self.config.beside:
-                    picture = cv2.resize(image, colours.shape[1::-1], interpolation=cv2.INTER_AREA)
-                    colours = np.hstack([picture, colours])
-                video.add(colours, int(times[k]), int(durations[k]))
+                    picture = cv2.resize(image, colors.shape[1::-1], interpolation=cv2.INTER_AREA)
+                    colors = np.hstack([picture, colors])
+                video.add(colors, int(times[k]), int(durations[k]))
                 self.progress(k + 1, len(views.images))
             video.close()

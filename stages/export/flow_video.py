@@ -1,4 +1,4 @@
-"""`flow.mp4`: the optical flow as a video in the colours of the Middlebury wheel."""
+"""`flow.mp4`: the optical flow as a video in the colors of the Middlebury wheel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.contract.messages import Frames, Motion
 from pipeline.contract.stage import Context, Options, Stage
-from stages._rendering.colormaps import flow_colours
+from stages._rendering.colormaps import flow_colors
 from stages._rendering.video_writer import fit_width
 from stages.export._groups import GroupedVideo
 from stages.export._publish import publish
@@ -28,7 +28,7 @@ class Config(Options):
 
     width: int = Field(640, ge=64, le=4096, description="largest width of one picture, px")
     scale_px: float | None = Field(
-        None, gt=0, description="flow that has the full colour, px; chosen by itself if not given"
+        None, gt=0, description="flow that has the full color, px; chosen by itself if not given"
     )
     beside: bool = Field(False, description="show the frame on the left of its flow")
     quality: int = Field(26, ge=0, le=51, description="x264 rate factor; lower is better")
@@ -61,7 +61,7 @@ class Model(Stage[Config]):
         start_px = self._scale_px or wanted_px
         pictures: list[npt.NDArray[np.uint8]] = []
         for step, t in enumerate(fresh, 1):
-            # A change of scale is spread over the clip, so that no colour jumps.
+            # A change of scale is spread over the clip, so that no color jumps.
             self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
             pictures.append(self._picture(frames.images[t], motion.flow[t]))
         self._video.add(pictures, frames.pts_ns[fresh].tolist(), frames.pts_ns[fresh + 1].tolist())
@@ -85,10 +85,10 @@ class Model(Stage[Config]):
         self._scale_px = state["scale_px"]
 
     def _wanted_scale(self, frames: Frames, flow: npt.NDArray[np.float32]) -> float:
-        """Return the flow with the full colour, in px of the frames.
+        """Return the flow with the full color, in px of the frames.
 
         It is the 98th percentile of the shot's first clip, at least 1 px, and grows where a
-        later clip exceeds it by a quarter: colours of one shot compare, and none is clipped much.
+        later clip exceeds it by a quarter: colors of one shot compare, and none is clipped much.
         """
         if self.config.scale_px is not None:
             return self.config.scale_px
@@ -109,16 +109,16 @@ class Model(Stage[Config]):
         known = np.isfinite(flow[..., 0])
         width = self.config.width
         if known.mean() < SPARSE_SHARE:
-            colours = fit_width(_tracks(image, flow, known, self._scale_px), width)
+            colors = fit_width(_tracks(image, flow, known, self._scale_px), width)
         else:
-            # Nearest: a mean of flow with unknown neighbours would be unknown.
+            # Nearest: a mean of flow with unknown neighbors would be unknown.
             size = (width, max(1, round(flow.shape[0] * width / flow.shape[1])))
             if flow.shape[1] > width:
                 flow = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
-            colours = flow_colours(flow, self._scale_px)
+            colors = flow_colors(flow, self._scale_px)
         if self.config.beside:
-            return np.hstack([fit_width(image, width), colours])
-        return colours
+            return np.hstack([fit_width(image, width), colors])
+        return colors
 
     def finish(self) -> None:
         """Write the video; without a single pair of frames there is no file."""
@@ -139,14 +139,14 @@ def _tracks(
     known: npt.NDArray[np.bool_],
     scale_px: float,
 ) -> npt.NDArray[np.uint8]:
-    """Draw sparse flow as coloured strokes on the darkened picture."""
+    """Draw sparse flow as colored strokes on the darkened picture."""
     canvas = (image * 0.35).astype(np.uint8)
     rows, columns = np.nonzero(known)
     moved = flow[rows, columns]
-    colours = flow_colours(moved[None], scale_px)[0]
+    colors = flow_colors(moved[None], scale_px)[0]
     starts = np.stack([columns, rows], axis=1)
     ends = np.rint(starts + moved).astype(np.int64)
-    for start, end, colour in zip(starts.tolist(), ends.tolist(), colours.tolist(), strict=True):
-        cv2.line(canvas, start, end, colour, 1, cv2.LINE_AA)
-        cv2.circle(canvas, start, 2, colour, -1, cv2.LINE_AA)
+    for start, end, color in zip(starts.tolist(), ends.tolist(), colors.tolist(), strict=True):
+        cv2.line(canvas, start, end, color, 1, cv2.LINE_AA)
+        cv2.circle(canvas, start, 2, color, -1, cv2.LINE_AA)
     return canvas

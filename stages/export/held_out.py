@@ -27,7 +27,7 @@ from stages.export._publish import publish_folder
 __all__ = ["Config", "Model"]
 
 STRONGER = 3.0
-"""Differences of 10 grey levels are hard to see."""
+"""Differences of 10 gray levels are hard to see."""
 
 BEST_DB = 100.0
 """Told where a picture is the photograph, bit for bit."""

@@ -1,4 +1,4 @@
-"""`mesh.ply`: the surface as triangles with normals and colours, where fusion made one."""
+"""`mesh.ply`: the surface as triangles with normals and colors, where fusion made one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.export._publish import publish
 
 __all__ = ["Config", "Model"]
 
-GREY = 160
+GRAY = 160
 
 
 class Config(Options):
@@ -36,7 +36,7 @@ class Model(Stage[Config]):
                 path,
                 vertices,
                 np.zeros_like(vertices) if normals is None else normals,
-                np.full(vertices.shape, GREY, np.uint8) if rgb is None else rgb,
+                np.full(vertices.shape, GRAY, np.uint8) if rgb is None else rgb,
                 points.triangles,
             )
         if left_out:

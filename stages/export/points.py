@@ -1,4 +1,4 @@
-"""`points.ply`: the cloud with normals and colours."""
+"""`points.ply`: the cloud with normals and colors."""
 
 from __future__ import annotations
 

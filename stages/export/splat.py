@@ -25,7 +25,7 @@ ROW = np.dtype(
         ("rotation", "u1", 4),
     ]
 )
-"""Linear scales; colour of degree 0 alone; (wxyz + 1) * 128."""
+"""Linear scales; color of degree 0 alone; (wxyz + 1) * 128."""
 
 
 class Config(Options):
@@ -35,7 +35,7 @@ class Config(Options):
 class Model(Stage[Config]):
     """Writes the most important Gaussians first, for viewers that draw while they load.
 
-    The format has no header and no colour that depends on the direction of view.
+    The format has no header and no color that depends on the direction of view.
     """
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"

@@ -1,6 +1,6 @@
 """`splats.spz`: Niantic's compressed splats, a tenth of the PLY (github.com/nianticlabs/spz).
 
-Version 3 of the format: a header of 16 bytes, then one attribute after the other, quantised,
+Version 3 of the format: a header of 16 bytes, then one attribute after the other, quantized,
 the whole under gzip. Its axes are right-up-back (OpenGL), ours right-down-forward.
 """
 
@@ -50,7 +50,7 @@ polynomial, see `_harmonics` of the splat step."""
 
 
 class Config(Options):
-    """How true the colours stay that depend on the direction of view.
+    """How true the colors stay that depend on the direction of view.
 
     Measured on a scene of strong harmonics: 37 dB to the PLY with the format's usual 5 and 4
     bits, 42 dB with 6 and 5 (a sixth larger), 49 dB with 8 and 8 (half as large again).

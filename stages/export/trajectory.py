@@ -28,7 +28,7 @@ class Model(Stage[Config]):
         """Write the poses in order of time."""
         lines = [
             "# camera in the world: time_s tx ty tz qx qy qz qw; "
-            f"unit {'metre' if views.scale == 'metric' else 'arbitrary'}"
+            f"unit {'meter' if views.scale == 'metric' else 'arbitrary'}"
         ]
         for k in sorted(finite_views(views), key=lambda k: int(views.pts_ns[k])):
             T = views.T_world_camera[k]

@@ -1,4 +1,4 @@
-"""Optical flow between neighbouring frames."""
+"""Optical flow between neighboring frames."""
 
 from pkgutil import extend_path
 

@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[Any]
 RELATIVE = 0.01
 ABSOLUTE_PX2 = 0.5
 OUTSIDE_PX = 0.5
-"""A pixel leaves the image when its centre passes the outer edge of the border pixels."""
+"""A pixel leaves the image when its center passes the outer edge of the border pixels."""
 
 
 def confidence(forward: FloatArray, backward: FloatArray) -> FloatArray:

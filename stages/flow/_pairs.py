@@ -1,4 +1,4 @@
-"""Run a dense two-image flow over the neighbouring frames of a clip, forwards and back."""
+"""Run a dense two-image flow over the neighboring frames of a clip, forwards and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.flow._consistency import confidence
 
 __all__ = ["SMALLEST_PX", "FlowOptions", "dense_motion", "lumas", "scaled_flow", "working_size"]
 
-GreyArray = npt.NDArray[Any]
+GrayArray = npt.NDArray[Any]
 FloatArray = npt.NDArray[Any]
 
 SMALLEST_PX = 12
@@ -43,20 +43,20 @@ def working_size(width: int, height: int, working_side: int) -> tuple[int, int]:
     return max(round(width * scale), 1), max(round(height * scale), 1)
 
 
-def lumas(frames: Frames, working_side: int) -> list[GreyArray]:
+def lumas(frames: Frames, working_side: int) -> list[GrayArray]:
     """Return the luma of each frame, uint8 [h, w] with a longest side up to `working_side`."""
     h, w = frames.images.shape[1:3]
     size = working_size(w, h, working_side)
-    grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in frames.images)
+    gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in frames.images)
     if size == (w, h):
-        return list(grey)
-    return [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in grey]
+        return list(gray)
+    return [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in gray]
 
 
 def dense_motion(
     frames: Frames,
     working_side: int,
-    flow_between: Callable[[GreyArray, GreyArray], FloatArray],
+    flow_between: Callable[[GrayArray, GrayArray], FloatArray],
 ) -> Motion:
     """Return the flow of every pair, computed on lumas of up to `working_side` and scaled up.
 
@@ -70,16 +70,16 @@ def dense_motion(
     count, h, w = len(frames.images) - 1, *frames.images.shape[1:3]
     flow = np.zeros((max(count, 0), h, w, 2), np.float32)
     trust = np.zeros((max(count, 0), h, w), np.float32)
-    grey = lumas(frames, working_side)
-    if min(grey[0].shape) >= SMALLEST_PX:
+    gray = lumas(frames, working_side)
+    if min(gray[0].shape) >= SMALLEST_PX:
         for t in range(count):
-            forward, weight = _both_ways(grey[t], grey[t + 1], flow_between)
+            forward, weight = _both_ways(gray[t], gray[t + 1], flow_between)
             flow[t], trust[t] = scaled_flow(forward, weight, (w, h))
     return Motion(clip=frames.clip, flow=flow, confidence=trust)
 
 
 def _both_ways(
-    first: GreyArray, second: GreyArray, flow_between: Callable[[GreyArray, GreyArray], FloatArray]
+    first: GrayArray, second: GrayArray, flow_between: Callable[[GrayArray, GrayArray], FloatArray]
 ) -> tuple[FloatArray, FloatArray]:
     h, w = first.shape
     shortest = -(-max(h, w) // NARROWEST)

@@ -20,7 +20,7 @@ def tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
         height: Of the picture, px.
         width: Of the picture, px.
         side: Longest side of a tile, px.
-        overlap: By how much neighbours overlap at least, px; less than `side`.
+        overlap: By how much neighbors overlap at least, px; less than `side`.
     """
     rows, columns = (_spans(length, side, overlap) for length in (height, width))
     return [(row, column) for row in rows for column in columns]

@@ -38,7 +38,7 @@ class Model(Stage[Config]):
         self._dis = cv2.DISOpticalFlow.create(PRESETS[self.config.preset])
 
     def process(self, frames: Frames) -> Motion:
-        """Return the flow of every pair of neighbouring frames."""
+        """Return the flow of every pair of neighboring frames."""
         start: Any = None
         return dense_motion(
             frames,

@@ -31,13 +31,13 @@ class Model(Stage[Config]):
         cv2.setNumThreads(context.threads)
 
     def process(self, frames: Frames) -> Motion:
-        """Return the flow of every pair of neighbouring frames."""
+        """Return the flow of every pair of neighboring frames."""
         return dense_motion(frames, self.config.working_side, self._between)
 
     def _between(self, first: Any, second: Any) -> Any:
         config = self.config
         start: Any = None
-        # A neighbourhood of 7 px with sigma 1.5 is what OpenCV's documentation pairs.
+        # A neighborhood of 7 px with sigma 1.5 is what OpenCV's documentation pairs.
         return cv2.calcOpticalFlowFarneback(
             first, second, start, 0.5, config.levels, config.window_px, config.iterations, 7, 1.5, 0
         )

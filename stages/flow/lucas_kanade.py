@@ -42,10 +42,10 @@ class Model(Stage[Config]):
         count, h, w = len(frames.images) - 1, *frames.images.shape[1:3]
         flow = np.full((count, h, w, 2), np.nan, np.float32)
         trust = np.zeros((count, h, w), np.float32)
-        grey = lumas(frames, self.config.working_side)
-        if min(grey[0].shape) >= SMALLEST_PX:
+        gray = lumas(frames, self.config.working_side)
+        if min(gray[0].shape) >= SMALLEST_PX:
             for t in range(count):
-                self._track(grey[t], grey[t + 1], flow[t], trust[t])
+                self._track(gray[t], gray[t + 1], flow[t], trust[t])
         return Motion(clip=frames.clip, flow=flow, confidence=trust)
 
     def _track(self, first: Any, second: Any, flow: Any, trust: Any) -> None:
@@ -64,7 +64,7 @@ class Model(Stage[Config]):
         known &= ((to >= -OUTSIDE_PX) & (to <= beyond)).all(axis=1)
         at, step, step_back = at[known], (to - at)[known], (home - to)[known]
         scale = np.array([flow.shape[1] / w, flow.shape[0] / h], np.float32)
-        # Pixel centres map to pixel centres: (x + 0.5) * scale - 0.5, rounded.
+        # Pixel centers map to pixel centers: (x + 0.5) * scale - 0.5, rounded.
         x, y = ((at + 0.5) * scale).astype(int).T
         flow[y, x] = step * scale
         trust[y, x] = confidence_of(*step.T, *step_back.T)

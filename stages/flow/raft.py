@@ -91,7 +91,7 @@ class Model(Stage[Config]):
         return (published(self.config.size, self.instead),)
 
     @classmethod
-    def catalogue(cls) -> tuple[Weights, ...]:
+    def catalog(cls) -> tuple[Weights, ...]:
         """All files that it can fetch."""
         return (published("large", cls.instead), published("small", cls.instead))
 
@@ -125,7 +125,7 @@ class Model(Stage[Config]):
         )
 
     def process(self, frames: Frames) -> Motion:
-        """Return the flow of every pair of neighbouring frames.
+        """Return the flow of every pair of neighboring frames.
 
         Frames with a side under `SMALLEST_PX` at the working size get zero flow of no confidence.
         """
@@ -140,7 +140,7 @@ class Model(Stage[Config]):
         return Motion(clip=frames.clip, flow=flow, confidence=trust)
 
     def _both_ways(self, images: Any) -> list[tuple[Any, Any]]:
-        """Return the flows there and back, [h, w, 2], of neighbours in uint8 [T, h, w, 3]."""
+        """Return the flows there and back, [h, w, 2], of neighbors in uint8 [T, h, w, 3]."""
         pairs = [pair for t in range(len(images) - 1) for pair in ((t, t + 1), (t + 1, t))]
         height, width = images.shape[1:3]
         parts: list[list[tuple[Tile, Any]]] = [[] for _ in pairs]
@@ -201,7 +201,7 @@ def published(size: str, instead: str = Model.instead) -> Published:
     return Published(
         id=f"raft_{size}-{name}",
         task=TASK,
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         nbytes=nbytes,
         sha256=file.removesuffix(".pth").rpartition("-")[2],
         path=torch_cache() / file,

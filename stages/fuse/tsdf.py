@@ -19,12 +19,10 @@ from pipeline.contract.stage import Context, Options, Resources, Stage
 from pipeline.errors import PartNotMade, require
 from stages._geometry.transforms import invert
 
-DEBIAN = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
-
 BLOCK = 16
 """Voxels along the side of a block."""
 BLOCK_BYTES = BLOCK**3 * (4 + 2 + 3 * 2)
-"""A voxel holds distance (float32), weight and colour (uint16)."""
+"""A voxel holds distance (float32), weight and color (uint16)."""
 MAX_BLOCKS = 10_000
 """0.5 GB of voxels; Open3D doubles its table to grow and the mesh comes on top."""
 TRUNCATION_VOXELS = 4.0
@@ -72,7 +70,7 @@ class Model(Stage[Config]):
     def open(self, context: Context) -> None:
         """Load Open3D."""
         super().open(context)
-        self.o3d: ModuleType = require("open3d", debian=DEBIAN)
+        self.o3d: ModuleType = require("open3d")
 
     def process(self, views: Views, depth: DepthMaps) -> Points:
         """Return the surface that the views agree on.
@@ -135,9 +133,9 @@ class Model(Stage[Config]):
             if not z.any():
                 continue
             image = self.o3d.t.geometry.Image(core.Tensor(z[..., None]))
-            colour = views.images[i].astype(np.float32) / 255
+            color = views.images[i].astype(np.float32) / 255
             # Integration reads the pixel that a voxel falls into (it rounds down), so it takes
-            # pixel centres at 0.5, unlike Open3D's cameras elsewhere. Measured on exact depth:
+            # pixel centers at 0.5, unlike Open3D's cameras elsewhere. Measured on exact depth:
             # the surface is off by 0.16 voxels (median), with cx - 0.5 by 0.26.
             intrinsic = core.Tensor(views.intrinsics[i])
             extrinsic = core.Tensor(invert(views.T_world_camera[i]))
@@ -151,7 +149,7 @@ class Model(Stage[Config]):
             volume.integrate(
                 blocks,
                 image,
-                self.o3d.t.geometry.Image(core.Tensor(colour)),
+                self.o3d.t.geometry.Image(core.Tensor(color)),
                 intrinsic,
                 intrinsic,
                 extrinsic,
@@ -248,5 +246,5 @@ def _array(tensor: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def _bytes(tensor: Any) -> npt.NDArray[np.uint8]:
-    colour = tensor.numpy()
-    return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+    color = tensor.numpy()
+    return np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8)

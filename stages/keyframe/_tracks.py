@@ -22,7 +22,7 @@ class Tracks:
         u = np.arange(spacing / 2, width, spacing)
         v = np.arange(spacing / 2, height, spacing)
         self.start = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2).astype(np.float32)
-        """float32 [N, 2] px, pixel centres at 0.5."""
+        """float32 [N, 2] px, pixel centers at 0.5."""
         self.now = self.start.copy()
         self.alive = np.ones(len(self.start), bool)
 
@@ -65,7 +65,7 @@ class Tracks:
 
 
 def parallax_between(a: Array, b: Array, most: int = 300) -> float:
-    """Return the median motion between two grey images, px, that no turn or zoom explains.
+    """Return the median motion between two gray images, px, that no turn or zoom explains.
 
     Corners are followed by pyramidal Lucas-Kanade there and back; NaN where fewer than 20, or
     less than a quarter of them, come back to within a pixel.

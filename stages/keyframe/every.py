@@ -95,11 +95,11 @@ class Model(Stage[Config]):
             return np.array(known, DTYPES.get(name)) if len(known) == len(self._kept) else None
 
         kept = self._kept
-        grey = [cv2.cvtColor(row["images"], cv2.COLOR_RGB2GRAY) for row in kept]
+        gray = [cv2.cvtColor(row["images"], cv2.COLOR_RGB2GRAY) for row in kept]
         parallax = np.full(len(kept), np.nan, np.float32)
         for i in range(1, len(kept)):
             if kept[i]["shot"] == kept[i - 1]["shot"]:
-                parallax[i] = parallax_between(grey[i - 1], grey[i])
+                parallax[i] = parallax_between(gray[i - 1], gray[i])
             self.progress(i, len(kept))
         self.measure("keyframes_count", len(kept))
         fields: dict[str, Any] = {name: stacked(name) for name in kept[0] if name != "mask"}
@@ -108,5 +108,5 @@ class Model(Stage[Config]):
             parallax_px=parallax,
             metric=self._metric,
             baseline_m=self._baseline_m,
-            masks=stacked_masks([row.get("mask") for row in kept], *grey[0].shape, self.warn),
+            masks=stacked_masks([row.get("mask") for row in kept], *gray[0].shape, self.warn),
         )

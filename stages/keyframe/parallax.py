@@ -29,7 +29,7 @@ __all__ = ["Config", "Model"]
 
 FINE = 0.35
 """Frames are collected at this share of the step, so that thinning has a choice."""
-NEIGHBOURHOOD = 0.6
+NEIGHBORHOOD = 0.6
 """Candidates are frames that have moved this share of the way to the next keyframe."""
 CANDIDATES = 4
 """How many of them are held at once."""
@@ -41,7 +41,7 @@ class Config(Options):
     """How densely keyframes lie.
 
     The default step suits depth rather than SIFT, which bears twice as much: 26 px at 640x360,
-    where DIS flow to a neighbouring keyframe still holds (it breaks between 27 and 49 px).
+    where DIS flow to a neighboring keyframe still holds (it breaks between 27 and 49 px).
     """
 
     step: float = Field(
@@ -80,7 +80,7 @@ class _Frame:
     """Packed."""
     tracks: Tracks
     depth: Array | None = None
-    """float32 [H, W] metres"""
+    """float32 [H, W] meters"""
     right: Array | None = None
     """uint8 [H, W, 3]"""
     way: float = 0.0
@@ -168,14 +168,14 @@ class Model(Stage[Config]):
                 self._all = []
 
     def finish(self) -> Keyframes:
-        """Thin what was kept and measure the parallax between neighbours."""
+        """Thin what was kept and measure the parallax between neighbors."""
         self._end_shot()
         kept = self._thin_to_step()
-        grey = [cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY) for frame in kept]
+        gray = [cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY) for frame in kept]
         parallax = np.full(len(kept), np.nan, np.float32)
         for i in range(1, len(kept)):
             if kept[i].shot == kept[i - 1].shot:
-                parallax[i] = parallax_between(grey[i - 1], grey[i])
+                parallax[i] = parallax_between(gray[i - 1], gray[i])
             self.progress(i, len(kept))
         self.measure("keyframes_count", len(kept))
         if np.isfinite(parallax).any():
@@ -193,7 +193,7 @@ class Model(Stage[Config]):
             right=_stacked([frame.right for frame in kept]),
             baseline_m=self._baseline_m,
             metric=self._metric,
-            masks=stacked_masks([frame.mask for frame in kept], *grey[0].shape, self.warn),
+            masks=stacked_masks([frame.mask for frame in kept], *gray[0].shape, self.warn),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class Model(Stage[Config]):
         moved, lost = self._moved(), self._lost()
         # A frame that could not be followed is at least a whole step away.
         frame.way = self._kept[-1].way + (max(self.config.step, moved) if lost else moved)
-        if not lost and moved >= self._fine * NEIGHBOURHOOD:
+        if not lost and moved >= self._fine * NEIGHBORHOOD:
             self._offer(frame)
         if self._candidates and (lost or moved >= self._fine):
             self._keep_sharpest()

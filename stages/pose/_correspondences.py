@@ -33,7 +33,7 @@ class Correspondences:
     i: int
     j: int
     xy_i: Array
-    """float32 [M, 2] px, pixel centres at 0.5."""
+    """float32 [M, 2] px, pixel centers at 0.5."""
     xy_j: Array
     """float32 [M, 2] px."""
     score: Array

@@ -1,4 +1,4 @@
-"""Local features of grey images and their matches: SIFT with root normalisation.
+"""Local features of gray images and their matches: SIFT with root normalization.
 
 OpenCV finds and describes, BLAS matches. Measured on 640x360, one thread: 35 ms an image and 1 ms
 a pair of 800 features, against 190 ms and 60 ms through COLMAP's own CPU extractor and matcher at
@@ -26,7 +26,7 @@ class Features:
     """Features of one image, strongest first."""
 
     xy: Array
-    """float32 [N, 2] px, pixel centres at 0.5."""
+    """float32 [N, 2] px, pixel centers at 0.5."""
     descriptors: Array
     """float32 [N, D], unit length; D is 128 for SIFT."""
 
@@ -39,18 +39,18 @@ class Features:
         return cls(xy=np.zeros((0, 2), np.float32), descriptors=np.zeros((0, 128), np.float32))
 
 
-def extract(grey: Array, *, most: int, contrast: float = 0.013) -> Features:
-    """Find up to `most` SIFT features in a grey image, uint8 [H, W].
+def extract(gray: Array, *, most: int, contrast: float = 0.013) -> Features:
+    """Find up to `most` SIFT features in a gray image, uint8 [H, W].
 
     The contrast threshold is a third of OpenCV's default: blurred and dim video has few features
     above that one (measured: 400 against 1,500 on an aerial clip).
     """
-    if min(grey.shape) < SMALLEST_SIDE:
+    if min(gray.shape) < SMALLEST_SIDE:
         return Features.none()
     sift = cv2.SIFT_create(
         nfeatures=most, contrastThreshold=contrast, edgeThreshold=10, enable_precise_upscale=True
     )
-    keypoints, descriptors = sift.detectAndCompute(grey, None)
+    keypoints, descriptors = sift.detectAndCompute(gray, None)
     if descriptors is None or not len(keypoints):
         return Features.none()
     order = np.argsort([-k.response for k in keypoints], kind="stable")[:most]
@@ -61,7 +61,7 @@ def extract(grey: Array, *, most: int, contrast: float = 0.013) -> Features:
 
 
 def match(a: Features, b: Features, *, ratio: float = 0.85) -> Array:
-    """Return mutual nearest neighbours that pass Lowe's ratio test, int [M, 2].
+    """Return mutual nearest neighbors that pass Lowe's ratio test, int [M, 2].
 
     The test compares angles between descriptors, as COLMAP does.
     """

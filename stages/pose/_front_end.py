@@ -37,7 +37,7 @@ class FrontEnd(Protocol):
     """Whether the features of `describe` are those that are matched. Where they only tell which
     images are alike, few of them are no reason to give up."""
     sure: int
-    """Neighbours within a shot that are matched whatever the features say."""
+    """Neighbors within a shot that are matched whatever the features say."""
 
     def describe(
         self, keyframes: Keyframes, most: int, found: Callable[[int], None]
@@ -53,7 +53,7 @@ class FrontEnd(Protocol):
 
 
 class Sift:
-    """SIFT and its nearest neighbours (`_features.py`)."""
+    """SIFT and its nearest neighbors (`_features.py`)."""
 
     detects = True
     sure = 2
@@ -71,7 +71,7 @@ class Sift:
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
     ) -> tuple[list[Features], Iterator[Matched]]:
-        """Return nearest neighbours, each pair when it is asked for."""
+        """Return nearest neighbors, each pair when it is asked for."""
         del keyframes
         return features, (
             Matched(i=i, j=j, matches=match(features[i], features[j])) for i, j in pairs

@@ -65,10 +65,10 @@ class Detector:
         width, height = size = reduced_size(full, self._side)
         if self._name != "xfeat":
             return Grid(size=size, full=full)
-        # It resizes to multiples of 32 and scales pixel numbers back, not pixel centres.
+        # It resizes to multiples of 32 and scales pixel numbers back, not pixel centers.
         whole = (max(XFEAT_STEP, length // XFEAT_STEP * XFEAT_STEP) for length in size)
         across, down = whole
-        return Grid(size=size, full=full, centre=(width / across / 2, height / down / 2))
+        return Grid(size=size, full=full, center=(width / across / 2, height / down / 2))
 
     @torch.inference_mode()
     def look(self, images: Array, most: int) -> list[Features]:
@@ -143,7 +143,7 @@ class LightGlue:
 
 
 class Nearest:
-    """Kornia's mutual nearest neighbours with the ratio test in both directions."""
+    """Kornia's mutual nearest neighbors with the ratio test in both directions."""
 
     def __init__(self, *, device: str) -> None:
         """Work on a device, as torch names it."""

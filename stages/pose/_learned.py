@@ -67,7 +67,7 @@ class Learned:
     Args:
         detector: Finds keypoints.
         matcher: Matches them.
-        sure: Neighbours that are matched whatever their features say.
+        sure: Neighbors that are matched whatever their features say.
         batch: Pictures at a time.
         threads: Batches side by side.
         warn: Takes warnings.
@@ -153,7 +153,7 @@ class DetectorFree:
 
     Args:
         matcher: The network.
-        sure: Neighbours that are matched whatever SIFT says.
+        sure: Neighbors that are matched whatever SIFT says.
         threads: Pairs side by side.
         warn: Takes warnings.
     """

@@ -64,7 +64,7 @@ def map_incrementally(
     options.num_threads = options.mapper.num_threads = 1
     options.random_seed = seed
     options.extract_colors = False
-    # Its generalised solver takes minutes on images that cannot be registered (measured: lund,
+    # Its generalized solver takes minutes on images that cannot be registered (measured: lund,
     # more than 300 s against 6 s), and what it adds is worst of all.
     options.structure_less_registration_fallback = False
     options.min_model_size = SMALLEST_MODEL

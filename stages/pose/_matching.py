@@ -42,10 +42,10 @@ def choose_pairs(
 ) -> list[tuple[int, int]]:
     """Return the pairs worth matching in full, nearest first.
 
-    Neighbours up to `overlap` within a shot, then ever wider gaps, then for each image the best
+    Neighbors up to `overlap` within a shot, then ever wider gaps, then for each image the best
     of those far away (a loop, another shot of the same place); all of them judged by a quick
     match of the strongest features. `exhaustive` takes every pair that this does not rule out;
-    neighbours up to `sure` within a shot are not judged.
+    neighbors up to `sure` within a shot are not judged.
     """
     count = len(features)
     few = [Features(xy=f.xy[:COARSE], descriptors=f.descriptors[:COARSE]) for f in features]
@@ -56,7 +56,7 @@ def choose_pairs(
         for j in range(i + 1, count):
             if j - i <= sure and shot[i] == shot[j]:
                 always.append((i, j))
-            # Far away in a long video every other image stands for its neighbour.
+            # Far away in a long video every other image stands for its neighbor.
             elif count <= 120 or j - i <= 40 or (i % 2 == 0 and j % 2 == 0):
                 score[i, j] = score[j, i] = len(match(few[i], few[j]))
                 if score[i, j] >= COARSE_MATCHES and (exhaustive or j - i in gaps):

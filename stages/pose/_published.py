@@ -1,9 +1,9 @@
-"""The weights that learned front ends can fetch: where they are, and under which licence.
+"""The weights that learned front ends can fetch: where they are, and under which license.
 
 Kornia's addresses are those in its own source (0.9), and so are the names under which they lie in
 torch's cache, so that what kornia has fetched is found. It publishes no hashes of them.
 
-Licences: cvg/LightGlue's page has LightGlue's own weights and DISK's under Apache-2.0 and ALIKED's
+Licenses: cvg/LightGlue's page has LightGlue's own weights and DISK's under Apache-2.0 and ALIKED's
 under BSD-3-Clause (whose notice stands in kornia's source); verlab/accelerated_features has XFeat
 and LighterGlue under Apache-2.0.
 """
@@ -28,7 +28,7 @@ class _Published:
 
     id: str
     task: str
-    licence: str
+    license: str
     nbytes: int
     url: str
     file: str
@@ -39,7 +39,7 @@ DETECTORS = {
     "aliked": _Published(
         id="aliked-n16",
         task=FEATURES,
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         nbytes=2_700_000,
         url=f"{KORNIA}/aliked/resolve/main/aliked-n16.pth",
         file="aliked-n16.pth",
@@ -47,7 +47,7 @@ DETECTORS = {
     "disk": _Published(
         id="disk-depth",
         task=FEATURES,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         nbytes=4_400_000,
         url=f"{KORNIA}/disk/resolve/main/depth-save.pth",
         file="depth-save.pth",
@@ -55,7 +55,7 @@ DETECTORS = {
     "xfeat": _Published(
         id="xfeat",
         task=FEATURES,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         nbytes=6_200_000,
         url="https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt",
         file="xfeat.pt",
@@ -65,7 +65,7 @@ GLUES = {
     "aliked": _Published(
         id="lightglue-aliked",
         task=MATCHING,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         nbytes=47_500_000,
         url=f"{KORNIA}/lightglue/resolve/main/aliked_lightglue.pth",
         file="aliked_lightglue_v0-1_arxiv-pth",
@@ -73,7 +73,7 @@ GLUES = {
     "disk": _Published(
         id="lightglue-disk",
         task=MATCHING,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         nbytes=47_500_000,
         url=f"{KORNIA}/lightglue/resolve/main/disk_lightglue.pth",
         file="disk_lightglue_v0-1_arxiv-pth",
@@ -81,33 +81,33 @@ GLUES = {
     "xfeat": _Published(
         id="lighterglue-xfeat",
         task=MATCHING,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         nbytes=4_500_000,
         url=f"{KORNIA}/lightglue/resolve/main/xfeat-lighterglue.pt",
         file="xfeat-lighterglue.pt",
     ),
 }
 
-SUPERPOINT_LICENCE = "superpoint-noncommercial"
+SUPERPOINT_LICENSE = "superpoint-noncommercial"
 """Magic Leap's, for research only (the LICENSE file of the checkpoint). The cards say `other`,
 which may mean anything: who agrees to this one must not have agreed to every other."""
 
 CHECKPOINTS = {
     "superpoint": Known(
         name="magic-leap-community/superpoint",
-        licence=SUPERPOINT_LICENCE,
+        license=SUPERPOINT_LICENSE,
         nbytes=5_210_000,
-        about="keypoints for nearest neighbours",
+        about="keypoints for nearest neighbors",
     ),
     "superpoint+lightglue": Known(
         name="ETH-CVG/lightglue_superpoint",
-        licence=SUPERPOINT_LICENCE,
+        license=SUPERPOINT_LICENSE,
         nbytes=55_000_000,
         about="SuperPoint's keypoints and their matcher",
     ),
     "efficient_loftr": Known(
         name="zju-community/efficientloftr",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=64_300_000,
         about="matches without keypoints",
     ),
@@ -119,7 +119,7 @@ def kornia(published: _Published) -> Weights:
     return Weights(
         id=published.id,
         task=published.task,
-        licence=published.licence,
+        license=published.license,
         nbytes=published.nbytes,
         url=published.url,
         path=torch_cache() / published.file,

@@ -18,7 +18,7 @@ MIN_FEATURES = 60
 STILL = 0.01
 """Of the longer side: less median motion between keyframes is called standing still."""
 FLAT = 12.0
-"""Standard deviation of the grey values below which a picture holds next to nothing."""
+"""Standard deviation of the gray values below which a picture holds next to nothing."""
 WHOLE = 10
 """A model of so many views stands by itself, however many keyframes it leaves out."""
 

@@ -21,25 +21,25 @@ SMALLEST_SIDE = 32
 class Grid:
     """How a network's coordinates become those of a keyframe.
 
-    The networks put the centre of the first pixel at 0; keyframes, as COLMAP, put it at 0.5.
+    The networks put the center of the first pixel at 0; keyframes, as COLMAP, put it at 0.5.
     """
 
     size: tuple[int, int]
     """(width, height) px, in the network's own coordinates."""
     full: tuple[int, int]
     """(width, height) px of the keyframe."""
-    centre: tuple[float, float] = (0.5, 0.5)
-    """(x, y): what is added to the network's coordinates so that pixel centres lie at a half."""
+    center: tuple[float, float] = (0.5, 0.5)
+    """(x, y): what is added to the network's coordinates so that pixel centers lie at a half."""
 
     def to_image(self, xy: Array) -> Array:
         """Return points [N, 2] of the network in the keyframe, float32 px."""
         scale = np.divide(self.full, self.size)
-        return ((xy.astype(np.float64) + self.centre) * scale).astype(np.float32)
+        return ((xy.astype(np.float64) + self.center) * scale).astype(np.float32)
 
     def to_network(self, xy: Array) -> Array:
         """Return points [N, 2] px of the keyframe as the network counts them, float32."""
         scale = np.divide(self.size, self.full)
-        return (xy.astype(np.float64) * scale - self.centre).astype(np.float32)
+        return (xy.astype(np.float64) * scale - self.center).astype(np.float32)
 
 
 def reduced_size(full: tuple[int, int], side: int, step: int = 1) -> tuple[int, int]:

@@ -12,9 +12,9 @@ __all__ = ["STILL_SHARE", "still_share"]
 WIDTH = 480
 BLOCK = 16
 TEXTURE = 3.0
-"""Standard deviation of grey values, above compression noise, that lets a block be recognised."""
+"""Standard deviation of gray values, above compression noise, that lets a block be recognized."""
 ALIKE = 0.8
-"""Normalised cross-correlation of a block with itself half a shot later."""
+"""Normalized cross-correlation of a block with itself half a shot later."""
 STILL_SHARE = 0.06
 """Of the blocks. Measured (median over pairs): fixed cameras 0.12 (cars filling the road) to
 0.89; hand-held, driving, flying and orbiting ones 0.00 to 0.02."""
@@ -43,13 +43,13 @@ def still_share(images: Array, shot: Array) -> float:
 
 def _blocks(image: Array, scale: float) -> Array:
     """Return the blocks of an image less their shading, float32 [N, 256]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if scale < 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     # Shading (sky, vignette, defocus) looks alike anywhere: only what varies within a block counts.
-    grey = cv2.subtract(grey, cv2.blur(grey, (BLOCK, BLOCK)), dtype=cv2.CV_32F)
-    down, across = grey.shape[0] // BLOCK, grey.shape[1] // BLOCK
-    cut = grey[: down * BLOCK, : across * BLOCK].reshape(down, BLOCK, across, BLOCK)
+    gray = cv2.subtract(gray, cv2.blur(gray, (BLOCK, BLOCK)), dtype=cv2.CV_32F)
+    down, across = gray.shape[0] // BLOCK, gray.shape[1] // BLOCK
+    cut = gray[: down * BLOCK, : across * BLOCK].reshape(down, BLOCK, across, BLOCK)
     flat = cut.transpose(0, 2, 1, 3).reshape(down * across, BLOCK * BLOCK)
     return flat - flat.mean(axis=1, keepdims=True)
 

@@ -49,7 +49,7 @@ FEW = 12
 class MappingOptions(Options):
     """How much is matched and what counts as a model."""
 
-    overlap: int = Field(4, ge=1, le=50, description="neighbours that each keyframe is matched to")
+    overlap: int = Field(4, ge=1, le=50, description="neighbors that each keyframe is matched to")
     attempts: int = Field(3, ge=1, le=3, description="strategies tried before giving up")
     init_angle_deg: float = Field(
         6.0, gt=0, le=45, description="triangulation angle that the first pair should have"
@@ -117,7 +117,7 @@ class StructureFromMotion(ColmapStage[C]):
         seen = best.seen
         if reason := why_no_model(keyframes, seen.features, seen.pairs, seen.evidence, best.views):
             raise PartNotMade(reason if seen.evidence.no_parallax else reason + self.otherwise)
-        views = views_from(best.models[0], keyframes, scale="arbitrary", normalise=True)
+        views = views_from(best.models[0], keyframes, scale="arbitrary", normalize=True)
         if text := left_out(keyframes, views):
             self.warn(text)
         self._measure(best, views)

@@ -207,8 +207,8 @@ class EfficientLoftr:
     @torch.inference_mode()
     def look(self, images: Array) -> list[Any]:
         """Return the maps that the network makes of each picture, uint8 [N, H, W, 3]."""
-        grey = self.prepared.pixels(images, pairs=True)[:, :1]
-        return list(zip(*(maps.split(1) for maps in self._backbone(grey)), strict=True))
+        gray = self.prepared.pixels(images, pairs=True)[:, :1]
+        return list(zip(*(maps.split(1) for maps in self._backbone(gray)), strict=True))
 
     @torch.inference_mode()
     def pair(self, a: Any, b: Any, grid: Grid) -> tuple[Array, Array, Array] | None:

@@ -26,12 +26,12 @@ def views_from(
     keyframes: Keyframes,
     *,
     scale: Literal["metric", "arbitrary"],
-    normalise: bool,
+    normalize: bool,
     candidates: int | None = None,
 ) -> Views:
     """Return the registered keyframes and sparse points; image id i + 1 is keyframe i.
 
-    Images and observations are freed of lens distortion. With `normalise` the world is turned so
+    Images and observations are freed of lens distortion. With `normalize` the world is turned so
     that y points down, as the cameras say, its origin is the median sparse point, and its unit is
     the median distance (z) at which the sparse points were seen.
     """
@@ -45,8 +45,8 @@ def views_from(
     xyz = np.array([model.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
     error = np.array([model.points3D[i].error for i in ids], np.float32)
     point, view, xy = _observations(model, images, number)
-    if normalise:
-        poses, xyz = _normalised(poses, xyz, point, view)
+    if normalize:
+        poses, xyz = _normalized(poses, xyz, point, view)
     taken = list(zip(rows, images, strict=True))
     pixels = [_undistorted(keyframes.images[row], image.camera) for row, image in taken]
     masks = keyframes.masks
@@ -59,7 +59,7 @@ def views_from(
         intrinsics=np.stack([pinhole(image.camera) for image in images]),
         T_world_camera=poses,
         points=xyz.astype(np.float32),
-        points_rgb=_colours(pixels, len(ids), point, view, xy),
+        points_rgb=_colors(pixels, len(ids), point, view, xy),
         points_error_px=error,
         observed_point=point,
         observed_view=view,
@@ -127,7 +127,7 @@ def _observations(
     )
 
 
-def _normalised(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Array, Array]:
+def _normalized(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Array, Array]:
     R_up = upright(poses)
     to_camera = invert(poses)[view]
     z = np.einsum("nj,nj->n", to_camera[:, 2, :3], xyz[point]) + to_camera[:, 2, 3]
@@ -146,9 +146,9 @@ def _undistorted_mask(mask: Array, camera: pycolmap.Camera) -> Array:
 
 
 def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = False) -> Array:
-    """Resample an image to the pinhole camera of the same focal length and centre.
+    """Resample an image to the pinhole camera of the same focal length and center.
 
-    What was `measured` is not mixed between neighbours, and unknown (NaN) outside of the image.
+    What was `measured` is not mixed between neighbors, and unknown (NaN) outside of the image.
     """
     K = pinhole(camera)
     height, width = image.shape[:2]
@@ -169,8 +169,8 @@ def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = Fals
     return cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _colours(pixels: list[Array], count: int, point: Array, view: Array, xy: Array) -> Array:
-    """Return the mean colour of every point over the views that saw it."""
+def _colors(pixels: list[Array], count: int, point: Array, view: Array, xy: Array) -> Array:
+    """Return the mean color of every point over the views that saw it."""
     total = np.zeros((count, 3))
     seen = np.zeros(count)
     for v, image in enumerate(pixels):

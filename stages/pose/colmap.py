@@ -1,6 +1,6 @@
 """Camera poses by COLMAP: structure from motion on the keyframes, nothing known beforehand.
 
-SIFT features are matched between neighbouring keyframes, ever wider gaps and whatever else looks
+SIFT features are matched between neighboring keyframes, ever wider gaps and whatever else looks
 alike. What is made of the matches, and what is tried where they do not suffice: `_structure.py`.
 """
 

@@ -32,7 +32,7 @@ class Config(Options):
     features: int = Field(
         1500, ge=100, le=20_000, description="strongest SIFT features of a keyframe"
     )
-    overlap: int = Field(4, ge=1, le=50, description="neighbours that each keyframe is matched to")
+    overlap: int = Field(4, ge=1, le=50, description="neighbors that each keyframe is matched to")
 
 
 class Model(ColmapStage[Config]):
@@ -73,7 +73,7 @@ class Model(ColmapStage[Config]):
             model,
             posed,
             scale="metric" if keyframes.metric else "arbitrary",
-            normalise=False,
+            normalize=False,
             candidates=len(keyframes.index),
         )
         if not len(views.points):

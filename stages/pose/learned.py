@@ -5,7 +5,7 @@ Everything after the matches is that of `pose/colmap`: the same verification, ev
 mapping and reasons (`_structure.py`).
 
 - `features`: aliked, disk and xfeat are kornia's; superpoint is of transformers.
-- `matcher`: lightglue, trained on these features; nearest, mutual nearest neighbours with the
+- `matcher`: lightglue, trained on these features; nearest, mutual nearest neighbors with the
   ratio test, which needs no weights of its own; efficient_loftr, which matches the pictures
   themselves, so that `features` plays no part.
 """
@@ -142,7 +142,7 @@ class Model(StructureFromMotion[Config]):
         return published.hub(kind, config.checkpoint)
 
     @classmethod
-    def catalogue(cls) -> tuple[Weights, ...]:
+    def catalog(cls) -> tuple[Weights, ...]:
         """All that it can fetch."""
         return published.every()
 

@@ -38,7 +38,7 @@ class StageAccount:
     state: str
     device: str
     weights: str
-    licence: str
+    license: str
     items: int
     seconds: float
     skipped: str
@@ -137,13 +137,13 @@ def _stage(row: dict[str, Any]) -> StageAccount:
         for loss in _list(row.get("losses"))
     ]
     weights = [_dict(one) for one in _list(row.get("weights"))]
-    licences = sorted({str(one.get("licence", "")) for one in weights})
+    licenses = sorted({str(one.get("license", "")) for one in weights})
     return StageAccount(
         name=f"{row.get('step', '?')}/{row.get('model', '?')}",
         state=str(row.get("state", "")),
         device=str(row.get("device", "")),
         weights=", ".join(str(one.get("id", "")) for one in weights) or "none",
-        licence=", ".join(licences),
+        license=", ".join(licenses),
         items=int(_number(row.get("items"))),
         seconds=_number(row.get("seconds")),
         skipped=str(row.get("skipped", "")),

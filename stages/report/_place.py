@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import cv2
@@ -35,7 +36,7 @@ def place(facts: Facts, most_points: int, seed: int) -> tuple[list[Markup], list
     xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
     view = overview(xyz, scene.cameras)
     sections = [_viewer(scene, view)]
-    if scene.cameras is not None and len(scene.cameras.centres) > 1:
+    if scene.cameras is not None and len(scene.cameras.centers) > 1:
         sections.append(_map(facts, scene, scene.cameras))
     return sections, [embedded_json("scene", _scene_data(scene, view, most_points, seed))]
 
@@ -43,7 +44,7 @@ def place(facts: Facts, most_points: int, seed: int) -> tuple[list[Markup], list
 def _viewer(scene: Scene, view: Overview) -> Markup:
     still = jpeg_uri(render.render_scene(scene, view, STILL_SIZE), 84)
     count = 0 if scene.surface is None else len(scene.surface.xyz)
-    cameras = 0 if scene.cameras is None else len(scene.cameras.centres)
+    cameras = 0 if scene.cameras is None else len(scene.cameras.centers)
     said = f"The place as {plural(count, 'point')} with {plural(cameras, 'camera')} along the path"
     buttons = [
         tag("button", text, type="button", id=f"view-{name}", aria_pressed=pressed)
@@ -71,9 +72,9 @@ def _viewer(scene: Scene, view: Overview) -> Markup:
 
 
 def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str, Any]:
-    """Return the cloud in 11 bytes a point: position 3 x uint16, colour 3 x uint8, normal 2."""
+    """Return the cloud in 11 bytes a point: position 3 x uint16, color 3 x uint8, normal 2."""
     data: dict[str, Any] = {
-        "centre": _numbers(view.centre),
+        "center": _numbers(view.center),
         "eye": _numbers(view.eye),
         "up": _numbers(view.up),
         "radius": view.radius,
@@ -82,7 +83,7 @@ def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str,
     surface, cameras = scene.surface, scene.cameras
     if surface is not None:
         # Strays far outside would cost the others their resolution.
-        near = np.linalg.norm(surface.xyz - view.centre, axis=1) < 8 * view.radius
+        near = np.linalg.norm(surface.xyz - view.center, axis=1) < 8 * view.radius
         rows = np.flatnonzero(near)
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
@@ -100,9 +101,9 @@ def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str,
         if surface.normals is not None:
             data["normals"] = _base64(octahedral(surface.normals[rows]))
     if cameras is not None:
-        kept = np.unique(np.linspace(0, len(cameras.centres) - 1, 400).round().astype(int))
+        kept = np.unique(np.linspace(0, len(cameras.centers) - 1, 400).round().astype(int))
         data |= {
-            "path": _numbers(cameras.centres[kept]),
+            "path": _numbers(cameras.centers[kept]),
             "frusta": _numbers(frusta(cameras, view.radius * 0.04)),
             "forward": _numbers(cameras.T_world_camera[kept, :3, 2]),
             "upward": _numbers(-cameras.T_world_camera[kept, :3, 1]),
@@ -142,7 +143,7 @@ def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
         north = north - up * (north @ up)
     north /= np.linalg.norm(north)
     axes = np.stack([np.cross(north, up), -north], axis=1)
-    path = cameras.centres @ axes
+    path = cameras.centers @ axes
     ground = path
     if scene.surface is not None and len(scene.surface.xyz) > 100:
         ground = np.concatenate([path, scene.surface.xyz[::20] @ axes])
@@ -161,7 +162,7 @@ def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
     layers: list[Markup] = []
     if scene.surface is not None:
         heights = scene.surface.xyz @ up
-        ceiling = float((cameras.centres @ up).max())
+        ceiling = float((cameras.centers @ up).max())
         shown = heights < ceiling + 0.05 * extent
         uv = to_px(scene.surface.xyz[shown] @ axes)
         dot = max(1.2, 0.5 * scale * render.point_size(scene.surface.xyz, extent / 2))
@@ -176,7 +177,7 @@ def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
     layers += _path(to_px(path), cameras, axes)
     unit = _unit_of(facts)
     layers.append(_scale_bar(scale, height, unit))
-    length = float(np.linalg.norm(np.diff(cameras.centres, axis=0), axis=1).sum())
+    length = float(np.linalg.norm(np.diff(cameras.centers, axis=0), axis=1).sum())
     return tag(
         "figure",
         tag(
@@ -253,4 +254,5 @@ def _scale_bar(scale: float, height: int, unit: str) -> Markup:
 def _unit_of(facts: Facts) -> str:
     """Return `m` where the trajectory says that it is metric, else `units`."""
     with (facts.folder / "trajectory.tum").open(encoding="utf-8", errors="replace") as file:
-        return "m" if "unit metre" in file.readline(200) else "units"
+        # Runs of before version 0.2 have the British spelling.
+        return "m" if re.search("unit met(er|re)", file.readline(200)) else "units"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stages._rendering.colormaps import flow_colours
+from stages._rendering.colormaps import flow_colors
 from stages.report._facts import Facts
 from stages.report._markup import Markup, data_uri, tag
 from stages.report._pictures import jpeg_uri, video_pictures, video_uri
@@ -71,15 +71,15 @@ def _wheel_legend() -> Markup:
     grid = np.linspace(-1.02, 1.02, side, dtype=np.float32)
     flow = np.stack(np.meshgrid(grid, grid), axis=-1)
     alpha = (np.hypot(flow[..., 0], flow[..., 1]) <= 1) * np.uint8(255)
-    bgra = np.dstack([flow_colours(flow, 1.0)[..., ::-1], alpha])
+    bgra = np.dstack([flow_colors(flow, 1.0)[..., ::-1], alpha])
     wheel = data_uri("image/png", cv2.imencode(".png", bgra)[1].tobytes())
     return tag(
         "span",
-        tag("img", src=wheel, alt="Colour wheel of directions", width=36, height=36),
-        "colour: direction · depth of colour: speed",
+        tag("img", src=wheel, alt="Color wheel of directions", width=36, height=36),
+        "color: direction · depth of color: speed",
         class_="legend",
     )
 
 
 def _depth_legend() -> Markup:
-    return tag("span", "near", tag("i", class_="turbo"), "far · grey: unknown", class_="legend")
+    return tag("span", "near", tag("i", class_="turbo"), "far · gray: unknown", class_="legend")

@@ -156,13 +156,13 @@ def provenance(facts: Facts) -> Markup:
         _details("Configuration", json.dumps(config, indent=2, ensure_ascii=False, default=str))
         if config
         else None,
-        _files(manifest.get("artefacts")),
+        _files(manifest.get("artifacts")),
         id="provenance",
     )
 
 
 def _models(stages: list[StageAccount]) -> Markup:
-    head = ("Stage", "State", "Items", "Device", "Weights", "Licence")
+    head = ("Stage", "State", "Items", "Device", "Weights", "License")
     rows = [
         tag(
             "tr",
@@ -171,7 +171,7 @@ def _models(stages: list[StageAccount]) -> Markup:
             tag("td", amount(stage.items), class_="num"),
             tag("td", stage.device),
             tag("td", stage.weights),
-            tag("td", stage.licence or "–"),
+            tag("td", stage.license or "–"),
         )
         for stage in stages
     ]
@@ -186,20 +186,20 @@ def _details(title: str, text: str) -> Markup:
     return tag("details", tag("summary", title), tag("pre", text))
 
 
-def _files(artefacts: Any) -> Markup | None:
+def _files(artifacts: Any) -> Markup | None:
     rows = []
-    for artefact in artefacts if isinstance(artefacts, list) else []:
-        path = str(artefact.get("path", "")) if isinstance(artefact, dict) else ""
+    for artifact in artifacts if isinstance(artifacts, list) else []:
+        path = str(artifact.get("path", "")) if isinstance(artifact, dict) else ""
         if not path:
             continue
-        size = artefact.get("bytes")
+        size = artifact.get("bytes")
         rows.append(
             tag(
                 "tr",
                 tag("td", _link(path)),
-                tag("td", artefact.get("kind", "")),
+                tag("td", artifact.get("kind", "")),
                 tag("td", megabytes(size) if _real(size) else "", class_="num"),
-                tag("td", tag("code", str(artefact.get("sha256") or "")[:12]), class_="quiet"),
+                tag("td", tag("code", str(artifact.get("sha256") or "")[:12]), class_="quiet"),
             )
         )
     if not rows:

@@ -11,7 +11,7 @@ import cv2
 from pydantic import Field
 
 from pipeline.atomic import write_text
-from pipeline.contract.events import Artefact
+from pipeline.contract.events import Artifact
 from pipeline.contract.messages import RunSummary
 from pipeline.contract.stage import Context, Options, Stage
 from stages.report._facts import Facts, read_facts
@@ -55,7 +55,7 @@ class Model(Stage[Config]):
         assert folder is not None, "the report is opened with a run folder"
         facts = read_facts(folder, run.manifest)
         write_text(folder / "report.html", self._page(facts))
-        self.context.report(Artefact(path="report.html", kind="report"))
+        self.context.report(Artifact(path="report.html", kind="report"))
 
     def _page(self, facts: Facts) -> str:
         figures, data = place(facts, self.config.points, self.context.seed)

@@ -77,7 +77,7 @@
 
   const points = program(`
     uniform mat4 clip; uniform vec3 low, extent, eye; uniform float size, focal; uniform bool facing;
-    layout(location = 0) in vec3 position; layout(location = 1) in vec3 colour;
+    layout(location = 0) in vec3 position; layout(location = 1) in vec3 color;
     layout(location = 2) in vec2 square;
     out vec3 rgb;
     void main() {
@@ -88,19 +88,19 @@
       // What faces away is left out: one looks into a room from outside.
       if (facing && dot(n, eye - world) < 0.) gl_Position = vec4(2., 2., 2., 1.);
       gl_PointSize = clamp(size * focal / gl_Position.w, 2., 28.);
-      rgb = colour;
+      rgb = color;
     }`, `
-    in vec3 rgb; out vec4 colour;
+    in vec3 rgb; out vec4 color;
     void main() {
       vec2 d = gl_PointCoord - .5;
       if (dot(d, d) > .25) discard;
-      colour = vec4(rgb, 1.);
+      color = vec4(rgb, 1.);
     }`);
 
   const shade = program(`
     void main() { gl_Position = vec4(vec2(gl_VertexID & 1, gl_VertexID >> 1) * 4. - 1., 0., 1.); }`, `
-    uniform sampler2D colours, depths; uniform vec2 range; uniform float reach, height;
-    out vec4 colour;
+    uniform sampler2D colors, depths; uniform vec2 range; uniform float reach, height;
+    out vec4 color;
     float logDepth(ivec2 p) {
       float d = texelFetch(depths, clamp(p, ivec2(0), textureSize(depths, 0) - 1), 0).r;
       return log2(range.x * range.y / (range.y - d * (range.y - range.x)));
@@ -111,25 +111,25 @@
       gl_FragDepth = d;
       if (d == 1.) {
         vec3 bottom = vec3(13., 14., 19.), top = vec3(30., 33., 42.);
-        colour = vec4(mix(bottom, top, gl_FragCoord.y / height) / 255., 1.);
+        color = vec4(mix(bottom, top, gl_FragCoord.y / height) / 255., 1.);
         return;
       }
       float here = logDepth(p), sum = 0.;
       for (int y = -1; y <= 1; y++) for (int x = -1; x <= 1; x++)
         sum += clamp(here - logDepth(p + ivec2(vec2(x, y) * reach)), 0., .25);
-      colour = vec4(texelFetch(colours, p, 0).rgb * exp(-14. * sum / 8.), 1.);
+      color = vec4(texelFetch(colors, p, 0).rgb * exp(-14. * sum / 8.), 1.);
     }`);
 
   const strokes = program(`
     uniform mat4 clip; layout(location = 0) in vec3 position;
     void main() { gl_Position = clip * vec4(position, 1.); gl_Position.z -= .0005 * gl_Position.w; }`, `
-    uniform vec3 rgb; out vec4 colour; void main() { colour = vec4(rgb, 1.); }`);
+    uniform vec3 rgb; out vec4 color; void main() { color = vec4(rgb, 1.); }`);
 
-  const upload = (data, location, parts, kind, normalised) => {
+  const upload = (data, location, parts, kind, normalized) => {
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
     gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
     gl.enableVertexAttribArray(location);
-    gl.vertexAttribPointer(location, parts, kind, normalised, 0, 0);
+    gl.vertexAttribPointer(location, parts, kind, normalized, 0, 0);
   };
   const cloud = gl.createVertexArray();
   gl.bindVertexArray(cloud);
@@ -149,10 +149,10 @@
 
   // Where one looks from: angles about the vertical axis, as the still does at the start.
   const up = unit(scene.up);
-  const first = add(scene.centre, scene.eye, -1);
+  const first = add(scene.center, scene.eye, -1);
   const level = unit(add(first, up, -dot(first, up))), aside = cross(level, up);
   const start = {
-    target: scene.centre, distance: Math.hypot(...first),
+    target: scene.center, distance: Math.hypot(...first),
     yaw: 0, pitch: Math.asin(Math.max(-1, Math.min(1, -dot(unit(first), up)))),
   };
   let view = { ...start }, flight = null, showCameras = true, touched = false, pending = false;
@@ -195,11 +195,11 @@
       }
       return made;
     };
-    for (const old of [frame.colours, frame.depths]) if (old) gl.deleteTexture(old);
-    frame.colours = texture(gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, 0);
+    for (const old of [frame.colors, frame.depths]) if (old) gl.deleteTexture(old);
+    frame.colors = texture(gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, 0);
     frame.depths = texture(gl.DEPTH_COMPONENT24, gl.DEPTH_COMPONENT, gl.UNSIGNED_INT, 1);
     gl.bindFramebuffer(gl.FRAMEBUFFER, frame.buffer);
-    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, frame.colours, 0);
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, frame.colors, 0);
     gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.DEPTH_ATTACHMENT, gl.TEXTURE_2D, frame.depths, 0);
   };
 
@@ -208,7 +208,7 @@
     const { width, height } = frame, aspect = width / height;
     const { eye, forward, above, half } = camera(aspect);
     const right = unit(cross(forward, above)), top = cross(right, forward);
-    const away = Math.hypot(...add(scene.centre, eye, -1));
+    const away = Math.hypot(...add(scene.center, eye, -1));
     const near = Math.max(scene.radius * 0.01, (away - 3 * scene.radius) * 0.5);
     const far = away + 12 * scene.radius;
     const row = (axis, s) => [axis[0] * s, axis[1] * s, axis[2] * s, -dot(axis, eye) * s];
@@ -238,7 +238,7 @@
     gl.viewport(0, 0, width, height);
     gl.depthFunc(gl.ALWAYS);
     gl.useProgram(shade.made);
-    gl.uniform1i(shade.uniforms.colours, 0);
+    gl.uniform1i(shade.uniforms.colors, 0);
     gl.uniform1i(shade.uniforms.depths, 1);
     gl.uniform2f(shade.uniforms.range, near, far);
     gl.uniform1f(shade.uniforms.reach, Math.max(1, Math.round(width / canvas.clientWidth)));

@@ -115,7 +115,7 @@ def clips(
 
     A clip that lasts `seconds` is full as well; unset, that is `CAMERA_CLIP_S` of a camera and
     no limit elsewhere. Within a shot each clip begins with the last `overlap` frames of the one
-    before, so that every pair of neighbours lies in some clip. Memory is bounded by one clip.
+    before, so that every pair of neighbors lies in some clip. Memory is bounded by one clip.
 
     Before a clip is handed out, `carry` is told how the next one begins. One that was told so
     before says how many of the first frames another clip held.

@@ -20,12 +20,12 @@ from stages.sample._clips import SHARPNESS_WIDTH_PX
 
 __all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "Shots", "in_shot", "looks", "shots"]
 
-Grey = npt.NDArray[np.uint8]
+Gray = npt.NDArray[np.uint8]
 
 PREVIEW_WIDTH_PX = 160
 """Motion and cuts are judged at this width: DIS takes 0.15 ms a pair there."""
 
-# Measured over 22 real clips (previews of 160 px, grey levels): at true cuts the change is 43-72
+# Measured over 22 real clips (previews of 160 px, gray levels): at true cuts the change is 43-72
 # and the correlation after motion compensation is at most .35 (.51 where the histogram changes
 # by half); inside the wildest hand-held shot, change 47 goes with correlation .95.
 CHANGE_LEAST = 15.0
@@ -49,9 +49,9 @@ class Look:
     """What is known of a frame at a glance."""
 
     picture: Picture
-    luma: Grey
+    luma: Gray
     """At `SHARPNESS_WIDTH_PX`."""
-    preview: Grey
+    preview: Gray
     """At `PREVIEW_WIDTH_PX`."""
     shot: int = 0
 
@@ -63,11 +63,11 @@ class Matcher:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._grid: npt.NDArray[np.float32] | None = None
 
-    def flow(self, a: Grey, b: Grey) -> npt.NDArray[np.float32]:
+    def flow(self, a: Gray, b: Gray) -> npt.NDArray[np.float32]:
         """Return the flow from `a` to `b`, float32 [h, w, 2] px of the preview."""
         return self._dis.calc(a, b, None)
 
-    def motion(self, a: Grey, b: Grey) -> float:
+    def motion(self, a: Gray, b: Gray) -> float:
         """Return how far most of the picture moved, as a fraction of its width.
 
         The upper quartile: large enough to see what passes close by, deaf to the few worst
@@ -79,7 +79,7 @@ class Matcher:
         rank = 3 * len(speed) // 4
         return float(np.partition(speed, rank)[rank]) / a.shape[1]
 
-    def likeness(self, a: Grey, b: Grey) -> float:
+    def likeness(self, a: Gray, b: Gray) -> float:
         """Return the correlation of `a` with `b` after motion compensation, -1..1."""
         flow = self.flow(a, b)
         if self._grid is None or self._grid.shape != flow.shape:
@@ -184,7 +184,7 @@ def in_shot(look: Look, shot: int) -> Look:
     return look if look.shot == shot else Look(look.picture, look.luma, look.preview, shot)
 
 
-def _change(a: Grey, b: Grey) -> float:
+def _change(a: Gray, b: Gray) -> float:
     return float(cv2.norm(a, b, cv2.NORM_L1)) / a.size
 
 
@@ -203,5 +203,5 @@ def _cuts(before: Look, look: Look, change: float, typical: float, matcher: Matc
     return bool(likeness < ALIKE_OTHER_TONES and tones > OTHER_TONES)
 
 
-def _histogram(preview: Grey) -> npt.NDArray[np.float64]:
+def _histogram(preview: Gray) -> npt.NDArray[np.float64]:
     return np.bincount(preview.ravel() >> 3, minlength=32) / preview.size

@@ -29,8 +29,8 @@ from stages.sample._shots import Look, Matcher, Shots, in_shot, looks, shots
 __all__ = ["Config", "Model"]
 
 SHARPER = 1.15
-"""How much sharper a neighbour must be to be taken instead: less is noise."""
-NEIGHBOURS = 3
+"""How much sharper a neighbor must be to be taken instead: less is noise."""
+NEIGHBORS = 3
 """How many of the latest frames are weighed against one another."""
 PROGRESS_EVERY = 32
 
@@ -219,7 +219,7 @@ class Model(Stage[Config]):
         motion = matcher.motion(last.preview, look.preview)
         # As good as due: a sharp one of these may stand for one that is due.
         ripe = motion > 0.6 * self.config.motion or gap_ns > 0.7 * longest_ns
-        choice.near = [*choice.near[1 - NEIGHBOURS :], (look, sharpness_of(look.luma), ripe)]
+        choice.near = [*choice.near[1 - NEIGHBORS :], (look, sharpness_of(look.luma), ripe)]
         if motion >= self.config.motion or gap_ns + step_ns > longest_ns:
             choice.last, sharpness = _sharpest(choice.near)
             choice.near = []
@@ -240,7 +240,7 @@ def _close(choice: Choice, shortest_ns: int) -> None:
 
 
 def _sharpest(near: list[tuple[Look, float, bool]]) -> tuple[Look, float]:
-    """Return the newest frame, or a ripe neighbour that is clearly sharper."""
+    """Return the newest frame, or a ripe neighbor that is clearly sharper."""
     best, sharpness, _ = near[-1]
     for look, other, ripe in near[:-1]:
         if ripe and other > SHARPER * sharpness:

@@ -21,7 +21,7 @@ class Config(ClipOptions):
 
     frames: int = Field(16, ge=2, le=128, description="frames in a window")
     stride: int = Field(1, ge=1, le=1000, description="take every so-many-th frame")
-    overlap: int = Field(1, ge=0, le=127, description="frames that neighbouring windows share")
+    overlap: int = Field(1, ge=0, le=127, description="frames that neighboring windows share")
 
     @model_validator(mode="after")
     def _moves_on(self) -> Self:
@@ -35,7 +35,7 @@ class Model(FollowingSampler[Config]):
 
     @property
     def overlap(self) -> int:
-        """How many frames neighbouring windows share."""
+        """How many frames neighboring windows share."""
         return self.config.overlap
 
     @property

@@ -18,30 +18,30 @@ WINDOW_PX = 5
 SLIDES_PX = 0.7
 """How far an edge may seem to slide without anything moving: registration is no better."""
 LEAST_NOISE = 1.0
-"""Grey levels."""
+"""Gray levels."""
 TIMES_NOISE = 4.0
 SAMPLE = 4
 """One pixel in so many of each row and column tells the exposure."""
 DARK, LEAST_SAMPLES = 8, 20
-"""Grey levels below which a ratio tells nothing, and how many pixels must tell."""
+"""Gray levels below which a ratio tells nothing, and how many pixels must tell."""
 
 
-def change(grey: Array, after: Array, H: Array) -> tuple[Array, float]:
-    """Return the change of each pixel, float32 [H, W] grey levels, and its median (the noise).
+def change(gray: Array, after: Array, H: Array) -> tuple[Array, float]:
+    """Return the change of each pixel, float32 [H, W] gray levels, and its median (the noise).
 
     Args:
-        grey: uint8 [H, W], the frame.
+        gray: uint8 [H, W], the frame.
         after: uint8 [H, W], the next one.
-        H: [3, 3], takes pixels (centres at 0.5) of the first to the second.
+        H: [3, 3], takes pixels (centers at 0.5) of the first to the second.
     """
-    height, width = grey.shape
+    height, width = gray.shape
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    # OpenCV's pixel centres lie at whole numbers.
+    # OpenCV's pixel centers lie at whole numbers.
     back = np.linalg.inv(half) @ H @ half
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpPerspective(np.ones_like(grey), back, (width, height), flags=flags) > 0
+    seen = cv2.warpPerspective(np.ones_like(gray), back, (width, height), flags=flags) > 0
     moved = cv2.warpPerspective(after, back, (width, height), flags=flags).astype(np.float32)
-    here = grey.astype(np.float32)
+    here = gray.astype(np.float32)
     difference = np.abs(_exposure(moved, here, seen) * moved - here)
     dx = cv2.Sobel(here, cv2.CV_32F, 1, 0, scale=1 / 8)
     dy = cv2.Sobel(here, cv2.CV_32F, 0, 1, scale=1 / 8)

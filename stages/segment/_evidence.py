@@ -24,7 +24,7 @@ ACROSS = 64
 """Samples to a row of the picture."""
 LEAST_SAMPLES = 40
 TEXTURED = 4.0
-"""Squared grey levels a pixel; below it flow is a guess."""
+"""Squared gray levels a pixel; below it flow is a guess."""
 SURE = 0.5
 """Confidence of the flow below which a pixel is no witness."""
 MOVING_PX, LEAST_PX = (0.25, 1.0), (0.6, 1.2)
@@ -44,7 +44,7 @@ NEAR = 0.03
 CELLS = 24
 """Along the longer side, for the question whether the camera rests."""
 CLEARLY, LEAST_VOTE = 0.9, 0.05
-"""A cell votes if the one change is less than such a share of the other, by so many grey levels."""
+"""A cell votes if the one change is less than such a share of the other, by so many gray levels."""
 LEAST_OFF_LINE_PX = 1.0
 """Least distance of an object from its epipolar line."""
 
@@ -68,7 +68,7 @@ class Evidence:
     """float32 [H, W]: the same of the pixels of the next frame, looking back."""
 
 
-def evidence_of_motion(flow: Array, confidence: Array, grey: Array, after: Array) -> Evidence:
+def evidence_of_motion(flow: Array, confidence: Array, gray: Array, after: Array) -> Evidence:
     """Return what moves between two frames.
 
     Nothing, where too little of the picture has texture to tell the camera's motion.
@@ -76,25 +76,25 @@ def evidence_of_motion(flow: Array, confidence: Array, grey: Array, after: Array
     Args:
         flow: float32 [H, W, 2] px to the next frame.
         confidence: float32 [H, W] in 0..1.
-        grey: uint8 [H, W], the first frame.
+        gray: uint8 [H, W], the first frame.
         after: uint8 [H, W], the next one.
     """
-    nothing = np.zeros(grey.shape, np.float32)
-    texture = _texture(grey)
+    nothing = np.zeros(gray.shape, np.float32)
+    texture = _texture(gray)
     samples = _sampled(flow, confidence, texture)
     H = np.eye(3)
     if samples is not None:
         H, _ = cv2.findHomography(samples.here, samples.there, cv2.USAC_MAGSAC, 1.0)
         if H is None or not np.isfinite(H).all() or abs(np.linalg.det(H)) < 1e-9:
             H = np.eye(3)
-    (changed, noise), (still, unrest) = change(grey, after, H), change(grey, after, np.eye(3))
+    (changed, noise), (still, unrest) = change(gray, after, H), change(gray, after, np.eye(3))
     at_rest = _rests(still, changed)
     if at_rest:
         H, changed = np.eye(3), still
     elif samples is None:
         return Evidence(nothing, nothing, nothing)
     changed = beyond(changed, min(noise, unrest))
-    height, width = grey.shape
+    height, width = gray.shape
     v, u = np.mgrid[:height, :width].astype(np.float32) + 0.5
     here = np.stack([u, v], axis=-1)
     known = np.isfinite(flow).all(axis=-1) & (confidence >= SURE)
@@ -115,7 +115,7 @@ def evidence_of_motion(flow: Array, confidence: Array, grey: Array, after: Array
         fits = length < limit
         off = _off_line(samples.here[fits], samples.there[fits], here, there, size)
         strength = np.maximum(strength, off)
-    there_too = beyond(*change(after, grey, np.linalg.inv(H))) if flat else nothing
+    there_too = beyond(*change(after, gray, np.linalg.inv(H))) if flat else nothing
     # Whole things are dull inside and change at their borders.
     near = cv2.dilate(changed, _square(NEAR * max(height, width)))
     motion = np.where(known & (near > 1), strength, 0).astype(np.float32)
@@ -144,10 +144,10 @@ def _rests(still: Array, moved: Array) -> bool:
     return for_rest >= np.count_nonzero(b < CLEARLY * a - LEAST_VOTE)
 
 
-def _texture(grey: Array) -> Array:
-    """Return the mean squared gradient round each pixel, squared grey levels a pixel."""
-    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8)
-    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8)
+def _texture(gray: Array) -> Array:
+    """Return the mean squared gradient round each pixel, squared gray levels a pixel."""
+    dx = cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=1 / 8)
     return cv2.blur(dx * dx + dy * dy, (5, 5))
 
 

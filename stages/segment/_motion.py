@@ -47,10 +47,10 @@ def moving_patches(frames: Frames, motion: Motion, side: int) -> list[Patches]:
     found, now = nothing, nothing > 0
     if count > 1:
         flow = np.stack([_scaled(f, size) for f in motion.flow])
-        grey = [_grey(image, size) for image in frames.images]
+        gray = [_gray(image, size) for image in frames.images]
         trust = [cv2.resize(c, size, interpolation=cv2.INTER_NEAREST) for c in motion.confidence]
         pairs = [
-            evidence_of_motion(flow[t], trust[t], grey[t], grey[t + 1]) for t in range(count - 1)
+            evidence_of_motion(flow[t], trust[t], gray[t], gray[t + 1]) for t in range(count - 1)
         ]
         # What has also changed since the frame before is the thing, and not what it is about to
         # cover (three-frame differencing).
@@ -75,7 +75,7 @@ def _counted(evidence: Array, scale: Array, now: Array) -> Patches:
     return Patches(number, boxes * scale, tuple(mean / (1 + mean) for mean in means), now)
 
 
-def _grey(image: Array, size: tuple[int, int]) -> Array:
+def _gray(image: Array, size: tuple[int, int]) -> Array:
     return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
 
 

@@ -27,19 +27,19 @@ BY_TEXT = "object detection by text"
 KNOWN = (
     Known(
         name="PekingU/rtdetr_r18vd_coco_o365",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=81_000_000,
         about="RT-DETR, small, COCO",
     ),
     Known(
         name="PekingU/rtdetr_r18vd",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=81_000_000,
         about="RT-DETR, small, COCO alone",
     ),
     Known(
         name="ustc-community/dfine-small-coco",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=42_000_000,
         about="D-FINE, small, COCO",
     ),
@@ -47,7 +47,7 @@ KNOWN = (
 KNOWN_BY_TEXT = (
     Known(
         name="IDEA-Research/grounding-dino-tiny",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=690_000_000,
         about="finds what a text says",
     ),
@@ -85,7 +85,7 @@ class Model(Looker[Config]):
         return (_checkpoint(name, known, task, self.named_by),)
 
     @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
+    def catalog(cls) -> tuple[Checkpoint, ...]:
         """The checkpoints known by name."""
         return (
             *(_checkpoint(one.name, KNOWN, TASK, cls.named_by) for one in KNOWN),

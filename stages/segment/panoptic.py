@@ -1,7 +1,7 @@
 """Networks of transformers that cut things out pixel by pixel: Mask2Former, MaskFormer, EoMT.
 
 The instances are those of the checkpoint's own processor. The usual Mask2Former checkpoints say
-`other` of their licence, so the one taken by default is EoMT's (Kerssies et al., CVPR 2025), MIT.
+`other` of their license, so the one taken by default is EoMT's (Kerssies et al., CVPR 2025), MIT.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAMILIES = ("mask2former", "maskformer", "eomt")
 KNOWN = (
     Known(
         name="tue-mps/coco_instance_eomt_large_640",
-        licence="mit",
+        license="mit",
         nbytes=1_270_000_000,
         about="EoMT, large, COCO",
     ),
@@ -55,7 +55,7 @@ class Model(Looker[Config]):
         return (_checkpoint(self.config.checkpoint),)
 
     @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
+    def catalog(cls) -> tuple[Checkpoint, ...]:
         """The checkpoints known by name."""
         return tuple(_checkpoint(known.name) for known in KNOWN)
 

@@ -33,7 +33,7 @@ AUTO, KINDS = "AutoModel", ("sam2_video",)
 KNOWN = (
     Known(
         name="facebook/sam2.1-hiera-tiny",
-        licence="apache-2.0",
+        license="apache-2.0",
         nbytes=156_000_000,
         about="SAM 2.1, tiny",
     ),
@@ -101,7 +101,7 @@ class Model(Learned[Config]):
         return (_checkpoint(self.config.checkpoint), *found)
 
     @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
+    def catalog(cls) -> tuple[Checkpoint, ...]:
         """The checkpoints known by name; those of detectors are `segment/detection`'s."""
         return tuple(_checkpoint(known.name) for known in KNOWN)
 

@@ -1,6 +1,6 @@
 """What the training loop asks of a backend: one file each, `cpu` and `cuda`.
 
-Gaussians are gsplat's own parameters, so that its strategies and optimisers work on them as they
+Gaussians are gsplat's own parameters, so that its strategies and optimizers work on them as they
 are: `means` [N, 3] in the world, `quats` [N, 4] wxyz of any length, `scales` [N, 3] (logarithms),
 `opacities` [N] (logits), `sh0` [N, 1, 3] and `shN` [N, K, 3] (spherical harmonics).
 """
@@ -37,7 +37,7 @@ class Rendering:
 
 
 class Optimizer(Protocol):
-    """What gsplat's strategies change when Gaussians come and go, after torch's optimisers."""
+    """What gsplat's strategies change when Gaussians come and go, after torch's optimizers."""
 
     param_groups: list[dict[str, Any]]
     """One group of one parameter, with its learning rate `lr`."""
@@ -50,7 +50,7 @@ class Optimizer(Protocol):
 
 
 class Backend(Protocol):
-    """Renders Gaussians with gradients, compares pictures and makes optimisers."""
+    """Renders Gaussians with gradients, compares pictures and makes optimizers."""
 
     device: str
     """Where its tensors live."""
@@ -91,11 +91,11 @@ class Backend(Protocol):
         ...
 
     def optimizer(self, parameter: Tensor, lr: float) -> Optimizer:
-        """Return an optimiser of one parameter [N, ...]."""
+        """Return an optimizer of one parameter [N, ...]."""
         ...
 
     def step(self, optimizers: Iterable[Optimizer], seen: Tensor) -> None:
-        """Let optimisers of this backend move the rows where `seen`, bool [N], is true."""
+        """Let optimizers of this backend move the rows where `seen`, bool [N], is true."""
         ...
 
     def close(self) -> None:

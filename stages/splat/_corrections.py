@@ -1,7 +1,7 @@
 """What the training may change besides the Gaussians: the cameras' poses and the exposures.
 
 Poses turn and shift by a small step each in the camera's own frame (se(3), as in gsplat and
-BARF); exposures are an affine map of the colours a picture (3DGS's exposure compensation). Views
+BARF); exposures are an affine map of the colors a picture (3DGS's exposure compensation). Views
 that are held out keep what came in.
 """
 

@@ -1,6 +1,6 @@
 """The CPU backend: numba kernels with a backward pass by hand.
 
-As gsplat does, rendering is three autograd functions (project, shade, rasterise), so that
+As gsplat does, rendering is three autograd functions (project, shade, rasterize), so that
 `info["means2d"]` lies in the graph and gsplat's strategies work unchanged.
 """
 
@@ -64,30 +64,30 @@ class _Project(Function):
 
 class _Shade(Function):
     @staticmethod
-    def forward(ctx: Any, means, centre, sh0, shN, radii, run):  # type: ignore[override]
+    def forward(ctx: Any, means, center, sh0, shN, radii, run):  # type: ignore[override]
         team, degree = run
-        inputs = tuple(_array(x) for x in (means, centre, sh0, shN))
-        colours = shade_pass(team, degree, *inputs, radii.numpy())
-        ctx.run, ctx.inputs, ctx.radii, ctx.colours = run, inputs, radii.numpy(), colours
-        return torch.from_numpy(colours)
+        inputs = tuple(_array(x) for x in (means, center, sh0, shN))
+        colors = shade_pass(team, degree, *inputs, radii.numpy())
+        ctx.run, ctx.inputs, ctx.radii, ctx.colors = run, inputs, radii.numpy(), colors
+        return torch.from_numpy(colors)
 
     @staticmethod
-    def backward(ctx: Any, v_colours):  # type: ignore[override]
+    def backward(ctx: Any, v_colors):  # type: ignore[override]
         team, degree = ctx.run
         outs = shade_pass_backward(
-            team, degree, ctx.inputs, ctx.radii, ctx.colours, _array(v_colours)
+            team, degree, ctx.inputs, ctx.radii, ctx.colors, _array(v_colors)
         )
         return *(torch.from_numpy(out) for out in outs), None, None
 
 
-class _Rasterise(Function):
+class _Rasterize(Function):
     @staticmethod
-    def forward(ctx: Any, means2d, depths, conics, opacities, colours, radii, run):  # type: ignore[override]
+    def forward(ctx: Any, means2d, depths, conics, opacities, colors, radii, run):  # type: ignore[override]
         team, size, background = run
         projection = Projection(
             *(_array(x) for x in (means2d[0], depths, conics, opacities)), radii.numpy()
         )
-        drawing = draw_pass(team, projection, _array(colours), background, size)
+        drawing = draw_pass(team, projection, _array(colors), background, size)
         ctx.team, ctx.drawing, ctx.count = team, drawing, len(depths)
         return torch.from_numpy(drawing.image), torch.from_numpy(1 - drawing.left)
 
@@ -96,8 +96,8 @@ class _Rasterise(Function):
         drawing: Drawing = ctx.drawing
         outs = draw_pass_backward(ctx.team, drawing, ctx.count, _array(v_image), _array(v_alpha))
         v_means2d, *others = (torch.from_numpy(out) for out in outs)
-        v_conics, v_opacities, v_colours = others
-        return v_means2d[None], None, v_conics, v_opacities, v_colours, None, None
+        v_conics, v_opacities, v_colors = others
+        return v_means2d[None], None, v_conics, v_opacities, v_colors, None, None
 
 
 class _Compare(Function):
@@ -150,19 +150,19 @@ class CpuBackend:
         )  # type: ignore[misc]
         # -R^T t would have another gradient by R where R is not quite a rotation.
         if view.requires_grad:
-            centre = torch.linalg.inv(view.to(means.dtype))[:3, 3]
+            center = torch.linalg.inv(view.to(means.dtype))[:3, 3]
         else:
-            centre = torch.from_numpy(np.linalg.inv(camera.view)[:3, 3].copy())
-        colours = _Shade.apply(
-            means, centre, gaussians["sh0"], gaussians["shN"], radii, (self.team, degree)
+            center = torch.from_numpy(np.linalg.inv(camera.view)[:3, 3].copy())
+        colors = _Shade.apply(
+            means, center, gaussians["sh0"], gaussians["shN"], radii, (self.team, degree)
         )
         run = (self.team, size, _array(background))
-        image, alpha = _Rasterise.apply(means2d, depths, conics, opacities, colours, radii, run)  # type: ignore[misc]
+        image, alpha = _Rasterize.apply(means2d, depths, conics, opacities, colors, radii, run)  # type: ignore[misc]
         z = None
         if depth:
             layers = depths[:, None].expand(-1, 3)
             run = (self.team, size, np.zeros(3))
-            total, _ = _Rasterise.apply(means2d, depths, conics, opacities, layers, radii, run)  # type: ignore[misc]
+            total, _ = _Rasterize.apply(means2d, depths, conics, opacities, layers, radii, run)  # type: ignore[misc]
             z = total[..., 0] / alpha.clamp_min(1e-10)
         info = {
             "means2d": means2d,

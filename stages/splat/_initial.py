@@ -1,4 +1,4 @@
-"""Where training begins: a Gaussian at every point, as wide as the way to its neighbours."""
+"""Where training begins: a Gaussian at every point, as wide as the way to its neighbors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["NAMES", "initial_gaussians", "scene_points"]
 Array = npt.NDArray[Any]
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
-NEIGHBOURS = 3
+NEIGHBORS = 3
 FIRST_SHARE = 0.35
 """With all of the surface from the start a tour of a room ends 1.1 dB lower: evenly spread is not
 where detail is."""
@@ -32,7 +32,7 @@ OPACITY = 0.5
 def scene_points(
     views: Views, points: Points | None, most: int, seed: int
 ) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Return points [N, 3] and colours [N, 3] to begin with: sparse ones, then of the surface.
+    """Return points [N, 3] and colors [N, 3] to begin with: sparse ones, then of the surface.
 
     Points that are not finite and those that no camera sees are left out. The sparse points are
     all kept, at most `most`, since they also tell of what fusion left out; the surface is thinned
@@ -76,7 +76,7 @@ def _seen(xyz: Array, views: Views) -> npt.NDArray[np.bool_]:
 def initial_gaussians(
     xyz: Array, rgb: npt.NDArray[np.uint8], degree: int, device: str
 ) -> dict[str, Parameter]:
-    """Return round Gaussians of opacity 0.5 at the points [N, 3], of their colours [N, 3]."""
+    """Return round Gaussians of opacity 0.5 at the points [N, 3], of their colors [N, 3]."""
     count = len(xyz)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -92,11 +92,11 @@ def initial_gaussians(
 
 
 def _spacing(xyz: Array) -> npt.NDArray[np.float64]:
-    """Return the root mean square distance of each point to its three nearest neighbours."""
+    """Return the root mean square distance of each point to its three nearest neighbors."""
     extent = float(np.linalg.norm(np.ptp(xyz, axis=0))) or 1.0
     if len(xyz) < 2:
         return np.full(len(xyz), 0.01 * extent)
-    nearest = min(NEIGHBOURS, len(xyz) - 1)
+    nearest = min(NEIGHBORS, len(xyz) - 1)
     distance, _ = cKDTree(xyz).query(xyz, k=nearest + 1)
     spacing = np.sqrt(np.mean(np.square(distance[:, 1:]), axis=1))
     # Twins would be points of no size, and strays as large as the scene.

@@ -19,7 +19,6 @@ from stages._rendering.point_renderer import FRUSTUM_RGB, PATH_RGB
 from stages._rendering.scene import Scene, read_scene
 from stages._rendering.splat_scene import SplatScene, read_splat_scene
 
-DEBIAN = "libusb-1.0-0 libegl1 libgl1"
 BACKGROUND = (0.06, 0.065, 0.085, 1.0)
 WINDOW = (1280, 720)
 WINDOW_FIELD_OF_VIEW = np.radians(60.0)
@@ -63,7 +62,7 @@ def geometries(o3d: Any, scene: Scene, view: Overview, *, linear: bool) -> list[
         o3d: Open3D.
         scene: What to draw.
         view: From where: cameras are drawn in proportion to it.
-        linear: Whether colours pass tone mapping, which takes them for linear light; it would
+        linear: Whether colors pass tone mapping, which takes them for linear light; it would
             show them washed out.
     """
     drawn: list[dict[str, Any]] = []
@@ -89,8 +88,8 @@ def geometries(o3d: Any, scene: Scene, view: Overview, *, linear: bool) -> list[
             cloud.colors = rgb
             draw("points", cloud, "defaultUnlit", points=3.5)
     if scene.cameras is not None:
-        centres = scene.cameras.centres
-        pairs = np.stack([centres[:-1], centres[1:]], axis=1)
+        centers = scene.cameras.centers
+        pairs = np.stack([centers[:-1], centers[1:]], axis=1)
         # Lines ignore `sRGB_color`.
         gamma = 2.2 if linear else 1.0
         blue, amber = ((np.array(rgb) / 255) ** gamma for rgb in (FRUSTUM_RGB, PATH_RGB))
@@ -117,10 +116,10 @@ def picture(o3d: Any, scene: Scene | SplatScene, path: str, size: tuple[int, int
     """Draw off screen and write a PNG."""
     renderer = o3d.visualization.rendering.OffscreenRenderer(*size)
     renderer.scene.set_background(BACKGROUND)
-    # Tone mapping is for lit scenes; these colours are final.
+    # Tone mapping is for lit scenes; these colors are final.
     renderer.scene.view.set_post_processing(False)
     if isinstance(scene, SplatScene):
-        # Its splats have the centre of pixel (0, 0) at 0.5, as reel3d has; all else has it at 0.
+        # Its splats have the center of pixel (0, 0) at 0.5, as reel3d has; all else has it at 0.
         drawn, K, pose = [splat_geometry(o3d, scene)], scene.intrinsics(*size), scene.pose
     else:
         view = _overview_of(scene)
@@ -141,19 +140,19 @@ def _overview_of(scene: Scene) -> Overview:
 def window(o3d: Any, scene: Scene | SplatScene, title: str) -> None:
     """Open a window and wait until it is closed."""
     if isinstance(scene, SplatScene):
-        drawn, centre, eye, up = [splat_geometry(o3d, scene)], scene.focus, scene.eye, scene.up
+        drawn, center, eye, up = [splat_geometry(o3d, scene)], scene.focus, scene.eye, scene.up
     else:
         view = _overview_of(scene)
-        drawn, centre, up = geometries(o3d, scene, view, linear=True), view.centre, view.up
+        drawn, center, up = geometries(o3d, scene, view, linear=True), view.center, view.up
         # `draw` has its own field of view, whatever it is given (measured with 0.20).
         closer = np.tan(FIELD_OF_VIEW / 2) / np.tan(WINDOW_FIELD_OF_VIEW / 2)
-        eye = centre + closer * (view.eye - centre)
+        eye = center + closer * (view.eye - center)
     o3d.visualization.draw(
         drawn,
         title=title,
         width=WINDOW[0],
         height=WINDOW[1],
-        lookat=centre.astype(np.float32),
+        lookat=center.astype(np.float32),
         eye=eye.astype(np.float32),
         up=up.astype(np.float32),
         bg_color=BACKGROUND,
@@ -166,7 +165,7 @@ def window(o3d: Any, scene: Scene | SplatScene, title: str) -> None:
 def main(how: str, what: str, folder: str, *rest: str) -> int:
     """Draw; return the exit code, having said on standard error what went wrong."""
     try:
-        o3d = require("open3d", debian=DEBIAN)
+        o3d = require("open3d")
         # What is left out of splats was told by the process that asks for the drawing.
         read = partial(read_splat_scene, warn=_silent) if what == "splats" else read_scene
         scene = read(Path(folder))

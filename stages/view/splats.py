@@ -185,7 +185,7 @@ class Model(Viewer[Config]):
 def _turntable(scene: Splats, size: tuple[int, int], count: int) -> tuple[Array, Array]:
     """Return cameras on a circle round the middle of splats that nobody says more about."""
     view = overview(solid_points(scene).astype(np.float32), None)
-    arm, up = view.eye - view.centre, view.up
+    arm, up = view.eye - view.center, view.up
     angle = 2 * np.pi * np.arange(count)[:, None] / count
     # Rodrigues' formula: turn the arm about the upward direction.
     turned = (
@@ -193,5 +193,5 @@ def _turntable(scene: Splats, size: tuple[int, int], count: int) -> tuple[Array,
         + np.sin(angle) * np.cross(up, arm)
         + (1 - np.cos(angle)) * (up @ arm) * up
     )
-    T = look_at(view.centre + turned, view.centre, up)
+    T = look_at(view.center + turned, view.center, up)
     return np.repeat(view.intrinsics(*size)[None], count, axis=0), T

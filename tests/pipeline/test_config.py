@@ -1,5 +1,6 @@
 """Presets, files and overrides become a checked configuration, or one clear line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,8 @@ def test_leaving_out_a_step_leaves_out_what_lives_on_it() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["dept.neighbours=3"], "there is no step 'dept'; the steps are run, decode"),
-        (["dept.neighbours=3"], "did you mean 'depth'?"),
+        (["dept.neighbors=3"], "there is no step 'dept'; the steps are run, decode"),
+        (["dept.neighbors=3"], "did you mean 'depth'?"),
         (["flow.model=diss"], "flow has no model 'diss'; it has dis, farneback"),
         (["flow.prest=fast"], "flow has no option 'prest'; it has model, working_side"),
         (["flow.preset=slow"], "flow.preset = 'slow' is not allowed"),
@@ -117,3 +118,29 @@ def test_words_with_an_equals_sign_are_sources_where_such_a_file_exists(
     assert not is_override("holiday=2.mp4")
     Path("flow.model=dis").touch()
     assert not is_override("flow.model=dis")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("recognise.model=zero_shot", "there is no step 'recognise': it is now 'recognize'"),
+        ("action.model=recognised", "action has no model 'recognised': it is now 'recognized'"),
+        ("action.recognised_s=1", "there is no action.recognised_s: it is now"),
+        ("depth.neighbours=4", "there is no depth.neighbours: it is now depth.neighbors"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(word: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(overrides=[word], uri="film.mp4")
+    assert str(caught.value).startswith(said)
+    step, option, value = re.split("[.=]", word)
+    file = tmp_path / "old.yaml"
+    base = (
+        ""
+        if option == "model"
+        else "model: {}, ".format({"depth": "multiview"}.get(step, "motion"))
+    )
+    file.write_text(f"extends: default\n{step}: {{{base}{option}: {value}}}\n")
+    with pytest.raises(UsageError) as caught:
+        load(file=file, uri="film.mp4")
+    assert str(caught.value).startswith(said)

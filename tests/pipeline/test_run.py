@@ -55,11 +55,11 @@ def test_a_run_is_whole_and_listed(reel3d: Reel3d, short_film: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout == "runs/truck\n"
     folder = tmp_path / "runs" / "truck"
-    listed = {a["path"]: a for a in manifest(folder)["artefacts"]}
+    listed = {a["path"]: a for a in manifest(folder)["artifacts"]}
     found = {p.name for p in folder.iterdir()} - {".reel3d", "manifest.json"}
     assert found == set(listed)
-    for path, artefact in listed.items():
-        assert artefact["bytes"] == (folder / path).stat().st_size
+    for path, artifact in listed.items():
+        assert artifact["bytes"] == (folder / path).stat().st_size
     assert not list(folder.rglob(".writing-*"))
     assert "Traceback" not in done.stderr
     # The folder can be moved and read anywhere: no absolute path stands in what it says.
@@ -102,7 +102,7 @@ def test_resume_drops_what_was_left_out(here: Reel3d, short_film: Path, out: Pat
     done = here("run", short_film, "--out", out, *QUICK, "--resume", "export.flow_video=none")
     assert done.returncode == 0, done.stderr
     assert not (out / "flow.mp4").exists()
-    assert "flow.mp4" not in {a["path"] for a in manifest(out)["artefacts"]}
+    assert "flow.mp4" not in {a["path"] for a in manifest(out)["artifacts"]}
 
 
 def test_resume_never_replaces_the_run_of_another_video(
@@ -130,7 +130,7 @@ def test_what_is_left_out_is_told(here: Reel3d, short_film: Path) -> None:
     assert "action/motion was left out: no stage makes Motion" in done.stderr
 
 
-def test_resume_makes_a_damaged_artefact_again(here: Reel3d, short_film: Path, out: Path) -> None:
+def test_resume_makes_a_damaged_artifact_again(here: Reel3d, short_film: Path, out: Path) -> None:
     whole = (out / "events.jsonl").read_bytes()
     (out / "events.jsonl").write_bytes(whole[:10])
     assert here("run", short_film, "--out", out, *QUICK, "--resume").returncode == 0

@@ -1,4 +1,4 @@
-"""The plain twin of the splat rasteriser: every Gaussian at every pixel, in torch, by autograd.
+"""The plain twin of the splat rasterizer: every Gaussian at every pixel, in torch, by autograd.
 
 Zwicker et al. 2001 and Kerbl et al. 2023 written down as they stand, for parity tests only.
 """
@@ -72,11 +72,11 @@ def render(
     if antialiased:
         opacity = opacity * torch.sqrt(torch.clamp(sharp.det() / cov.det(), min=0))
     conic = torch.inverse(cov)
-    centre = torch.inverse(view)[:3, 3]
-    d = torch.nn.functional.normalize(g["means"][seen] - centre, dim=-1)
+    center = torch.inverse(view)[:3, 3]
+    d = torch.nn.functional.normalize(g["means"][seen] - center, dim=-1)
     count = (degree + 1) ** 2
     sh = torch.cat([g["sh0"], g["shN"]], 1)[seen, :count]
-    colour = torch.clamp_min((harmonics(d)[:, :count, None] * sh).sum(1) + 0.5, 0)
+    color = torch.clamp_min((harmonics(d)[:, :count, None] * sh).sum(1) + 0.5, 0)
     u = torch.arange(width, dtype=z.dtype) + 0.5
     v = torch.arange(height, dtype=z.dtype) + 0.5
     dx = (fx * x / z + cx)[:, None, None] - u[None, None, :]
@@ -94,7 +94,7 @@ def render(
         after = T * (1 - alpha[i])
         live = live & (after > 1e-4)
         w = torch.where(live, alpha[i] * T, 0)
-        image = image + w[..., None] * colour[i]
+        image = image + w[..., None] * color[i]
         depth = depth + w * z[i]
         T = torch.where(live, after, T)
     return image + T[..., None] * background, 1 - T, depth / (1 - T).clamp_min(1e-10)

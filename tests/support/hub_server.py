@@ -23,7 +23,7 @@ class Hub:
     Args:
         folder: Of the checkpoint.
         name: `owner/name`.
-        licence: As its card says; None for a card without one.
+        license: As its card says; None for a card without one.
         gated: Whether it asks for a token.
         lies: Whether it publishes wrong hashes of what it sends.
     """
@@ -33,11 +33,11 @@ class Hub:
         folder: Path,
         name: str,
         *,
-        licence: str | None = "mit",
+        license: str | None = "mit",
         gated: bool = False,
         lies: bool = False,
     ) -> None:
-        self.folder, self.name, self.licence = folder, name, licence
+        self.folder, self.name, self.license = folder, name, license
         self.gated, self.lies = gated, lies
         self.asked: list[str] = []
         self.address = ""
@@ -61,7 +61,7 @@ class Hub:
         return told
 
     def info(self) -> dict[str, Any]:
-        card = {"license": self.licence} if self.licence else {}
+        card = {"license": self.license} if self.license else {}
         return {
             "_id": "1",
             "id": self.name,

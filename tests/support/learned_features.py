@@ -17,7 +17,7 @@ from stages.pose._kornia import glue_configuration
 SHARP = 60.0
 """Random matchers are unsure of everything; with so much larger similarities they decide."""
 MILD = 0.02
-"""Random layers bury what they are given; so much of what they add leaves it to be recognised."""
+"""Random layers bury what they are given; so much of what they add leaves it to be recognized."""
 
 
 def room(count: int, height: int, width: int, step: int = 5, seed: int = 0) -> np.ndarray:

@@ -37,8 +37,8 @@ def number_of(image: Image) -> int:
     """Read the bar code of a delivered image of any size."""
     height, width = image.shape[:2]
     row = image[height // 6]
-    centres = [round((bit + 0.5) * width / BITS) for bit in range(BITS)]
-    return sum(int(row[c].mean() > 128) << bit for bit, c in enumerate(centres))
+    centers = [round((bit + 0.5) * width / BITS) for bit in range(BITS)]
+    return sum(int(row[c].mean() > 128) << bit for bit, c in enumerate(centers))
 
 
 def write_video(

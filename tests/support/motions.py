@@ -48,8 +48,8 @@ def texture(height: int, width: int, seed: int = 0) -> Image:
     for axis in (0, 1):
         fine = np.apply_along_axis(np.convolve, axis, fine, kernel, "valid")
     fine = fine[:height, :width]
-    grey = np.clip(128 + 45 * fine / fine.std(), 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = np.clip(128 + 45 * fine / fine.std(), 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def exact_pairs(truth: Truth) -> list[Pair]:

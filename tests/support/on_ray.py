@@ -143,7 +143,7 @@ def made_of(folder: Path, *but: str) -> dict[str, Any]:
     """Return all of a run folder that equal runs share."""
     manifest = json.loads((folder / "manifest.json").read_text())
     kinds = ("metrics", "errors", "configuration", "report", *but)
-    rows = {a["path"]: a["sha256"] for a in manifest["artefacts"] if a["kind"] not in kinds}
+    rows = {a["path"]: a["sha256"] for a in manifest["artifacts"] if a["kind"] not in kinds}
     rows["exit"] = manifest["exit_code"]
     for row in manifest["stages"]:
         losses = [(loss["what"], loss["why"]) for loss in row["losses"]]

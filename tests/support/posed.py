@@ -55,8 +55,8 @@ def posed_views(truth: Truth, frames: Sequence[int], points: bool = True) -> Vie
 
 def _corners(truth, frame, image, depth, K, T) -> np.ndarray:
     """Return the world points [N, 3] of corners that rest."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    found = cv2.goodFeaturesToTrack(grey, CORNERS, 0.01, 5)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    found = cv2.goodFeaturesToTrack(gray, CORNERS, 0.01, 5)
     if found is None:
         return np.empty((0, 3))
     column, row = found[:, 0].astype(int).T

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.events import Artefact, Event, Warn
+from pipeline.contract.events import Artifact, Event, Warn
 from pipeline.contract.messages import (
     Actions,
     DepthMaps,
@@ -34,8 +34,8 @@ class Heard:
     events: list[Event] = field(default_factory=list)
 
     @property
-    def artefacts(self) -> dict[str, str]:
-        return {e.path: e.kind for e in self.events if isinstance(e, Artefact)}
+    def artifacts(self) -> dict[str, str]:
+        return {e.path: e.kind for e in self.events if isinstance(e, Artifact)}
 
     @property
     def warnings(self) -> list[str]:
@@ -69,7 +69,7 @@ def export(model: str, folder: Path, parcels: Iterable[tuple[Any, ...]], **optio
 
 
 def picture(seed: int) -> np.ndarray:
-    """A smooth colourful picture: survives JPEG and H.264."""
+    """A smooth colorful picture: survives JPEG and H.264."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     waves = [np.sin(x / 9 + seed / 3), np.cos(y / 7 - seed / 5), np.sin((x + y) / 11)]
     return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)

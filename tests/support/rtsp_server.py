@@ -2,7 +2,7 @@
 
     python -m tests.support.rtsp_server film.mp4 --port 8554 --loop
 
-It packetises the file itself (RTP over the RTSP connection, RFC 2326 10.12 and RFC 6184: single
+It packetizes the file itself (RTP over the RTSP connection, RFC 2326 10.12 and RFC 6184: single
 NAL units and FU-A) and paces it in real time; each client gets the film from its beginning. It
 prints its address once it listens, and when each connection begins to play. The faults hold for
 as many connections as `--faulty` says.

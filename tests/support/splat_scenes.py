@@ -10,7 +10,7 @@ from stages._gaussians.draw import draw
 SIZE = (120, 90)
 K = np.array([[100.0, 0, 61.5], [0, 98.0, 44.0], [0, 0, 1]])
 PARTS = ("means", "quats", "log_scales", "opacity_logits", "sh")
-SIGNALLING = np.array([0x7FA00000], np.uint32).view(np.float32)
+SIGNALING = np.array([0x7FA00000], np.uint32).view(np.float32)
 """A NaN that raises the processor's flag wherever it is used; files can hold it."""
 
 
@@ -27,7 +27,7 @@ def splats(means, quats, log_scales, opacity_logits, sh, antialiased=False):
 
 
 def scene(count=300, degree=3, seed=0, **changes):
-    """Long ellipsoids of every direction, whose colour turns with the direction of view."""
+    """Long ellipsoids of every direction, whose color turns with the direction of view."""
     rng = np.random.default_rng(seed)
     means = rng.normal((0.3, -0.2, 0.4), (1.2, 0.9, 0.8), (count, 3))
     quats = rng.normal(size=(count, 4))

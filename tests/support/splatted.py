@@ -1,7 +1,7 @@
 """Splats with exact truth, for the tests of what draws them: a rendered room as soft dots.
 
 Every second pixel of some frames becomes a round Gaussian at its true place, as wide as the gap to
-its neighbours. No training is involved, so that a render at a true pose must resemble the picture:
+its neighbors. No training is involved, so that a render at a true pose must resemble the picture:
 wrong axes, poses or intrinsics cannot.
 """
 
@@ -34,10 +34,10 @@ def splats_of(truth: Truth, views: Views, held_out: np.ndarray) -> Splats:
     for k, frame in enumerate(views.index):
         if k in held_out:
             continue
-        xyz, colours = truth.points(int(frame), EVERY)
+        xyz, colors = truth.points(int(frame), EVERY)
         away = (xyz - views.T_world_camera[k][:3, 3]) @ views.T_world_camera[k][:3, 2]
         means.append(xyz)
-        rgb.append(colours)
+        rgb.append(colors)
         width.append(0.55 * EVERY * away / views.intrinsics[k][0, 0])
     xyz = np.concatenate(means).astype(np.float32)
     height, columns = views.images.shape[1:3]

@@ -35,7 +35,7 @@ def stereo_film(steps: Sequence[int] = range(0, 60, 12), seed: int = 1) -> Truth
 
 
 def stereo_views(truth: Truth) -> Views:
-    """The left views with exact poses in metres, and the right ones."""
+    """The left views with exact poses in meters, and the right ones."""
     left = list(range(0, len(truth), 2))
     views = posed_views(truth, left)
     return replace(views, right=truth.images[1::2].copy(), baseline_m=BASELINE_M)
@@ -47,7 +47,7 @@ def kitti(folder: Path, truth: Truth) -> Path:
         (folder / name).mkdir(parents=True)
         for i, image in enumerate(images):
             assert cv2.imwrite(str(folder / name / f"{i:06d}.png"), image[..., ::-1])
-    # KITTI counts pixel centres from 0, and camera 2 is a little left of camera 0.
+    # KITTI counts pixel centers from 0, and camera 2 is a little left of camera 0.
     K = truth.K[0] - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     rows = []
     for n, x in enumerate((0, 0.54, -0.06, BASELINE_M - 0.06)):

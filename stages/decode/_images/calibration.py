@@ -24,7 +24,7 @@ class Camera:
     width: int
     height: int
     K: Floats
-    """float64 [3, 3] px, pixel centres at 0.5."""
+    """float64 [3, 3] px, pixel centers at 0.5."""
     distortion: tuple[float, ...] = ()
     """k1, k2, p1, p2[, k3[, k4, k5, k6]], or empty for none."""
 
@@ -62,7 +62,7 @@ class Lens:
         if not camera.distorted:
             return
         distortion = np.array(camera.distortion)
-        # OpenCV counts pixel centres from 0.
+        # OpenCV counts pixel centers from 0.
         bent = self.K - HALF
         # The largest view that shows nothing from outside the picture.
         straight, _ = cv2.getOptimalNewCameraMatrix(bent, distortion, size, 0)
@@ -80,7 +80,7 @@ class Lens:
         """Undistort depth of the delivered size: its numbers are moved, not mixed."""
         if self._maps is None:
             return depth
-        # OpenCV's fixed-point maps round down where neighbours are not mixed.
+        # OpenCV's fixed-point maps round down where neighbors are not mixed.
         maps = cv2.initUndistortRectifyMap(*self._bent, cv2.CV_32FC1)
         return cv2.remap(
             depth, *maps, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan

@@ -52,7 +52,7 @@ def _text(path: Path) -> str:
 
 
 def _nerfstudio(path: Path, images: list[Path]) -> Calibration:
-    """Read `transforms.json`: camera-to-world with OpenGL axes, pixel centres at 0.5."""
+    """Read `transforms.json`: camera-to-world with OpenGL axes, pixel centers at 0.5."""
     try:
         tree = json.loads(_text(path))
         frames = tree["frames"]
@@ -119,7 +119,7 @@ def _nerfstudio_camera(values: dict[str, Any]) -> Camera | None:
 
 
 def _colmap(folder: Path, name: str, images: list[Path]) -> Calibration:
-    """Read a COLMAP model: world-to-camera, OpenCV axes, pixel centres at 0.5."""
+    """Read a COLMAP model: world-to-camera, OpenCV axes, pixel centers at 0.5."""
     model = read_colmap(folder)
     cameras: dict[Path, Camera] = {}
     poses: dict[Path, Floats] = {}
@@ -157,7 +157,7 @@ def _kitti(folder: Path, images: list[Path]) -> Calibration:
     """Read `calib.txt`, and `poses.txt` and `times.txt` where they are.
 
     Each line of calib.txt is P = K [I | t] of one camera, with or without a name before it; poses
-    are those of camera 0, in metres (Geiger et al., IJRR 2013).
+    are those of camera 0, in meters (Geiger et al., IJRR 2013).
     """
     numbers = [_numbers(line) for line in _text(folder / "calib.txt").splitlines()]
     matrices = [np.array(row).reshape(3, 4) for row in numbers if len(row) == 12]
@@ -167,7 +167,7 @@ def _kitti(folder: Path, images: list[Path]) -> Calibration:
             "", warnings=(f"calib.txt has no line of 12 numbers for camera {which}: ignored",)
         )
     P = matrices[which]
-    # KITTI counts pixel centres from 0.
+    # KITTI counts pixel centers from 0.
     K = P[:, :3] + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     camera_0_here = np.eye(4)
     camera_0_here[:3, 3] = -np.linalg.solve(P[:, :3], P[:, 3])
@@ -213,7 +213,7 @@ def _kitti_camera(folder: Path) -> int:
 
 
 def _kitti_baseline_m(matrices: list[Floats], left: int) -> float | None:
-    """Return how far right of camera `left` the next one is, by P = K [I | t], metres."""
+    """Return how far right of camera `left` the next one is, by P = K [I | t], meters."""
     if left + 1 >= len(matrices):
         return None
     # Of the rectified cameras K is the same: K t = (f tx, 0, 0).
@@ -241,10 +241,10 @@ def _seven_scenes_pose(image: Path) -> Path:
 
 
 def _seven_scenes(images: list[Path]) -> Calibration:
-    """Read one camera-to-world matrix in metres beside each image (Shotton et al., CVPR 2013).
+    """Read one camera-to-world matrix in meters beside each image (Shotton et al., CVPR 2013).
 
     `camera-intrinsics.txt` is not read: it is the depth camera's (focal length 585 px, while the
-    colour camera has about 525).
+    color camera has about 525).
     """
     poses: dict[Path, Floats] = {}
     for image in images:

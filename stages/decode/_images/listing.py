@@ -17,7 +17,7 @@ USUAL_FOLDERS = (
     *("images", "image_2", "image_0", "image_l", "image_02/data", "image_00/data", "left"),
     *("rgb", "color"),
 )
-"""Where datasets keep their frames: nerfstudio and COLMAP, KITTI colour and grey, stereo pairs,
+"""Where datasets keep their frames: nerfstudio and COLMAP, KITTI color and gray, stereo pairs,
 TUM, ScanNet."""
 NO_FRAME = re.compile(r"(^|[._-])(depth|mask|disp|disparity|seg|label|normal)s?$", re.IGNORECASE)
 MOST_IMAGES = 1_000_000
@@ -93,7 +93,7 @@ def _frames(paths: object) -> list[Path]:
             found.append(path)
     frames = [path for path in found if not NO_FRAME.search(path.stem)]
     # 7-Scenes names them frame-000000.color.jpg; whatever lies beside them is something else.
-    colour = [path for path in frames if path.stem.endswith(".color")]
+    color = [path for path in frames if path.stem.endswith(".color")]
     # A folder of nothing but depth maps has no frames; one called mask.png alone is a picture.
-    chosen = colour or frames or (found if len(found) == 1 else [])
+    chosen = color or frames or (found if len(found) == 1 else [])
     return sorted((path for path in chosen if path.is_file()), key=natural)

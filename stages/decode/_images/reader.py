@@ -67,7 +67,7 @@ class Still:
         self._right = right
 
     def luma(self, width: int) -> AnyImage:
-        """Return a small grey preview, uint8 [h, width]."""
+        """Return a small gray preview, uint8 [h, width]."""
         h, w = self._image.shape[:2]
         size = (width, max(1, round(width * h / w)))
         return cv2.cvtColor(
@@ -79,7 +79,7 @@ class Still:
         return self._image
 
     def depth(self) -> Map | None:
-        """Read the sensor's depth, float32 [H, W] in metres: only of frames that are kept."""
+        """Read the sensor's depth, float32 [H, W] in meters: only of frames that are kept."""
         return self._depth()
 
     def right(self) -> AnyImage | None:

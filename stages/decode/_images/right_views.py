@@ -1,6 +1,6 @@
 """The right images of rectified stereo pairs: in a folder of their own, with the names of the left.
 
-- KITTI odometry: `image_2` and `image_3` in colour, `image_0` and `image_1` in grey.
+- KITTI odometry: `image_2` and `image_3` in color, `image_0` and `image_1` in gray.
 - KITTI raw: `image_02/data` and `image_03/data`, `image_00/data` and `image_01/data`.
 - `image_l` and `image_r`, `left` and `right`, as many tools write them.
 """

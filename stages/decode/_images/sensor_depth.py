@@ -1,9 +1,9 @@
 """Depth images of a sensor that lie beside the frames: 16-bit PNG in the layouts of data sets.
 
-- 7-Scenes: `frame-000000.depth.png` beside `frame-000000.color.png`, millimetres.
-- TUM RGB-D: `rgb.txt` and `depth.txt` list times and files; 5000 units a metre (Sturm et al. 2012).
+- 7-Scenes: `frame-000000.depth.png` beside `frame-000000.color.png`, millimeters.
+- TUM RGB-D: `rgb.txt` and `depth.txt` list times and files; 5000 units a meter (Sturm et al. 2012).
 - A folder `depth` beside the folder of the frames, with the same names, as ScanNet's tools write;
-  millimetres.
+  millimeters.
 
 0 and 65535 say that nothing was measured.
 """
@@ -30,9 +30,9 @@ TUM_PER_M, USUAL_PER_M = 5000.0, 1000.0
 TUM_APART_S = 0.02
 """Frame and depth image farther apart in time do not belong together (TUM's associate.py)."""
 INVALID = (0, 65535)
-KINECT_DEPTH_PX, KINECT_COLOUR_PX = 585.0, 525.0
+KINECT_DEPTH_PX, KINECT_COLOR_PX = 585.0, 525.0
 """Focal lengths at 640 px of 7-Scenes' two cameras: its page states the first, the second is the
-sensor's usual one (self-calibration of the red kitchen's colour images gives 520 to 523)."""
+sensor's usual one (self-calibration of the red kitchen's color images gives 520 to 523)."""
 LARGEST_LIST_BYTES = 64 << 20
 
 
@@ -44,9 +44,9 @@ class SensorDepth:
     """Such as `depth.txt`; empty for none."""
     files: dict[Path, Path] = field(default_factory=dict[Path, Path])
     per_m: float = USUAL_PER_M
-    """Units a metre."""
+    """Units a meter."""
     zoom: float = 1.0
-    """Focal length of the depth camera over that of the colour camera: 1 where the images are
+    """Focal length of the depth camera over that of the color camera: 1 where the images are
     registered. Another is taken out by resampling; the distance of the two cameras stays."""
     warnings: tuple[str, ...] = ()
 
@@ -85,11 +85,11 @@ def _beside(images: list[Path]) -> SensorDepth | None:
     return SensorDepth(
         "*.depth.png",
         files,
-        zoom=KINECT_DEPTH_PX / KINECT_COLOUR_PX,
+        zoom=KINECT_DEPTH_PX / KINECT_COLOR_PX,
         warnings=(
-            "the depth images of 7-Scenes are not registered to its colour images: they are "
-            f"enlarged by their focal lengths ({KINECT_DEPTH_PX:g} and {KINECT_COLOUR_PX:g} px); "
-            "the centimetres between the two cameras remain, some pixels at edges that are near",
+            "the depth images of 7-Scenes are not registered to its color images: they are "
+            f"enlarged by their focal lengths ({KINECT_DEPTH_PX:g} and {KINECT_COLOR_PX:g} px); "
+            "the centimeters between the two cameras remain, some pixels at edges that are near",
         ),
     )
 
@@ -102,8 +102,8 @@ def _listed(images: list[Path], root: Path) -> SensorDepth | None:
         depth = _times(folder / "depth.txt")
         if not depth:
             raise SourceError(f"{one_line(str(folder / 'depth.txt'))} lists no depth images")
-        colour = _times(folder / "rgb.txt") if (folder / "rgb.txt").is_file() else []
-        when = {(folder / name).resolve(): time for time, name in colour}
+        color = _times(folder / "rgb.txt") if (folder / "rgb.txt").is_file() else []
+        when = {(folder / name).resolve(): time for time, name in color}
         times = np.array([time for time, _ in depth])
         files: dict[Path, Path] = {}
         for image in images:
@@ -157,7 +157,7 @@ def _as_time(text: str) -> float | None:
 
 
 def read_depth(path: Path, found: SensorDepth, size: tuple[int, int], max_pixels: int) -> Map:
-    """Return a depth image in metres, float32 [H, W], NaN where nothing was measured.
+    """Return a depth image in meters, float32 [H, W], NaN where nothing was measured.
 
     Args:
         path: The file.
@@ -166,7 +166,7 @@ def read_depth(path: Path, found: SensorDepth, size: tuple[int, int], max_pixels
         max_pixels: Refuse more before anything is allocated.
 
     Raises:
-        BadImage: It is no whole 16-bit grey image, or does not belong to a frame of that shape.
+        BadImage: It is no whole 16-bit gray image, or does not belong to a frame of that shape.
     """
     try:
         data = path.read_bytes()
@@ -188,7 +188,7 @@ def read_depth(path: Path, found: SensorDepth, size: tuple[int, int], max_pixels
         raise BadImage("it cannot be decoded") from error
     if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
         kind = "cannot be decoded" if raw is None else f"holds {raw.dtype} {list(raw.shape)}"
-        raise BadImage(f"it {kind}; depth images hold 16 bits, grey")
+        raise BadImage(f"it {kind}; depth images hold 16 bits, gray")
     height, width = raw.shape
     if abs((width * size[1]) / (height * size[0]) - 1) > 0.01:
         raise BadImage(

@@ -17,7 +17,7 @@ class BadImage(Exception):
 
 
 def read_still(path: Path, max_pixels: int, *, upright: bool = True) -> npt.NDArray[np.uint8]:
-    """Return the image, RGB uint8 [H, W, 3]; grey and 16 bit are widened and narrowed.
+    """Return the image, RGB uint8 [H, W, 3]; gray and 16 bit are widened and narrowed.
 
     Args:
         path: The file.
@@ -122,7 +122,7 @@ def _tiff(data: bytes) -> tuple[int, int] | None:
 
 
 def _cut_off(data: bytes) -> bool:
-    """Say whether the end is missing; the decoders would fill it up with grey."""
+    """Say whether the end is missing; the decoders would fill it up with gray."""
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data[-1024:]
     if data.startswith(b"\xff\xd8"):

@@ -41,21 +41,21 @@ def orientation_of(frame: av.VideoFrame) -> tuple[Orientation, bool]:
 
 
 class Converter:
-    """Converts the frames of one stream; colours and sizes are settled once."""
+    """Converts the frames of one stream; colors and sizes are settled once."""
 
     def __init__(self, delivery: Delivery, *, hdr: bool = False) -> None:
         self.delivery = delivery
         self._hdr = hdr
         self._rgb = VideoReformatter()
-        self._grey = VideoReformatter()
+        self._gray = VideoReformatter()
 
     def rgb(self, frame: av.VideoFrame) -> AnyImage:
         """Scale and convert in one pass of swscale, then turn upright."""
         width, height = self.delivery.scaled
-        colour: dict[str, Any] = {}
+        color: dict[str, Any] = {}
         if self._hdr:
-            # swscale maps tones and gamut itself (FFmpeg 8); else PQ would look grey and flat.
-            colour = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
+            # swscale maps tones and gamut itself (FFmpeg 8); else PQ would look gray and flat.
+            color = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         out = self._rgb.reformat(
             frame,
             width=width,
@@ -64,7 +64,7 @@ class Converter:
             dst_color_range=ColorRange.JPEG,
             # One thread: swscale's own threads cost more CPU than they save at these sizes.
             threads=1,
-            **colour,
+            **color,
         )
         return self.delivery.orientation.apply(out.to_ndarray())
 
@@ -76,10 +76,10 @@ class Converter:
             size = size[::-1]
         plane = _luma_plane(frame)
         if plane is None:
-            grey = self._grey.reformat(
+            gray = self._gray.reformat(
                 frame, width=size[0], height=size[1], format="gray", threads=1
             )
-            return self.delivery.orientation.apply(grey.to_ndarray())
+            return self.delivery.orientation.apply(gray.to_ndarray())
         small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
         if small.dtype != np.uint8:
             small = (small >> (frame.format.components[0].bits - 8)).astype(np.uint8)
@@ -87,7 +87,7 @@ class Converter:
 
 
 def _luma_plane(frame: av.VideoFrame) -> npt.NDArray[Any] | None:
-    """Return the luma plane without a copy, or None where the format packs it with colour."""
+    """Return the luma plane without a copy, or None where the format packs it with color."""
     name = frame.format.name
     if not name.startswith(("yuv", "nv12", "gray")) or name.startswith("yuyv"):
         return None
@@ -126,7 +126,7 @@ class VideoPicture:
         self.keyframe = keyframe
 
     def luma(self, width: int) -> AnyImage:
-        """Return a small grey preview, uint8 [h, width]."""
+        """Return a small gray preview, uint8 [h, width]."""
         return self._converter.luma(self._frame, width)
 
     def rgb(self) -> AnyImage:

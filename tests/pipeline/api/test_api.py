@@ -72,7 +72,7 @@ def place(tmp_path: Path) -> pipeline.Run:
         {"step": "export", "model": model, "state": "made", "losses": [], "warnings": []}
         for model in exports
     ]
-    manifest = {"exit_code": 0, "stages": stages, "artefacts": [], "left_out": {}}
+    manifest = {"exit_code": 0, "stages": stages, "artifacts": [], "left_out": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return pipeline.open(folder)
 
@@ -104,8 +104,8 @@ def test_a_run_makes_what_the_command_makes(
         *("sample.model=fps", "sample.fps=15"),
     )
     assert done.returncode == run.exit_code == 0
-    listed = {a["path"]: a["sha256"] for a in pipeline.open(tmp_path / "b").manifest["artefacts"]}
-    mine = {a["path"]: a["sha256"] for a in run.manifest["artefacts"]}
+    listed = {a["path"]: a["sha256"] for a in pipeline.open(tmp_path / "b").manifest["artifacts"]}
+    mine = {a["path"]: a["sha256"] for a in run.manifest["artifacts"]}
     assert listed.keys() == mine.keys()
     for name in ("events.jsonl", "frames.parquet", "flow.mp4", "config.yaml"):
         assert listed[name] == mine[name]
@@ -284,7 +284,7 @@ def test_why_a_part_is_missing(place: pipeline.Run) -> None:
         _ = place.mesh
     assert place.losses == [("pose/colmap", "camera poses", loss["why"])]
     assert place.warnings == [("pose/colmap", "slow")]
-    place.manifest["artefacts"].append({"path": "mesh.ply"})
+    place.manifest["artifacts"].append({"path": "mesh.ply"})
     with pytest.raises(UsageError, match="it was deleted"):
         _ = place.mesh
 

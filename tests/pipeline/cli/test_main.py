@@ -1,6 +1,8 @@
 """The words of the command: help, options, doctor, view, and what it says to a slip."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +109,9 @@ def test_sources_of_one_name_are_told_apart() -> None:
     for _ in range(3):
         taken.append(make_source("a/film.mp4", taken).name)
     assert taken == ["film", "film-2", "film-3"]
+
+
+def test_an_old_flag_is_refused_with_the_new_one(here: Callable[..., Any]) -> None:
+    done = here("run", "film.mp4", "--accept-licence", "mit")
+    assert done.returncode == 2
+    assert "there is no --accept-licence: it is now --accept-license" in done.stderr

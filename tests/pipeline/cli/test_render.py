@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pipeline.cli.main import main
-from stages._rendering.colormaps import depth_colours, inverse_depth_range
+from stages._rendering.colormaps import depth_colors, inverse_depth_range
 from stages._rendering.run_cameras import Keyframes, rigid
 from tests.support import results
 from tests.support.splatted import psnr_db, room
@@ -46,7 +46,7 @@ def test_a_keyframe_is_drawn_as_it_was_photographed(run_folder, tmp_path, capsys
     said = capsys.readouterr()
     assert said.out.strip() == str(out)
     assert said.err == ""
-    # Measured: 23.4 dB at its own pose, 19.7 and 18.8 dB at its neighbours', 6 dB with the axes of
+    # Measured: 23.4 dB at its own pose, 19.7 and 18.8 dB at its neighbors', 6 dB with the axes of
     # OpenGL, 13 dB upside down.
     assert psnr_db(png(out), views.images[3]) > 22.5
     for other in (2, 4):
@@ -88,12 +88,12 @@ def test_frames_before_and_after_the_poses_and_at_cuts():
     assert between == pytest.approx(keyframes.T_world_camera[:2, :3, 3].mean(axis=0))
 
 
-def test_depth_has_the_colours_of_depth_mp4(run_folder, tmp_path):
+def test_depth_has_the_colors_of_depth_mp4(run_folder, tmp_path):
     truth, _, _ = room()
     out = tmp_path / "d.png"
     assert main(["render", str(run_folder), "--at", "0", "--depth", str(out)]) == 0
     depth = truth.depth(0)
-    wanted = depth_colours(depth, inverse_depth_range(depth))
+    wanted = depth_colors(depth, inverse_depth_range(depth))
     assert np.median(np.abs(png(out).astype(int) - wanted).max(axis=-1)) < 16
 
 

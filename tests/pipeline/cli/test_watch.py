@@ -116,8 +116,8 @@ def test_a_camera_from_start_to_end(film: Path, tmp_path: Path) -> None:
     folder = RunFolder(out)
     manifest = folder.manifest()
     assert manifest is not None
-    assert all(folder.describe(a["path"], a["kind"]) == a for a in manifest["artefacts"])
-    assert {"events", "frame table", "report"} <= {a["kind"] for a in manifest["artefacts"]}
+    assert all(folder.describe(a["path"], a["kind"]) == a for a in manifest["artifacts"])
+    assert {"events", "frame table", "report"} <= {a["kind"] for a in manifest["artifacts"]}
     for file in out.rglob("*"):
         seen += file.is_file()
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file

@@ -36,8 +36,8 @@ def test_every_model_keeps_the_contract(step: str, model: str) -> None:
     instance = stage(config())
     assert instance.resources.cpus > 0
     assert instance.device in ("cpu", "cuda")
-    assert all(weights.task and weights.licence for weights in stage.catalogue())
-    assert set(instance.weights) <= set(stage.catalogue())
+    assert all(weights.task and weights.license for weights in stage.catalog())
+    assert set(instance.weights) <= set(stage.catalog())
     # Close must be safe before, and after a failed, open.
     instance.close()
 

@@ -427,12 +427,12 @@ def test_paths_of_here_and_of_the_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["a.mp4", "depth.neighbors=4"], "did you mean 'neighbours'"),
+        (["a.mp4", "depth.neighbors=4"], "did you mean 'neighbors'"),
         (["a.mp4", "--share", "0"], "above 0 to 1"),
         (["a.mp4", "--priority", "high"], "a whole number"),
         (["ftp://host/a.mp4"], "cannot be read; allowed are files"),
         (["/a.mp4", "--remote-paths"], "--out names a folder of the cluster"),
-        (["depth.neighbours=4"], "no source given"),
+        (["depth.neighbors=4"], "no source given"),
         (["a.mp4", "--wiat"], "'--wiat' is not understood"),
     ],
 )

@@ -176,8 +176,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     kinds = ("metrics", "errors", "configuration")
     return {
         "exit": manifest["exit_code"],
-        "artefacts": {
-            a["path"]: a["sha256"] for a in manifest["artefacts"] if a["kind"] not in kinds
+        "artifacts": {
+            a["path"]: a["sha256"] for a in manifest["artifacts"] if a["kind"] not in kinds
         },
         "stages": {
             f"{s['step']}/{s['model']}": (
@@ -262,7 +262,7 @@ def test_events_that_were_taken_from_the_clips_are_not_taken_again(
     assert actions["action/scripted"] == "replay"
     job.go()
     made = outcome(tmp_path / "out" / "film")
-    assert made["artefacts"] == local(source)["artefacts"]
+    assert made["artifacts"] == local(source)["artifacts"]
 
 
 POISON = {
@@ -291,11 +291,11 @@ def test_poison_costs_itself_only(kind: str, tmp_path: Path, local: Any) -> None
     # Nothing else is worse for it.
     if kind == "clip":
         expected = local(source, ("flow.fault=bug", "flow.at=4"))
-        assert made["artefacts"] == expected["artefacts"]
+        assert made["artifacts"] == expected["artifacts"]
     elif kind == "head":
-        assert made["artefacts"] == local(film(tmp_path, "film", 9))["artefacts"]
+        assert made["artifacts"] == local(film(tmp_path, "film", 9))["artifacts"]
     else:
-        assert made["artefacts"]["clips.txt"] == local(source)["artefacts"]["clips.txt"]
+        assert made["artifacts"]["clips.txt"] == local(source)["artifacts"]["clips.txt"]
     if kind == "fold":
         assert made["stages"][stage_name][4] == {"clips_count": 7.0}
 
@@ -309,7 +309,7 @@ def test_what_is_lost_again_and_again_is_given_up(tmp_path: Path, local: Any) ->
     assert made["stages"]["flow/scripted"][3] == [
         ("clip film/4-6", f"what it needs of film/4-6 was lost {MOST_LOSSES} times")
     ]
-    assert made["artefacts"] == local(source, ("flow.fault=bug", "flow.at=4"))["artefacts"]
+    assert made["artifacts"] == local(source, ("flow.fault=bug", "flow.at=4"))["artifacts"]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS * 2))
@@ -413,7 +413,7 @@ def differences(made: dict[str, Any], expected: dict[str, Any]) -> str:
     for part in ("exit", "source"):
         if made[part] != expected[part]:
             rows.append(f"{part}: {made[part]} != {expected[part]}")
-    for part in ("artefacts", "stages"):
+    for part in ("artifacts", "stages"):
         for name in sorted(made[part].keys() | expected[part].keys()):
             one, other = made[part].get(name), expected[part].get(name)
             if one != other:

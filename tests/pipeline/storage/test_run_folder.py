@@ -152,7 +152,7 @@ def test_the_ledger_cannot_delete_outside_the_folder(opened: Opener, tmp_path: P
     victim.write_text("mine")
     opened(resume=False)
     evil = {"path": "../victim", "kind": "x", "bytes": 1, "sha256": "0"}
-    entry = {"key": "k", "state": "made", "meter": {"losses": []}, "kept": [], "artefacts": [evil]}
+    entry = {"key": "k", "state": "made", "meter": {"losses": []}, "kept": [], "artifacts": [evil]}
     ledger = tmp_path / "run" / ".reel3d" / "ledger.json"
     ledger.write_text(json.dumps({"export/x": entry}))
     folder = opened(resume=True)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.chain import ORDER
-from pipeline.contract.events import Artefact, Event, Loss, Metric, Warn
+from pipeline.contract.events import Artifact, Event, Loss, Metric, Warn
 from pipeline.contract.messages import Actions, Frames, Keyframes, Masks, Motion, Scores, Tracks
 from pipeline.contract.stage import Context, Stage, find, iterate, models, options_of, ports
 from pipeline.storage.snapshots import Snapshots
@@ -41,7 +41,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "export/storyboard": ({"pictures": 6, "width": 120},),
     "export/events": ({"every_s": 0},),
     "export/flo": ({"every": 2},),
-    "action/recognised": ({"recognised_s": 0}, {"recognised_s": 0.2, "top_k": 2}),
+    "action/recognized": ({"recognized_s": 0}, {"recognized_s": 0.2, "top_k": 2}),
 }
 WHOLE = (
     *(
@@ -165,7 +165,7 @@ class Outcome:
 
     def told(self) -> list[Any]:
         """What goes into the manifest."""
-        return [e for e in self.events if isinstance(e, Artefact | Loss | Metric | Warn)]
+        return [e for e in self.events if isinstance(e, Artifact | Loss | Metric | Warn)]
 
 
 def opened(step: str, model: str, folder: Path, outcome: Outcome, variant: int = 0) -> Stage[Any]:
@@ -341,7 +341,7 @@ def test_a_snapshot_is_cheap(step: str, model: str, tmp_path: Path) -> None:
         small = Snapshots(tmp_path / "small")
         small.save(0, _without_large(state))
         assert (tmp_path / "small" / "0.json").stat().st_size < 40_000
-    # At most the frames that the clip brought: colours, depth of 4 bytes, and the right views.
+    # At most the frames that the clip brought: colors, depth of 4 bytes, and the right views.
     assert max(fresh_bytes) <= 9 * HEIGHT * WIDTH * (3 + 4 + 3)
     stage.close()
 
@@ -357,7 +357,7 @@ def _without_large(state: Any) -> Any:
 
 
 def test_no_two_keyframes_in_a_row_carry_one_number(tmp_path: Path) -> None:
-    """H.264, 7.4.3: idr_pic_id tells neighbouring keyframes apart; players go by it."""
+    """H.264, 7.4.3: idr_pic_id tells neighboring keyframes apart; players go by it."""
     stage = opened("export", "flow_video", tmp_path, Outcome())
     list(feed(stage, film(), Outcome()))
     finish(stage, Outcome())

@@ -159,10 +159,10 @@ def test_a_camera_makes_no_promise_of_a_sum(clock):
 
 
 def test_quiet_tells_losses_only_and_many_streams_only_what_went_wrong(clock):
-    bad = Meter(warnings=["grey"], losses=[Loss(what="depth", why="no [parallax]")])
+    bad = Meter(warnings=["gray"], losses=[Loss(what="depth", why="no [parallax]")])
     for quiet, streams, told in (
         (True, 1, ["✗ a: depth/x: depth not made: no [parallax]"]),
-        (False, 50, ["! a: depth/x: grey", "✗ a: depth/x: depth not made: no [parallax]"]),
+        (False, 50, ["! a: depth/x: gray", "✗ a: depth/x: depth not made: no [parallax]"]),
     ):
         screen = Screen(terminal=False)
         board = LiveTable(screen.console, quiet=quiet, streams=streams)

@@ -48,7 +48,7 @@ def test_a_record_is_a_line_with_its_ids(logged):
     bind(job="j7", node="n1")
     with bound(stream="gate"):
         with bound(clip="gate/12", stage="flow/dis"):
-            log.warning("grey: %d of %s", 3, "8")
+            log.warning("gray: %d of %s", 3, "8")
         log.info("next")
     log.debug("not told")
     log.error("after")
@@ -61,7 +61,7 @@ def test_a_record_is_a_line_with_its_ids(logged):
     assert first == {
         "level": "WARNING",
         "logger": "tests.logs",
-        "message": "grey: 3 of 8",
+        "message": "gray: 3 of 8",
         "job": "j7",
         "stream": "gate",
         "clip": "gate/12",

@@ -54,7 +54,7 @@ def named(url: str, path: Path, sha256: str = SHA256[:8]) -> Weights:
     return Weights(
         id="net-v1",
         task="optical flow",
-        licence="MIT",
+        license="MIT",
         nbytes=7_000_000,
         url=url,
         sha256=sha256,
@@ -225,7 +225,7 @@ def test_a_run_names_its_weights(tmp_path: Path) -> None:
         flow = stages["flow/raft"]
         assert flow["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert flow["weights"] == [{"id": str(path), "sha256": sha256, "licence": "unknown"}]
+        assert flow["weights"] == [{"id": str(path), "sha256": sha256, "license": "unknown"}]
         found.append(flow)
     assert found[0]["weights"] != found[1]["weights"]
     assert sha256[:8] not in (out / "config.yaml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checkpoints of a hub: fetched whole, held to their hashes, used only under a licence."""
+"""Checkpoints of a hub: fetched whole, held to their hashes, used only under a license."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli.main import main
 from pipeline.errors import UsageError
-from pipeline.weights import licences
+from pipeline.weights import licenses
 from pipeline.weights.files import UNKNOWN, bring, fault_of, identity_of, sha256_of
 from pipeline.weights.hub import Checkpoint, Known, checkpoint, hub_cache
 from tests.support.checkpoints import save_video
@@ -59,7 +59,7 @@ def wanted(name: str = NAME, known: tuple[Known, ...] = ()) -> Checkpoint:
 def test_a_checkpoint_is_fetched_once_without_its_code(serve: Serve) -> None:
     hub = serve()
     assert not wanted().is_here
-    bring(wanted(), "recognise/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
     here = wanted()
     assert here.is_here
     assert here.path == hub_cache() / "models--someone--tiny-videomae" / "snapshots" / COMMIT
@@ -69,16 +69,16 @@ def test_a_checkpoint_is_fetched_once_without_its_code(serve: Serve) -> None:
         "model.safetensors",
         "video_preprocessor_config.json",
     ]
-    assert here.licence == "mit"
+    assert here.license == "mit"
     assert sha256_of(here) == hub.sha256(hub.folder / "model.safetensors")
     hub.asked.clear()
-    bring(wanted(), "recognise/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
     assert hub.asked == []
 
 
 def test_a_revision_is_another_checkpoint(serve: Serve) -> None:
     serve()
-    bring(wanted(f"{NAME}@refs/pr/1"), "recognise/video_transformer")
+    bring(wanted(f"{NAME}@refs/pr/1"), "recognize/video_transformer")
     assert wanted(f"{NAME}@refs/pr/1").is_here
     assert not wanted().is_here
     assert wanted(f"{NAME}@{COMMIT}").is_here
@@ -86,24 +86,24 @@ def test_a_revision_is_another_checkpoint(serve: Serve) -> None:
 
 def test_what_was_damaged_here_is_told(serve: Serve) -> None:
     serve()
-    bring(wanted(), "recognise/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
     file = (wanted().path / "model.safetensors").resolve()
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(UsageError, match=r"are damaged \(sha256 .*remove the file, then: reel3d"):
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
 
 
 def test_what_is_not_what_the_hub_published_is_told(serve: Serve) -> None:
     serve(lies=True)
     with pytest.raises(UsageError, match="are damaged"):
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
     assert fault_of(wanted()) is not None
 
 
 def test_other_settings_are_other_work(serve: Serve) -> None:
     serve()
-    bring(wanted(), "recognise/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
     before = identity_of(wanted())
     config = (wanted().path / "config.json").resolve()
     config.write_text(config.read_text() + " ")
@@ -123,7 +123,7 @@ def test_other_settings_are_other_work(serve: Serve) -> None:
 def test_a_name_that_leads_nowhere_is_told(name: str, told: str, serve: Serve) -> None:
     serve()
     with pytest.raises(UsageError) as caught:
-        bring(wanted(name), "recognise/video_transformer")
+        bring(wanted(name), "recognize/video_transformer")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_a_name_that_leads_nowhere_is_told(name: str, told: str, serve: Serve) -
 def test_a_gated_one_is_told(serve: Serve) -> None:
     serve(gated=True)
     with pytest.raises(UsageError, match="cannot be fetched: ") as caught:
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
     assert "HF_TOKEN" in str(caught.value)
 
 
@@ -139,7 +139,7 @@ def test_one_without_weights_is_told(serve: Serve) -> None:
     hub = serve()
     (hub.folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
 
 
 def test_parts_are_fetched_and_all_must_be_there(serve: Serve) -> None:
@@ -150,7 +150,7 @@ def test_parts_are_fetched_and_all_must_be_there(serve: Serve) -> None:
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     index = hub.folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
-    bring(wanted(), "recognise/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
     assert len(wanted().files) == 2
     (wanted().path / names["b"]).unlink()
     assert not wanted().is_here
@@ -160,7 +160,7 @@ def test_parts_are_fetched_and_all_must_be_there(serve: Serve) -> None:
 def test_offline_is_one_line(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "1")
     with pytest.raises(UsageError) as caught:
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
     line = str(caught.value)
     assert "\n" not in line
     for part in (NAME, variable, f"reel3d models fetch {NAME}", "x.model=y"):
@@ -169,15 +169,15 @@ def test_offline_is_one_line(variable: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_network_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"cannot be fetched: .*or take x\.model=y") as caught:
-        bring(wanted(), "recognise/video_transformer")
+        bring(wanted(), "recognize/video_transformer")
     assert "\n" not in str(caught.value)
 
 
-# Licences --------------------------------------------------------------------------------------
+# Licenses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("licence", "free"),
+    ("license", "free"),
     [
         ("mit", True),
         ("MIT", True),
@@ -191,40 +191,40 @@ def test_no_network_is_one_line() -> None:
         ("", False),
     ],
 )
-def test_which_licences_are_free(licence: str, free: bool) -> None:
-    assert licences.is_free(licence) is free
+def test_which_licenses_are_free(license: str, free: bool) -> None:
+    assert licenses.is_free(license) is free
 
 
 def test_one_that_is_not_free_must_be_accepted_once(serve: Serve) -> None:
-    serve(licence="cc-by-nc-4.0", card="---\nlicense: cc-by-nc-4.0\n---\n")
-    message = "under the licence 'cc-by-nc-4.0', .* add --accept-licence cc-by-nc-4.0 once"
+    serve(license="cc-by-nc-4.0", card="---\nlicense: cc-by-nc-4.0\n---\n")
+    message = "under the license 'cc-by-nc-4.0', .* add --accept-license cc-by-nc-4.0 once"
     with pytest.raises(UsageError, match=message):
-        licences.check(wanted(), "recognise/video_transformer")
-    licences.accept("CC-BY-NC-4.0")
-    licences.check(wanted(), "recognise/video_transformer")
-    bring(wanted(), "recognise/video_transformer")
-    told = licences.told(wanted())
-    assert told["licence"] == "cc-by-nc-4.0"
-    assert told["accepted"] == licences.accepted()["cc-by-nc-4.0"]
+        licenses.check(wanted(), "recognize/video_transformer")
+    licenses.accept("CC-BY-NC-4.0")
+    licenses.check(wanted(), "recognize/video_transformer")
+    bring(wanted(), "recognize/video_transformer")
+    told = licenses.told(wanted())
+    assert told["license"] == "cc-by-nc-4.0"
+    assert told["accepted"] == licenses.accepted()["cc-by-nc-4.0"]
 
 
-def test_a_card_without_a_licence_is_not_free(serve: Serve) -> None:
-    serve(licence=None, card="# no words about it\n")
-    with pytest.raises(UsageError, match="licence 'unknown'"):
-        licences.check(wanted(), "recognise/video_transformer")
-    licences.accept(UNKNOWN)
-    bring(wanted(), "recognise/video_transformer")
-    assert wanted().licence == UNKNOWN
+def test_a_card_without_a_license_is_not_free(serve: Serve) -> None:
+    serve(license=None, card="# no words about it\n")
+    with pytest.raises(UsageError, match="license 'unknown'"):
+        licenses.check(wanted(), "recognize/video_transformer")
+    licenses.accept(UNKNOWN)
+    bring(wanted(), "recognize/video_transformer")
+    assert wanted().license == UNKNOWN
 
 
 def test_what_a_stage_knows_goes_before_the_card() -> None:
-    known = (Known(name=NAME, licence="cc-by-nc-4.0", nbytes=1),)
+    known = (Known(name=NAME, license="cc-by-nc-4.0", nbytes=1),)
     with pytest.raises(UsageError, match=r"cc-by-nc-4\.0"):
-        licences.check(wanted(known=known), "recognise/video_transformer")
+        licenses.check(wanted(known=known), "recognize/video_transformer")
 
 
 @pytest.mark.parametrize(
-    ("card", "licence"),
+    ("card", "license"),
     [
         (None, UNKNOWN),
         ("---\nlicense: other\nlicense_name: apple-amlr\n---\n", "apple-amlr"),
@@ -233,7 +233,7 @@ def test_what_a_stage_knows_goes_before_the_card() -> None:
     ],
 )
 def test_a_folder_of_ones_own_speaks_by_its_card(
-    card: str | None, licence: str, tmp_path: Path
+    card: str | None, license: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "own"
     save_video(folder, "videomae")
@@ -241,52 +241,52 @@ def test_a_folder_of_ones_own_speaks_by_its_card(
         (folder / "README.md").write_text(card)
     own = wanted(str(folder))
     assert own.is_own
-    assert own.licence == licence
-    if licence in (UNKNOWN, "mit"):
-        licences.check(own, "recognise/video_transformer")
+    assert own.license == license
+    if license in (UNKNOWN, "mit"):
+        licenses.check(own, "recognize/video_transformer")
     else:
         with pytest.raises(UsageError, match="apple-amlr"):
-            licences.check(own, "recognise/video_transformer")
+            licenses.check(own, "recognize/video_transformer")
 
 
-@pytest.mark.parametrize("licence", ["", "a b", "../x", "-x"])
-def test_a_licence_that_is_no_name_is_told(licence: str) -> None:
-    with pytest.raises(UsageError, match="is no name of a licence"):
-        licences.accept(licence)
+@pytest.mark.parametrize("license", ["", "a b", "../x", "-x"])
+def test_a_license_that_is_no_name_is_told(license: str) -> None:
+    with pytest.raises(UsageError, match="is no name of a license"):
+        licenses.accept(license)
 
 
-def test_a_spoiled_memory_of_licences_is_told(tmp_path: Path) -> None:
+def test_a_spoiled_memory_of_licenses_is_told(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "licences.json").write_text("{")
+    (tmp_path / "config" / "licenses.json").write_text("{")
     with pytest.raises(UsageError, match="remove it and agree again"):
-        licences.accepted()
+        licenses.accepted()
 
 
 def test_a_run_says_what_it_rests_on(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole way: asked, refused, accepted, fetched, run, and written down."""
-    hub = serve(licence="cc-by-nc-4.0", card="---\nlicense: cc-by-nc-4.0\n---\n")
+    hub = serve(license="cc-by-nc-4.0", card="---\nlicense: cc-by-nc-4.0\n---\n")
     film = tmp_path / "film.mp4"
     encode(film, alone("truck-right", seed=1).images[:20])
     out = tmp_path / "out"
     words = ["run", str(film), "--out", str(out), "--preset", "understand", "--quiet"]
-    words += ["recognise.model=video_transformer", f"recognise.checkpoint={NAME}"]
-    words += ["action.recognised_from=0.01", "action.recognised_while=0.01", "action.top_k=4"]
-    words += ["action.recognised_s=0", "sample.model=fps", "sample.fps=15"]
+    words += ["recognize.model=video_transformer", f"recognize.checkpoint={NAME}"]
+    words += ["action.recognized_from=0.01", "action.recognized_while=0.01", "action.top_k=4"]
+    words += ["action.recognized_s=0", "sample.model=fps", "sample.fps=15"]
     assert main(words) == 2
-    assert "--accept-licence cc-by-nc-4.0 once" in capsys.readouterr().err.replace("\n", " ")
+    assert "--accept-license cc-by-nc-4.0 once" in capsys.readouterr().err.replace("\n", " ")
     assert not out.exists()
     assert not any("safetensors" in path for path in hub.asked)
-    assert main([*words, "--accept-licence", "cc-by-nc-4.0"]) == 0
+    assert main([*words, "--accept-license", "cc-by-nc-4.0"]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    stage = next(s for s in manifest["stages"] if s["step"] == "recognise")
+    stage = next(s for s in manifest["stages"] if s["step"] == "recognize")
     assert stage["weights"] == [
         {
             "id": NAME,
             "sha256": sha256_of(wanted()),
-            "licence": "cc-by-nc-4.0",
-            "accepted": licences.accepted()["cc-by-nc-4.0"],
+            "license": "cc-by-nc-4.0",
+            "accepted": licenses.accepted()["cc-by-nc-4.0"],
         }
     ]
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
@@ -310,6 +310,6 @@ def test_models_list_says_what_must_be_accepted(capsys: pytest.CaptureFixture[st
     assert main(["models"]) == 0
     listed = " ".join(capsys.readouterr().out.split())
     assert "cc-by-nc-4.0 (must be accepted)" in listed
-    licences.accept("cc-by-nc-4.0")
+    licenses.accept("cc-by-nc-4.0")
     assert main(["models"]) == 0
     assert "cc-by-nc-4.0 (accepted)" in " ".join(capsys.readouterr().out.split())

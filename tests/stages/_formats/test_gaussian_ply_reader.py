@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import UsageError
 from stages._formats.gaussian_ply_reader import read_splats
 from tests.support import results
-from tests.support.splat_scenes import PARTS, SIGNALLING, header_names, same, scene
+from tests.support.splat_scenes import PARTS, SIGNALING, header_names, same, scene
 
 
 def write(path, ours, *, order="<", kinds=None, names=None, extra=(), before="", data=b""):
@@ -116,10 +116,10 @@ def test_numbers_beyond_float32_are_left_out(tmp_path):
         assert len(read_splats(path, lambda text: None).means) == 2
 
 
-def test_a_signalling_nan_is_a_nan(tmp_path):
+def test_a_signaling_nan_is_a_nan(tmp_path):
     ours = scene(3, degree=0)
     path = write(tmp_path / "a.ply", ours)
-    path.write_bytes(path.read_bytes()[:-4] + SIGNALLING.tobytes())
+    path.write_bytes(path.read_bytes()[:-4] + SIGNALING.tobytes())
     assert len(read_splats(path, lambda text: None).means) == 2
 
 

@@ -6,7 +6,7 @@ import pytest
 from stages._geometry.pure_rotation import fit_turn
 
 SIZE = (640, 360)
-CENTRE = np.array([320.0, 180.0])
+CENTER = np.array([320.0, 180.0])
 
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
@@ -17,8 +17,8 @@ def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
 
 
 def turned(p: np.ndarray, R: np.ndarray, focal_px: float, zoom: float) -> np.ndarray:
-    rays = np.column_stack([(p - CENTRE) / focal_px, np.ones(len(p))]) @ R.T
-    return rays[:, :2] / rays[:, 2:] * focal_px * zoom + CENTRE
+    rays = np.column_stack([(p - CENTER) / focal_px, np.ones(len(p))]) @ R.T
+    return rays[:, :2] / rays[:, 2:] * focal_px * zoom + CENTER
 
 
 @pytest.mark.parametrize("focal_px", [350.0, 550.0, 900.0])

@@ -45,7 +45,7 @@ def test_rotation_angle():
     )
 
 
-def test_unproject_then_project_returns_the_pixel_centres():
+def test_unproject_then_project_returns_the_pixel_centers():
     T = poses(1)[0]
     depth = np.random.default_rng(1).uniform(1, 5, (4, 6))
     uv, z = project(unproject(depth, K, T).reshape(-1, 3), K, invert(T))

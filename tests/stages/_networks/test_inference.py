@@ -19,7 +19,7 @@ RELATIVE = 1e-5
 
 
 def with_statistics(network: Any) -> Any:
-    """Return a network whose normalisations have seen something."""
+    """Return a network whose normalizations have seen something."""
     torch.manual_seed(0)
     for module in network.modules():
         if hasattr(module, "running_var"):
@@ -39,13 +39,13 @@ def assert_same(network: Any, *given: Any) -> None:
     assert (found - wanted).abs().max() <= RELATIVE * wanted.abs().max()
 
 
-def normalisations(network: Any) -> int:
+def normalizations(network: Any) -> int:
     return sum("BatchNorm" in type(module).__name__ for module in network.modules())
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_a_normalisation_is_folded_into_the_convolution_before_it(bias: bool, groups: int) -> None:
+def test_a_normalization_is_folded_into_the_convolution_before_it(bias: bool, groups: int) -> None:
     network = with_statistics(
         nn.Sequential(
             nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=groups, bias=bias),
@@ -55,10 +55,10 @@ def test_a_normalisation_is_folded_into_the_convolution_before_it(bias: bool, gr
         )
     )
     assert_same(network, torch.randn(2, 8, 17, 9))
-    assert normalisations(network) == 0
+    assert normalizations(network) == 0
 
 
-def test_a_normalisation_that_comes_before_or_elsewhere_is_left() -> None:
+def test_a_normalization_that_comes_before_or_elsewhere_is_left() -> None:
     class Other(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,15 +70,15 @@ def test_a_normalisation_that_comes_before_or_elsewhere_is_left() -> None:
 
     network = with_statistics(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), Other()))
     assert_same(network, torch.randn(1, 3, 5, 5))
-    assert normalisations(network) == 2
+    assert normalizations(network) == 2
 
 
-def test_a_convolution_that_two_normalisations_follow_is_left() -> None:
+def test_a_convolution_that_two_normalizations_follow_is_left() -> None:
     shared = nn.Conv2d(3, 3, 1)
     branches = [nn.Sequential(shared, nn.BatchNorm2d(3)) for _ in range(2)]
     network = with_statistics(nn.Sequential(*branches))
     assert_same(network, torch.randn(1, 3, 5, 5))
-    assert normalisations(network) == 2
+    assert normalizations(network) == 2
 
 
 def test_a_chain_with_a_way_of_its_own_is_left() -> None:
@@ -88,16 +88,16 @@ def test_a_chain_with_a_way_of_its_own_is_left() -> None:
 
     network = with_statistics(Backwards(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
     assert_same(network, torch.randn(1, 3, 5, 5))
-    assert normalisations(network) == 1
+    assert normalizations(network) == 1
 
 
-def test_a_normalisation_without_statistics_is_left() -> None:
+def test_a_normalization_without_statistics_is_left() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))
     assert_same(network.eval().requires_grad_(False), torch.randn(1, 3, 5, 5))
-    assert normalisations(network) == 1
+    assert normalizations(network) == 1
 
 
-def test_group_normalisation_keeps_its_digits() -> None:
+def test_group_normalization_keeps_its_digits() -> None:
     """Maps with a large mean and a small spread, of which sums of squares make noise."""
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)).eval().requires_grad_(False)
     network[0].bias.fill_(300.0)
@@ -118,11 +118,11 @@ def backbone(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["rt_detr", "d_fine", "efficientloftr"])
-def test_backbones_have_no_normalisation_left_and_say_the_same(kind: str) -> None:
+def test_backbones_have_no_normalization_left_and_say_the_same(kind: str) -> None:
     network = with_statistics(backbone(kind))
     channels = 1 if kind == "efficientloftr" else 3
     image = torch.randn(1, channels, 64, 96)
-    assert normalisations(network) > 4
+    assert normalizations(network) > 4
 
     def maps() -> Any:
         made = network(image)
@@ -132,7 +132,7 @@ def test_backbones_have_no_normalisation_left_and_say_the_same(kind: str) -> Non
         wanted = [one.clone() for one in maps()]
         fold(network)
         found = maps()
-    assert normalisations(network) == 0
+    assert normalizations(network) == 0
     for a, b in zip(found, wanted, strict=True):
         assert (a - b).abs().max() <= RELATIVE * b.abs().max()
 

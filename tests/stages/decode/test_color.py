@@ -1,4 +1,4 @@
-"""Colours come out as they went in: matrix, range and depth, checked against the standards."""
+"""Colors come out as they went in: matrix, range and depth, checked against the standards."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def frame_of(rgb: np.ndarray, matrix: str, full: bool, bits: int) -> av.VideoFra
 def test_matrix_range_and_depth(tmp_path: Path, matrix: str, full: bool, bits: int) -> None:
     frame = frame_of(PATCHES, matrix, full, bits)
     path = write_video(
-        tmp_path / "colour.mkv",
+        tmp_path / "color.mkv",
         [frame],
         codec="ffv1",
         pix_fmt=frame.format.name,
@@ -60,7 +60,7 @@ def test_matrix_range_and_depth(tmp_path: Path, matrix: str, full: bool, bits: i
     reader = read(path)
     image = next(iter(reader.scan())).rgb()
     reader.close()
-    # Rounding to eight bits of limited range costs up to two grey levels.
+    # Rounding to eight bits of limited range costs up to two gray levels.
     assert np.abs(image[16, 8::16].astype(int) - PATCHES).max() <= 3
 
 

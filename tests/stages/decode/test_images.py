@@ -53,12 +53,12 @@ def test_formats(suffix: str, tmp_path: Path) -> None:
     assert number_of(image) == 333
 
 
-def test_grey_and_sixteen_bit_become_rgb(tmp_path: Path) -> None:
-    grey = numbered(21)[..., 1]
-    save(tmp_path / "a.png", grey)
-    save(tmp_path / "b.png", grey.astype(np.uint16) * 257)
+def test_gray_and_sixteen_bit_become_rgb(tmp_path: Path) -> None:
+    gray = numbered(21)[..., 1]
+    save(tmp_path / "a.png", gray)
+    save(tmp_path / "b.png", gray.astype(np.uint16) * 257)
     a, b = (p.rgb() for p in read(tmp_path, "images").scan())
-    assert np.array_equal(a, np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(a, np.repeat(gray[..., None], 3, axis=2))
     assert np.abs(a.astype(int) - b).max() <= 1
 
 
@@ -174,13 +174,13 @@ def test_distortion_is_taken_out(tmp_path: Path) -> None:
     K = np.array([[500.0, 0, 330], [0, 500, 230], [0, 0, 1]])
     distortion = (0.12, -0.08, 0.002, -0.001)
     rays = np.array([[x, y, 1.0] for x in (-0.4, -0.1, 0.3) for y in (-0.3, 0.05, 0.25)])
-    # OpenCV counts pixel centres from 0, as does cv2.circle.
+    # OpenCV counts pixel centers from 0, as does cv2.circle.
     offset = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     spots, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K - offset, np.array(distortion))
     image = np.zeros((480, 640, 3), np.uint8)
     for u, v in spots[:, 0]:
-        centre = (round(u * 256), round(v * 256))
-        cv2.circle(image, centre, 6 * 256, (255, 255, 255), -1, cv2.LINE_AA, shift=8)
+        center = (round(u * 256), round(v * 256))
+        cv2.circle(image, center, 6 * 256, (255, 255, 255), -1, cv2.LINE_AA, shift=8)
     save(tmp_path / "0.png", image)
     k1, k2, p1, p2 = distortion
     transforms(
@@ -189,11 +189,11 @@ def test_distortion_is_taken_out(tmp_path: Path) -> None:
     )  # fmt: skip
     picture = next(iter(read(tmp_path, "images").scan()))
     seen = (picture.rgb()[..., 0] > 127).astype(np.uint8)
-    _, _, _, centres = cv2.connectedComponentsWithStats(seen)
+    _, _, _, centers = cv2.connectedComponentsWithStats(seen)
     expected = (rays @ picture.intrinsics.T)[:, :2]
     for spot in expected:
         # Centroids count from 0, intrinsics from the corner.
-        assert np.abs(centres[1:] + 0.5 - spot).sum(1).min() < 0.6
+        assert np.abs(centers[1:] + 0.5 - spot).sum(1).min() < 0.6
 
 
 @pytest.mark.parametrize("end", [".bin", ".txt"])

@@ -139,8 +139,8 @@ def test_pictures_come_out_upright(tmp_path: Path, turn: int, flip: bool) -> Non
     assert (reader.probe.width, reader.probe.height) == (160, 96)
     assert number_of(image) == 421
     assert np.abs(image.astype(int) - upright).mean() < 4
-    grey = upright @ np.array([0.299, 0.587, 0.114])
-    small = grey.reshape(48, 2, 80, 2).mean((1, 3)) * 219 / 255 + 16
+    gray = upright @ np.array([0.299, 0.587, 0.114])
+    small = gray.reshape(48, 2, 80, 2).mean((1, 3)) * 219 / 255 + 16
     assert luma.shape == (48, 80)
     assert np.abs(luma - small).mean() < 3
 

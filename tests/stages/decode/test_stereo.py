@@ -44,8 +44,8 @@ def video(
     return write_video(path, images, codec="ffv1", pix_fmt=pix_fmt, **more)
 
 
-def coloured(images: list[np.ndarray], axis: int, pix_fmt: str) -> av.VideoFrame:
-    """Put views together after their colours are thinned out: an encoder mixes them at the seam."""
+def colored(images: list[np.ndarray], axis: int, pix_fmt: str) -> av.VideoFrame:
+    """Put views together after their colors are thinned out: an encoder mixes them at the seam."""
     if pix_fmt != "yuv420p":
         return av.VideoFrame.from_ndarray(np.concatenate(images, axis), format="rgb24")
     planes: list[list[np.ndarray]] = [[], [], []]
@@ -101,12 +101,12 @@ def test_a_video_gives_both_views(layout: str, tmp_path: Path) -> None:
 def test_a_view_is_as_if_it_were_alone(
     layout: str, pix_fmt: str, tags: dict[str, int], max_side: int, tmp_path: Path
 ) -> None:
-    """Nothing bleeds over the seam, colours are read alike, and previews are of the left view."""
+    """Nothing bleeds over the seam, colors are read alike, and previews are of the left view."""
     axis = 1 if layout == "side_by_side" else 0
     both, *_ = (
         video(
             tmp_path / f"{name}.mkv",
-            lambda i, views=views: coloured([view(i) for view in views], axis, pix_fmt),
+            lambda i, views=views: colored([view(i) for view in views], axis, pix_fmt),
             pix_fmt,
             tags=tags,
         )

@@ -69,7 +69,7 @@ def flicker(depth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["inverse", "scale", "affine"])
-def test_neighbours_steady_one_another_and_do_not_bias_the_scale(kind: Kind) -> None:
+def test_neighbors_steady_one_another_and_do_not_bias_the_scale(kind: Kind) -> None:
     rng = np.random.default_rng(2)
     depth = np.repeat(room(1), 40, axis=0)
     scale, shift = np.full(40, 2.0), np.full(40, 0.0 if kind == "scale" else 0.05)
@@ -98,7 +98,7 @@ def test_a_network_that_does_change_is_followed() -> None:
     assert np.abs(made.scale / scale - 1).max() < 0.01
 
 
-def test_views_without_points_take_their_neighbours_fit() -> None:
+def test_views_without_points_take_their_neighbors_fit() -> None:
     rng = np.random.default_rng(4)
     depth = room(6)
     predicted = disturbed(depth, "inverse", np.full(6, 0.5), np.full(6, 0.02))

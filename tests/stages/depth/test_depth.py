@@ -86,7 +86,7 @@ def test_threads_change_nothing(model: str, views: Views) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_units_are_those_of_the_views(model: str, views: Views, truck: Truth) -> None:
-    """A world ten times as large has depths ten times as large: nothing is in metres."""
+    """A world ten times as large has depths ten times as large: nothing is in meters."""
     few = part(views, [0, 1, 2, 3, 4])
     poses = few.T_world_camera.copy()
     poses[:, :3, 3] *= 10
@@ -98,7 +98,7 @@ def test_units_are_those_of_the_views(model: str, views: Views, truck: Truth) ->
 
 @pytest.mark.parametrize("model", MODELS)
 def test_large_steps(model: str, views: Views, truck: Truth) -> None:
-    """Neighbours move far more than the 30 px that flow follows by itself."""
+    """Neighbors move far more than the 30 px that flow follows by itself."""
     far = part(views, [0, 4, 9])
     moved = np.linalg.norm(truck.flow(int(far.index[0]), int(far.index[1])), axis=-1)
     assert np.median(moved) > 30
@@ -181,8 +181,8 @@ def test_views_from_one_place_are_refused(model: str, points: bool, truck: Truth
 @pytest.mark.parametrize("model", MODELS)
 def test_blank_pictures_give_nothing(model: str, views: Views) -> None:
     """Nothing is invented where there is nothing to match."""
-    grey = dataclasses.replace(views, images=np.full_like(views.images, 128))
-    assert np.isfinite(made(model, grey)[0].depth).mean() < 0.02
+    gray = dataclasses.replace(views, images=np.full_like(views.images, 128))
+    assert np.isfinite(made(model, gray)[0].depth).mean() < 0.02
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -29,7 +29,7 @@ def truck() -> Truth:
 
 @pytest.fixture(scope="module")
 def views(truck: Truth) -> Views:
-    """Views with exact depth but for holes, in metres."""
+    """Views with exact depth but for holes, in meters."""
     bare = posed_views(truck, range(0, 60, 12))
     depth = np.stack([truck.depth(int(i)) for i in bare.index])
     depth[:, ::7] = np.nan
@@ -46,7 +46,7 @@ def made(views: Views, **options: Any) -> tuple[np.ndarray, dict[str, float], li
 
 
 def resized(views: Views, factor: float) -> Views:
-    """The same in units of which a metre has `factor`."""
+    """The same in units of which a meter has `factor`."""
     poses = views.T_world_camera.copy()
     poses[:, :3, 3] *= factor
     return dataclasses.replace(
@@ -57,7 +57,7 @@ def resized(views: Views, factor: float) -> Views:
     )
 
 
-def test_with_poses_in_metres_it_is_taken_as_it_is(views: Views) -> None:
+def test_with_poses_in_meters_it_is_taken_as_it_is(views: Views) -> None:
     depth, figures, warnings = made(views)
     assert np.array_equal(depth, views.depth, equal_nan=True)
     assert figures["alignment_residual_share"] < 0.005
@@ -72,8 +72,8 @@ def test_of_an_arbitrary_scale_it_follows_the_points(views: Views, factor: float
     rng = np.random.default_rng(1)
     points = views.points.copy()
     wrong = rng.random(len(points)) < 0.3
-    centre = views.T_world_camera[0, :3, 3].astype(np.float32)
-    points[wrong] = centre + 2.5 * (points[wrong] - centre)
+    center = views.T_world_camera[0, :3, 3].astype(np.float32)
+    points[wrong] = center + 2.5 * (points[wrong] - center)
     spoiled = resized(dataclasses.replace(views, points=points), factor)
     depth, figures, _ = made(spoiled)
     assert figures["depth_units_per_m"] == pytest.approx(factor, rel=0.005)
@@ -86,7 +86,7 @@ def test_units_that_cannot_be_right_are_told(views: Views) -> None:
     assert figures["alignment_residual_share"] == pytest.approx(4, abs=0.1)
     assert warning == (
         "the sensor's depth and the sparse points differ by 400 % (median): see "
-        "decode.depth_per_m, and whether depth and colour are of one camera"
+        "decode.depth_per_m, and whether depth and color are of one camera"
     )
 
 
@@ -121,7 +121,7 @@ def test_what_is_lacking_is_said(views: Views) -> None:
 
 
 def test_from_the_folder_to_the_depth(truck: Truth, views: Views, tmp_path: Path) -> None:
-    """Files in the layout of ScanNet with nerfstudio's poses, in units of half a metre."""
+    """Files in the layout of ScanNet with nerfstudio's poses, in units of half a meter."""
     frames = []
     for i in range(0, 60, 12):
         for kind, image in (

@@ -6,7 +6,7 @@ import pytest
 
 from stages._geometry.transforms import invert, project, unproject
 from stages.depth._consistency import drop_speckles, keep_consistent
-from stages.depth._rig import Rig, choose_neighbours
+from stages.depth._rig import Rig, choose_neighbors
 from stages.depth._sweep import WORST, _correlate, enlarge
 from stages.depth._triangulate import combine, targets, triangulate, warp_map
 from tests.support.posed import posed_views
@@ -38,7 +38,7 @@ def test_warp_map_is_projection(truth: Truth, rig: Rig) -> None:
 
 
 def test_relative_at_another_size(rig: Rig) -> None:
-    """Half the size halves the pixel, centres at 0.5 included."""
+    """Half the size halves the pixel, centers at 0.5 included."""
     u, w = np.array([100.0, 60.0, 1.0]), 0.4
     (A, b), (a, c) = rig.relative(0, 1), rig.relative(0, 1, 0.5)
     whole, half = A @ u + w * b, a @ [50.0, 30.0, 1.0] + w * c
@@ -112,7 +112,7 @@ def test_speckles() -> None:
 
 
 def test_correlation_against_opencv() -> None:
-    """One neighbour, one plane: the costs are those of OpenCV's TM_CCOEFF_NORMED."""
+    """One neighbor, one plane: the costs are those of OpenCV's TM_CCOEFF_NORMED."""
     rng = np.random.default_rng(5)
     image = cv2.GaussianBlur(rng.uniform(0, 255, (40, 60)).astype(np.float32), (0, 0), 1.5) * 4
     other = np.roll(image, 3, axis=1) + rng.normal(0, 4, image.shape).astype(np.float32)
@@ -126,7 +126,7 @@ def test_correlation_against_opencv() -> None:
             a = image[y - 2 : y + 3, x - 2 : x + 3]
             c = other[y - 2 : y + 3, x - 2 + shift : x + 3 + shift]
             ncc = float(cv2.matchTemplate(c, a, cv2.TM_CCOEFF_NORMED)[0, 0])
-            # 2 grey levels of noise are added to both variances; rounding to 1/127.
+            # 2 gray levels of noise are added to both variances; rounding to 1/127.
             spread = 1 + 4 / float(min(a.var(), c.var()))
             assert cost[y, x, plane] == pytest.approx(
                 min(WORST * (1 - ncc), WORST), abs=WORST * (spread - 1) + 1
@@ -145,10 +145,10 @@ def test_enlarge_keeps_steps_sharp() -> None:
     assert (np.diff(large[:, 1:-1], axis=1) > 0).all()
 
 
-def test_neighbours_stand_well_apart(truth: Truth) -> None:
+def test_neighbors_stand_well_apart(truth: Truth) -> None:
     """The nearest frames have too little parallax: the choice goes past them."""
     rig = Rig.of(posed_views(truth, range(20, 50)))
-    chosen = choose_neighbours(rig, 4)
+    chosen = choose_neighbors(rig, 4)
     for i, mates in enumerate(chosen):
         assert len(mates) == len(set(mates)) == 4
         assert i not in mates

@@ -83,7 +83,7 @@ def changed(views: Views, **changes: Any) -> Views:
 
 
 def resized(views: Views, factor: float) -> Views:
-    """The same in units of which a metre has `factor`."""
+    """The same in units of which a meter has `factor`."""
     poses = views.T_world_camera.copy()
     poses[:, :3, 3] *= factor
     points = views.points * np.float32(factor)
@@ -238,7 +238,7 @@ def test_raft_is_flow_raft_on_the_pair(views: Views, random_raft: Path) -> None:
 def test_raft_speaks_of_the_options_of_this_step(random_raft: Path) -> None:
     stage = Model(Config(method="raft"))
     (weights,) = stage.weights
-    assert weights in Model.catalogue()
+    assert weights in Model.catalog()
     assert weights.instead == "depth.method=sgbm"
     assert Model(Config()).weights == ()
     own = Config(method="raft", weights=str(random_raft), size="small", precision="float16")
@@ -257,7 +257,7 @@ def test_what_is_lacking_is_said(views: Views) -> None:
     with pytest.raises(PartNotMade) as refused:
         made(changed(views, baseline_m=None))
     assert str(refused.value) == (
-        "the distance between the two cameras is not known: set depth.baseline_m in metres "
+        "the distance between the two cameras is not known: set depth.baseline_m in meters "
         "(KITTI's calib.txt beside the images says it too)"
     )
     with pytest.raises(PartNotMade, match=r"things lie .* px farther right in the right view"):
@@ -275,9 +275,9 @@ def test_what_is_lacking_is_said(views: Views) -> None:
         made(few)
 
 
-@pytest.mark.parametrize("grey", [0, 90, 255])
-def test_pictures_of_nothing(grey: int, views: Views) -> None:
-    blank = np.full(views.images.shape, grey, np.uint8)
+@pytest.mark.parametrize("gray", [0, 90, 255])
+def test_pictures_of_nothing(gray: int, views: Views) -> None:
+    blank = np.full(views.images.shape, gray, np.uint8)
     for left, right in ((blank, blank), (views.images, blank), (blank, views.right)):
         with pytest.raises(PartNotMade) as refused:
             made(changed(views, images=left, right=right))

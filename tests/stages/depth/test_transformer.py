@@ -74,7 +74,7 @@ def documented(folder: Path, picture: np.ndarray, prompt: np.ndarray | None = No
     image = Image.fromarray(picture)
     processor = hf.AutoImageProcessor.from_pretrained(folder)
     model = hf.AutoModelForDepthEstimation.from_pretrained(folder)
-    more = {} if prompt is None else {"prompt_depth": prompt * 1000}  # millimetres
+    more = {} if prompt is None else {"prompt_depth": prompt * 1000}  # millimeters
     inputs = processor(images=image, return_tensors="pt", **more)
     outputs = model(**inputs)
     size = [(image.height, image.width)]
@@ -430,12 +430,12 @@ def test_a_network_that_does_not_follow_the_points_is_told(
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_grey_and_tiny_pictures(checkpoints: Path, name: str) -> None:
+def test_gray_and_tiny_pictures(checkpoints: Path, name: str) -> None:
     stage = opened(checkpoints / name)
     least = stage._family.least_side_px
     for size in ((least, least), (least, 4 * least), (3 * least, least)):
-        grey = np.full((1, *size, 3), 90, np.uint8)
-        (found,) = stage._predictor.maps(grey, prompts_for(1) if "prompt" in name else None)
+        gray = np.full((1, *size, 3), 90, np.uint8)
+        (found,) = stage._predictor.maps(gray, prompts_for(1) if "prompt" in name else None)
         assert found.shape == size
         assert np.isfinite(found).all()
 

@@ -20,7 +20,7 @@ def reconstruction(folder):
 def test_colmap_reads_the_same_cameras_and_tracks(tmp_path):
     views = results.views()
     heard = results.export("colmap", tmp_path, [(views,)])
-    assert heard.artefacts == {"images": "images", "sparse/0": "COLMAP model"}
+    assert heard.artifacts == {"images": "images", "sparse/0": "COLMAP model"}
     model = reconstruction(tmp_path)
     assert model.num_reg_images() == 6
     assert model.num_cameras() == 1, "views that share intrinsics share a camera"
@@ -134,7 +134,7 @@ def test_nerfstudio_has_opengl_axes(tmp_path):
 def test_nerfstudio_takes_the_pictures_that_are_there(tmp_path):
     results.export("colmap", tmp_path, [(results.views(),)], image_format="png")
     heard = results.export("transforms", tmp_path, [(results.views(),)])
-    assert "images" not in heard.artefacts
+    assert "images" not in heard.artifacts
     said = json.loads((tmp_path / "transforms.json").read_text())
     assert said["frames"][1]["file_path"] == "images/000007.png"
     assert "ply_file_path" not in said
@@ -153,7 +153,7 @@ def test_the_trajectory_comes_back(tmp_path):
     views = results.views()
     results.export("trajectory", tmp_path, [(views,)])
     lines = (tmp_path / "trajectory.tum").read_text().splitlines()
-    assert lines[0] == "# camera in the world: time_s tx ty tz qx qy qz qw; unit metre"
+    assert lines[0] == "# camera in the world: time_s tx ty tz qx qy qz qw; unit meter"
     assert lines[1].startswith("0.200000000 ")
     time_s, T = read_trajectory(tmp_path / "trajectory.tum")
     assert time_s == pytest.approx(views.pts_ns / 1e9)
@@ -168,13 +168,13 @@ def test_open3d_reads_cloud_and_mesh(tmp_path):
     cloud = o3d.io.read_point_cloud(str(tmp_path / "points.ply"))
     mesh = o3d.io.read_triangle_mesh(str(tmp_path / "mesh.ply"))
     assert np.array_equal(np.asarray(mesh.triangles), points.triangles)
-    for xyz, normals, colours in (
+    for xyz, normals, colors in (
         (cloud.points, cloud.normals, cloud.colors),
         (mesh.vertices, mesh.vertex_normals, mesh.vertex_colors),
     ):
         assert np.array_equal(np.asarray(xyz, np.float32), points.xyz)
         assert np.asarray(normals) == pytest.approx(points.normals)
-        assert np.array_equal(np.rint(np.asarray(colours) * 255), points.rgb)
+        assert np.array_equal(np.rint(np.asarray(colors) * 255), points.rgb)
 
 
 def test_the_header_word_for_word(tmp_path):
@@ -216,5 +216,5 @@ def test_no_points_give_an_empty_cloud_and_no_mesh(tmp_path):
     )
     results.export("points", tmp_path, [(nothing,)])
     assert len(read_ply(tmp_path / "points.ply").xyz) == 0
-    assert results.export("mesh", tmp_path, [(nothing,)]).artefacts == {}
+    assert results.export("mesh", tmp_path, [(nothing,)]).artifacts == {}
     assert not (tmp_path / "mesh.ply").exists()

@@ -16,7 +16,7 @@ from stages.export import spz
 from tests.support import dense_splats, results
 from tests.support.splat_scenes import (
     PARTS,
-    SIGNALLING,
+    SIGNALING,
     SIZE,
     K,
     header_names,
@@ -57,7 +57,7 @@ TWO = splats(
 
 def test_the_ply_to_the_byte(tmp_path):
     heard = results.export("splats", tmp_path, [(TWO,)])
-    assert heard.artefacts == {"splats.ply": "splats"}
+    assert heard.artifacts == {"splats.ply": "splats"}
     assert heard.warnings == []
     rest = "".join(f"property float f_rest_{i}\n" for i in range(9))
     header = (
@@ -81,7 +81,7 @@ def test_the_ply_to_the_byte(tmp_path):
 
 def test_the_spz_to_the_byte(tmp_path):
     heard = results.export("spz", tmp_path, [(TWO,)])
-    assert heard.artefacts == {"splats.spz": "splats"}
+    assert heard.artifacts == {"splats.spz": "splats"}
     assert heard.warnings == []
     data = (tmp_path / "splats.spz").read_bytes()
     assert data[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "no name and no time: it repeats"
@@ -112,7 +112,7 @@ def test_the_spz_to_the_byte(tmp_path):
 
 def test_the_splat_to_the_byte(tmp_path):
     heard = results.export("splat", tmp_path, [(replace(TWO, antialiased=False),)])
-    assert heard.artefacts == {"splats.splat": "splats"}
+    assert heard.artifacts == {"splats.splat": "splats"}
     assert heard.warnings == []
     data = (tmp_path / "splats.splat").read_bytes()
     exp = [float(np.exp(np.float32(s))) for s in (0, -1, -2, -3, -4, -5)]
@@ -180,7 +180,7 @@ def test_the_flip_of_every_harmonic():
 
 
 def test_open3d_reads_nearly_the_same_picture_from_splat(tmp_path):
-    """Its colours are those of degree 0."""
+    """Its colors are those of degree 0."""
     ours = scene()
     results.export("splat", tmp_path, [(ours,)])
     theirs = of_open3d(tmp_path / "splats.splat")
@@ -247,7 +247,7 @@ def test_gsplat_writes_the_same_splat_in_another_order(tmp_path):
     assert less.max() <= 1
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, SIGNALLING])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, SIGNALING])
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_not_finite_never_reaches_a_file(tmp_path, part, bad):
     good = scene(20)

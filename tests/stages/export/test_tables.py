@@ -17,7 +17,7 @@ from tests.support import results
 
 def test_the_frame_table_has_every_frame_once(tmp_path):
     heard = results.export("frames", tmp_path, [*results.clips(), (results.keyframes([0, 9, 33]),)])
-    assert heard.artefacts == {"frames.parquet": "frame table"}
+    assert heard.artifacts == {"frames.parquet": "frame table"}
     table = pq.read_table(tmp_path / "frames.parquet")
     assert table.schema.names == [
         *("index", "pts_s", "clip", "shot", "sharpness", "motion_px", "keyframe")
@@ -80,7 +80,7 @@ def test_events_are_ordered_and_counted_once(tmp_path):
     late = results.actions((4.0, 5.5, "pan-left", "camera"), (1.0, 2.0, "tilt-up", "camera"))
     early = results.actions((0.0, 6.0, "shot 1", "shot"))
     heard = results.export("events", tmp_path, [(late,), (early,), (late,)], every_s=0)
-    assert heard.artefacts == {"events.jsonl": "events", "actions.vtt": "chapters"}
+    assert heard.artifacts == {"events.jsonl": "events", "actions.vtt": "chapters"}
     lines = (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["start_s"] for line in lines] == [0.0, 1.0, 4.0]
     assert json.loads(lines[1]) == {
@@ -165,7 +165,7 @@ def test_the_storyboard_tells_where_each_picture_is(tmp_path):
         x, y, w, h = map(int, box.split(","))
         expected = cv2.resize(results.picture(frame), (w, h), interpolation=cv2.INTER_AREA)
         error = np.abs(sheet[y : y + h, x : x + w].astype(int) - expected).mean()
-        assert error < 4, "JPEG changes a smooth picture by 1 to 2 grey levels"
+        assert error < 4, "JPEG changes a smooth picture by 1 to 2 gray levels"
 
 
 @pytest.mark.parametrize("model", ["frames", "events", "storyboard", "flow_video", "flo"])
@@ -182,7 +182,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(model, tmp_path):
         )
     stage.close()
     assert list(tmp_path.iterdir()) == []
-    assert heard.artefacts == {}
+    assert heard.artifacts == {}
 
 
 EXPORTS = (

@@ -1,4 +1,4 @@
-"""flow.mp4, depth.mp4, flow/*.flo, depth/*.png: colours, times and values."""
+"""flow.mp4, depth.mp4, flow/*.flo, depth/*.png: colors, times and values."""
 
 import json
 
@@ -7,37 +7,37 @@ import cv2
 import numpy as np
 import pytest
 
-from stages._rendering.colormaps import UNKNOWN_RGB, colour_wheel, depth_colours, flow_colours
+from stages._rendering.colormaps import UNKNOWN_RGB, color_wheel, depth_colors, flow_colors
 from tests.support import results
 
 
 def middlebury(u: float, v: float) -> list[int]:
     """`computeColor` of Middlebury's colorcode.cpp, line by line."""
-    wheel = [[int(255 * c + 0.5) for c in row] for row in colour_wheel()]
+    wheel = [[int(255 * c + 0.5) for c in row] for row in color_wheel()]
     n = len(wheel)
     rad = min(np.hypot(u, v), 1.0)
     fk = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (n - 1)
     k0 = int(fk)
     k1, f = (k0 + 1) % n, fk - k0
-    colour = []
+    color = []
     for b in range(3):
         col = (1 - f) * wheel[k0][b] / 255 + f * wheel[k1][b] / 255
-        colour.append(int(255 * (1 - rad * (1 - col))))
-    return colour
+        color.append(int(255 * (1 - rad * (1 - col))))
+    return color
 
 
-def test_flow_has_the_colours_of_middlebury():
+def test_flow_has_the_colors_of_middlebury():
     rng = np.random.default_rng(0)
     flow = rng.uniform(-1, 1, (40, 50, 2)).astype(np.float32)
     flow /= np.maximum(1, np.hypot(flow[..., 0], flow[..., 1]))[..., None]
     exact = np.array([[middlebury(float(u), float(v)) for u, v in row] for row in flow])
-    assert np.abs(flow_colours(flow * 7, 7.0).astype(int) - exact).max() <= 5
+    assert np.abs(flow_colors(flow * 7, 7.0).astype(int) - exact).max() <= 5
 
 
 def test_the_wheel_has_its_published_steps():
-    wheel = colour_wheel()
+    wheel = color_wheel()
     assert wheel.shape == (55, 3)
-    # Source: the first colour of each stretch of makecolorwheel().
+    # Source: the first color of each stretch of makecolorwheel().
     for at, rgb in {
         0: (1, 0, 0),
         15: (1, 1, 0),
@@ -49,16 +49,16 @@ def test_the_wheel_has_its_published_steps():
     assert tuple(wheel[49]) == (1, 0, 1)
 
 
-def test_unknown_is_grey_and_no_motion_is_white():
+def test_unknown_is_gray_and_no_motion_is_white():
     flow = np.zeros((2, 2, 2), np.float32)
     flow[0, 0, 1] = np.nan
     flow[0, 1] = np.inf
-    colours = flow_colours(flow, 1.0)
-    assert tuple(colours[0, 0]) == tuple(colours[0, 1]) == UNKNOWN_RGB
-    assert tuple(colours[1, 1]) == (255, 255, 255)
+    colors = flow_colors(flow, 1.0)
+    assert tuple(colors[0, 0]) == tuple(colors[0, 1]) == UNKNOWN_RGB
+    assert tuple(colors[1, 1]) == (255, 255, 255)
     depth = np.array([[np.nan, np.inf, -1, 0, 2.0]], np.float32)
-    colours = depth_colours(depth, (0.0, 1.0))
-    assert [tuple(c) == UNKNOWN_RGB for c in colours[0]] == [True, True, True, True, False]
+    colors = depth_colors(depth, (0.0, 1.0))
+    assert [tuple(c) == UNKNOWN_RGB for c in colors[0]] == [True, True, True, True, False]
 
 
 def read_video(path):
@@ -71,14 +71,14 @@ def read_video(path):
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_the_flow_video_keeps_times_and_colours(beside, tmp_path):
+def test_the_flow_video_keeps_times_and_colors(beside, tmp_path):
     def flow(t):
         return np.array([4.0, 0.0] if t < 6 else [0.0, 4.0], np.float32)
 
     heard = results.export(
         "flow_video", tmp_path, results.clips(flow=flow), scale_px=4, quality=5, beside=beside
     )
-    assert heard.artefacts == {"flow.mp4": "flow video"}
+    assert heard.artifacts == {"flow.mp4": "flow video"}
     pictures, duration_s = read_video(tmp_path / "flow.mp4")
     pts_s = results.pts_of() / 1e9
     assert [t for t, _ in pictures] == pytest.approx(pts_s[:-1], abs=1e-4)
@@ -119,23 +119,21 @@ def test_sparse_flow_is_drawn_on_the_picture(tmp_path):
 
     results.export("flow_video", tmp_path, results.clips(5, flow=flow), scale_px=8, quality=5)
     image = read_video(tmp_path / "flow.mp4")[0][0][1].astype(int)
-    assert np.abs(image[24, 20] - middlebury(1.0, 0.0)).mean() < 60, (
-        "4:2:0 smears a stroke's colour"
-    )
+    assert np.abs(image[24, 20] - middlebury(1.0, 0.0)).mean() < 60, "4:2:0 smears a stroke's color"
     dark = (results.picture(0) * 0.35)[5:15, 40:60]
     assert np.abs(image[5:15, 40:60] - dark).mean() < 8
 
 
 def test_a_single_frame_has_no_flow_video(tmp_path):
     heard = results.export("flow_video", tmp_path, results.clips(1))
-    assert heard.artefacts == {}
+    assert heard.artifacts == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_depth_video_goes_from_red_to_blue(tmp_path):
     views, depth = results.views(), results.depth_maps()
     heard = results.export("depth_video", tmp_path, [(views, depth)], quality=5)
-    assert heard.artefacts == {"depth.mp4": "depth video"}
+    assert heard.artifacts == {"depth.mp4": "depth video"}
     pictures, duration_s = read_video(tmp_path / "depth.mp4")
     pts_s = views.pts_ns / 1e9
     assert [t for t, _ in pictures] == pytest.approx(pts_s, abs=1e-4)
@@ -176,7 +174,7 @@ def test_flow_fields_are_middleburys_bytes(tmp_path):
     assert np.isfinite(field).all()
 
 
-@pytest.mark.parametrize(("scale", "unit"), [("metric", "metre"), ("arbitrary", "arbitrary")])
+@pytest.mark.parametrize(("scale", "unit"), [("metric", "meter"), ("arbitrary", "arbitrary")])
 def test_depth_maps_come_back(scale, unit, tmp_path):
     depth = results.depth_maps()
     results.export("depth_png", tmp_path, [(results.views(scale=scale), depth)])

@@ -166,11 +166,11 @@ def test_when_memory_runs_out_the_batch_is_halved(
         stage.process(clip_of(film(4, 128, 128)))
 
 
-def test_grey_and_tiny_frames(network: tuple[str, Any], checkpoint: Path) -> None:
+def test_gray_and_tiny_frames(network: tuple[str, Any], checkpoint: Path) -> None:
     name, _ = network
     stage = opened("flow", "raft", size=name, weights=str(checkpoint), iterations=1)
-    grey = stage.process(clip_of(np.full((2, 40, 60, 3), 90, np.uint8)))
-    assert np.isfinite(grey.flow).all()
+    gray = stage.process(clip_of(np.full((2, 40, 60, 3), 90, np.uint8)))
+    assert np.isfinite(gray.flow).all()
     tiny = stage.process(clip_of(np.full((2, 8, 60, 3), 90, np.uint8)))
     assert not tiny.flow.any()
     assert not tiny.confidence.any()

@@ -56,16 +56,16 @@ def test_true_depth_gives_the_true_surface(points: Points, truth: Truth) -> None
     assert score.recall > 0.9
 
 
-def test_pixel_centres_are_right(points: Points, truth: Truth) -> None:
+def test_pixel_centers_are_right(points: Points, truth: Truth) -> None:
     """Half a pixel off, in either direction, moves the surface: then a third are so close."""
     world = true_cloud(truth, range(0, 60, 6), 0.01)
     assert cloud_score(points.xyz, world, 0.2 * points.voxel_size).precision > 0.6
 
 
 def test_normals_face_the_cameras(points: Points, views: Views) -> None:
-    centre = views.T_world_camera[:, :3, 3].mean(0)
+    center = views.T_world_camera[:, :3, 3].mean(0)
     assert np.linalg.norm(points.normals, axis=1) == pytest.approx(1, abs=1e-3)
-    facing = np.sum(points.normals * (centre - points.xyz), axis=1) > 0
+    facing = np.sum(points.normals * (center - points.xyz), axis=1) > 0
     assert facing.mean() > 0.95
 
 
@@ -77,7 +77,7 @@ def test_triangles_turn_outwards(points: Points) -> None:
     assert (np.sum(turned * mean, axis=1)[area] > 0).mean() > 0.98
 
 
-def test_colours_are_those_of_the_pictures(points: Points, truth: Truth) -> None:
+def test_colors_are_those_of_the_pictures(points: Points, truth: Truth) -> None:
     from scipy.spatial import cKDTree
 
     xyz, rgb = truth.points(30)
@@ -115,8 +115,8 @@ def test_a_far_background_is_left_out(views: Views, depth: np.ndarray) -> None:
     far = depth.copy()
     far[:, :40] = 1000.0
     cloud, events = fused(views, far)
-    centre = views.T_world_camera[:, :3, 3].mean(0)
-    assert np.linalg.norm(cloud.xyz - centre, axis=1).max() < 50
+    center = views.T_world_camera[:, :3, 3].mean(0)
+    assert np.linalg.norm(cloud.xyz - center, axis=1).max() < 50
     assert not [e for e in events if isinstance(e, Warn)]
 
 

@@ -82,7 +82,7 @@ def test_the_clip_borders_leave_no_trace(overlap):
     np.testing.assert_array_equal(whole.index, parts.index)
 
 
-def test_the_sharpest_of_the_neighbourhood_is_taken():
+def test_the_sharpest_of_the_neighborhood_is_taken():
     sharpness = np.ones(300)
     sharpness[::3] = 5
     keyframes = chosen(clips(1.0, 300, sharpness=sharpness), min_keyframes=2)

@@ -29,7 +29,7 @@ NOISE_PX = 0.3
 
 @pytest.fixture(scope="module")
 def film() -> Truth:
-    """A room in plain colours, out of focus: nothing that SIFT could hold on to."""
+    """A room in plain colors, out of focus: nothing that SIFT could hold on to."""
     return replace(alone("truck-right", seed=1), plain=True, effects=(Effects(blur_px=8),))
 
 

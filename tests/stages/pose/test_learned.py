@@ -136,11 +136,11 @@ def test_kornias_features_are_those_of_its_pages(
     images = nets.room(3, *size, step=8)
     stage = opened(**options(files, name, "nearest"), batch=batch)
     found = described(stage.front_end, keyframes(images), 60)
-    centre = stage.front_end._detector.grid(size[::-1]).centre
+    center = stage.front_end._detector.grid(size[::-1]).center
     for ours, (xy, descriptors, scores) in zip(found, documented(name, images, 60), strict=True):
         order = torch.argsort(scores, descending=True, stable=True)
         assert len(ours) == len(order) > 30
-        assert np.abs(ours.xy - centre - xy[order].numpy()).max() <= SAME * max(size)
+        assert np.abs(ours.xy - center - xy[order].numpy()).max() <= SAME * max(size)
         assert np.abs(ours.descriptors - descriptors[order].numpy()).max() <= SAME
 
 
@@ -193,7 +193,7 @@ def assert_same_places(one: Matched, features: list[Features], a: Any, b: Any) -
 
 
 @pytest.mark.usefixtures("published")
-def test_nearest_neighbours_are_kornias(files: Path, images: np.ndarray) -> None:
+def test_nearest_neighbors_are_kornias(files: Path, images: np.ndarray) -> None:
     stage = opened(**options(files, "disk", "nearest"))
     features, (one,) = matched(stage.front_end, keyframes(images), [(0, 1)])
     (a, da, _), (b, db, _), _ = documented("disk", images, MOST)
@@ -215,7 +215,7 @@ def test_superpoint_is_that_of_transformers(files: Path, images: np.ndarray) -> 
         order = torch.argsort(wanted["scores"], descending=True, stable=True)
         assert len(ours) == len(order) > 50
         assert np.abs(ours.descriptors - wanted["descriptors"][order].numpy()).max() <= SAME
-        # Pixel i of 128 x 96 has its centre at 2 (i + 0.5) in 256 x 192.
+        # Pixel i of 128 x 96 has its center at 2 (i + 0.5) in 256 x 192.
         exact = told.keypoints[0, order].numpy() * (256, 192) + 1
         assert np.abs(ours.xy - exact).max() <= SAME * 256
         # Its post-processing cuts the decimals off.
@@ -292,10 +292,10 @@ def test_efficient_loftr_pairs_the_same_cells_where_something_moved(files: Path)
     a, b, _ = matcher.pair(*seen, matcher.grid((128, 96)))
     assert len(a) == len(cells) > 20
     # Cell by cell of 8 px, the refinement stays within its cell.
-    centre = torch.stack([cells % 16, cells // 16], 1).numpy() * 8 + 0.5
-    other_centre = torch.stack([there[cells] % 16, there[cells] // 16], 1).numpy() * 8 + 0.5
-    assert np.abs(a - centre).max() <= 4.5
-    assert np.abs(b - other_centre).max() <= 5.5
+    center = torch.stack([cells % 16, cells // 16], 1).numpy() * 8 + 0.5
+    other_center = torch.stack([there[cells] % 16, there[cells] // 16], 1).numpy() * 8 + 0.5
+    assert np.abs(a - center).max() <= 4.5
+    assert np.abs(b - other_center).max() <= 5.5
     moved = b - a
     left = (a[:, 0] < 48) & (b[:, 0] < 48)
     assert np.abs(np.median(moved[left], axis=0) - [0, 16]).max() <= 1
@@ -309,7 +309,7 @@ def test_efficient_loftr_pairs_the_same_cells_where_something_moved(files: Path)
     assert good[0] > good[1] + 0.1
 
 
-def test_pixel_centres_lie_at_a_half(files: Path) -> None:
+def test_pixel_centers_lie_at_a_half(files: Path) -> None:
     """A network that is its own mirror image finds in the mirror what it finds in the picture."""
     state = {
         name: (t + t.flip(-1)) / 2 if t.ndim == 4 else t
@@ -326,9 +326,9 @@ def test_pixel_centres_lie_at_a_half(files: Path) -> None:
     assert len(shared) >= 0.95 * len(here) > 30
 
 
-@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.51, 0.6)])
-def test_a_grid_goes_there_and_back(centre: tuple[float, float]) -> None:
-    grid = Grid(size=(640, 360), full=(1920, 1088), centre=centre)
+@pytest.mark.parametrize("center", [(0.5, 0.5), (0.51, 0.6)])
+def test_a_grid_goes_there_and_back(center: tuple[float, float]) -> None:
+    grid = Grid(size=(640, 360), full=(1920, 1088), center=center)
     xy = np.random.default_rng(0).uniform(0, 360, (50, 2)).astype(np.float32)
     assert np.abs(grid.to_network(grid.to_image(xy)) - xy).max() < 1e-3
     whole = Grid(size=(640, 360), full=(1920, 1080))
@@ -353,7 +353,7 @@ ALL = [*((name, "lightglue") for name in (*KORNIA, "superpoint")), ("", "efficie
 
 @pytest.mark.parametrize(("features", "matcher"), ALL)
 @pytest.mark.parametrize("size", [(8, 8), (1, 1), (40, 64), (33, 200)])
-def test_grey_and_tiny_pictures_of_any_size(
+def test_gray_and_tiny_pictures_of_any_size(
     files: Path, features: str, matcher: str, size: tuple[int, int]
 ) -> None:
     what = keyframes(np.full((3, *size, 3), 90, np.uint8))
@@ -537,16 +537,16 @@ def test_the_addresses_are_kornias_own() -> None:
     assert asked == [(file.url, file.file) for file in GLUES.values()]
 
 
-def test_superpoint_asks_for_its_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pipeline.weights.licences import accept, check, is_free
+def test_superpoint_asks_for_its_license(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pipeline.weights.licenses import accept, check, is_free
 
     monkeypatch.setenv("REEL3D_CONFIG", str(tmp_path))
     stages = [Model(Config(features="superpoint", matcher=m)) for m in ("lightglue", "nearest")]
     for stage in stages:
-        with pytest.raises(UsageError, match="--accept-licence superpoint-noncommercial"):
+        with pytest.raises(UsageError, match="--accept-license superpoint-noncommercial"):
             check(stage.weights[0], "pose/learned")
     accept("superpoint-noncommercial")
     for stage in stages:
         check(stage.weights[0], "pose/learned")
     free = (Model(Config()), Model(Config(matcher="efficient_loftr")))
-    assert all(is_free(weights.licence) for stage in free for weights in stage.weights)
+    assert all(is_free(weights.license) for stage in free for weights in stage.weights)

@@ -100,14 +100,14 @@ def test_the_world_is_upright_and_of_sane_size(posed):
     np.testing.assert_allclose(np.median(views.points, axis=0), 0, atol=1e-3)
 
 
-def test_colours_are_those_of_the_pixels(posed):
+def test_colors_are_those_of_the_pixels(posed):
     views, _ = posed
     k = 0
     seen = views.observed_view == k
     column, row = views.observed_xy[seen].astype(int).T
     pixel = views.images[k][row, column].astype(float)
-    colour = views.points_rgb[views.observed_point[seen]]
-    assert np.median(np.abs(pixel - colour)) < 12
+    color = views.points_rgb[views.observed_point[seen]]
+    assert np.median(np.abs(pixel - color)) < 12
 
 
 def test_the_same_again_is_the_same_with_any_number_of_threads(film, posed):
@@ -266,11 +266,11 @@ def test_given_without_intrinsics_says_so(film):
     assert "but no focal length" in reason(what, given)
 
 
-def test_features_have_pixel_centres_at_a_half():
-    """A disc about the pixel (60, 40) has its centre at (60.5, 40.5)."""
+def test_features_have_pixel_centers_at_a_half():
+    """A disc about the pixel (60, 40) has its center at (60.5, 40.5)."""
     v, u = np.mgrid[:80, :120]
-    grey = np.where((u - 60) ** 2 + (v - 40) ** 2 <= 64, 220, 40).astype(np.uint8)
-    found = extract(grey, most=50)
+    gray = np.where((u - 60) ** 2 + (v - 40) ** 2 <= 64, 220, 40).astype(np.uint8)
+    found = extract(gray, most=50)
     assert np.linalg.norm(found.xy - [60.5, 40.5], axis=1).min() < 0.1
 
 

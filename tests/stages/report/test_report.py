@@ -40,7 +40,7 @@ def manifest(**changes):
         "started": "2026-11-20T14:02:11+00:00",
         "seconds": 80.25,
         "peak_memory_bytes": 1_420_000_000,
-        "artefacts": [{"path": "points.ply", "kind": "point cloud", "bytes": 84_240,
+        "artifacts": [{"path": "points.ply", "kind": "point cloud", "bytes": 84_240,
                        "sha256": "cd" * 32}],
     }  # fmt: skip
     return {**said, **changes}
@@ -66,7 +66,7 @@ def report(folder: Path, said: dict, **options) -> str:
     stage, heard = results.opened("report", "html", folder, **options)
     stage.process(RunSummary(manifest=said))
     stage.close()
-    assert heard.artefacts == {"report.html": "report"}
+    assert heard.artifacts == {"report.html": "report"}
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -158,7 +158,7 @@ def test_the_viewer_holds_the_cloud(run_folder):
 
 
 @pytest.mark.parametrize(
-    "place", ["source", "label", "loss", "warning", "model", "version", "artefact", "config"]
+    "place", ["source", "label", "loss", "warning", "model", "version", "artifact", "config"]
 )
 def test_a_hostile_name_stays_a_name(place, run_folder, tmp_path):
     # The whole page once; what else stands on it does not matter to the other places.
@@ -180,8 +180,8 @@ def test_a_hostile_name_stays_a_name(place, run_folder, tmp_path):
         said["versions"] = {HOSTILE: HOSTILE}
         said["product"] = {"name": HOSTILE, "version": HOSTILE}
         said["started"] = HOSTILE
-    elif place == "artefact":
-        said["artefacts"] = [
+    elif place == "artifact":
+        said["artifacts"] = [
             {"path": path, "kind": HOSTILE, "bytes": 1, "sha256": HOSTILE}
             for path in (HOSTILE, "javascript:alert(3)", "../../etc/passwd", "/etc/passwd")
         ]
@@ -213,9 +213,9 @@ def test_failures_come_first(tmp_path):
     "said",
     [
         {},
-        {"stages": None, "source": 3, "versions": [], "artefacts": {}, "config": None},
+        {"stages": None, "source": 3, "versions": [], "artifacts": {}, "config": None},
         {"stages": [None, {}, {"metrics": {"x": "y"}, "losses": [1], "seconds": float("nan")}]},
-        {"source": {"width": None, "fps": "?"}, "seconds": float("inf"), "artefacts": [None, {}]},
+        {"source": {"width": None, "fps": "?"}, "seconds": float("inf"), "artifacts": [None, {}]},
     ],
 )
 def test_an_odd_manifest_still_gives_a_page(said, tmp_path):

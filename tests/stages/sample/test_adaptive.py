@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 640, 360
 
 
 def scene(seed: int) -> np.ndarray:
-    """A textured plane twice as wide as the picture, grey."""
+    """A textured plane twice as wide as the picture, gray."""
     generator = np.random.default_rng(seed)
     plane = np.zeros((HEIGHT * 2, WIDTH * 2), np.float32)
     for octave in range(2, 8):
@@ -26,16 +26,16 @@ def scene(seed: int) -> np.ndarray:
     return (plane * 220 + 16).astype(np.uint8)
 
 
-class Grey(Fake):
-    """A frame made of a grey picture."""
+class Gray(Fake):
+    """A frame made of a gray picture."""
 
-    def __init__(self, index: int, pts_ns: int, grey: np.ndarray) -> None:
+    def __init__(self, index: int, pts_ns: int, gray: np.ndarray) -> None:
         super().__init__(index, pts_ns)
-        self.grey = grey
+        self.gray = gray
 
     def luma(self, width: int) -> np.ndarray:
         size = (width, width * HEIGHT // WIDTH)
-        return cv2.resize(self.grey, size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(self.gray, size, interpolation=cv2.INTER_AREA)
 
     def depth(self) -> None:
         return None
@@ -44,11 +44,11 @@ class Grey(Fake):
         return None
 
     def rgb(self) -> np.ndarray:
-        return np.repeat(self.grey[::8, ::8, None], 3, axis=2)
+        return np.repeat(self.gray[::8, ::8, None], 3, axis=2)
 
 
 class Film(FakeReader):
-    """A source made of grey pictures at a fixed rate."""
+    """A source made of gray pictures at a fixed rate."""
 
     def __init__(self, pictures: list[np.ndarray], fps: float = 30) -> None:
         super().__init__(np.arange(len(pictures)) / fps)
@@ -57,7 +57,7 @@ class Film(FakeReader):
     def pictures(self, wanted):
         for i in wanted:
             self.asked.append(i)
-            yield Grey(i, int(self.pts_ns[i]), self.pictures_of[i])
+            yield Gray(i, int(self.pts_ns[i]), self.pictures_of[i])
 
 
 def pan(plane: np.ndarray, count: int, px: float, start: float = 0.0) -> list[np.ndarray]:
@@ -93,7 +93,7 @@ def test_slow_sources_are_kept_whole() -> None:
     assert {clip.shot for clip in clips} == {0}
 
 
-def test_the_sharper_neighbour_is_taken() -> None:
+def test_the_sharper_neighbor_is_taken() -> None:
     pictures = pan(scene(3), 61, 0)
     for i in range(6, 61, 6):
         pictures[i] = cv2.GaussianBlur(pictures[i], (0, 0), 4)

@@ -281,7 +281,7 @@ def test_masks_are_written_as_colmap_reads_them(tmp_path: Path) -> None:
     left_out = np.zeros(views.images.shape[:3], bool)
     left_out[1, 5:9, 3:30] = True
     heard = results.export("masks", tmp_path, [(replace(views, masks=left_out),)])
-    assert heard.artefacts == {"masks": "masks"}
+    assert heard.artifacts == {"masks": "masks"}
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "000000.jpg.png",
         "000007.jpg.png",

@@ -46,9 +46,9 @@ def balloon(seed: int = 2, *, near_m: float = 1.0) -> Truth:
         0.175 * np.sin(2 * np.pi * t / 1.6 + 1),
         near_m + 0.15 * np.cos(2 * np.pi * t / 1.7),
     ]
-    centres = along + np.stack(sway, axis=-1) @ start[:3, :3].T
+    centers = along + np.stack(sway, axis=-1) @ start[:3, :3].T
     turned = [turn(yaw=1.5 * s) for s in t]
-    poses = np.stack([rigid(R, c) for R, c in zip(turned, centres, strict=True)])
+    poses = np.stack([rigid(R, c) for R, c in zip(turned, centers, strict=True)])
     return Truth(
         seed=seed,
         path=base.path,
@@ -211,8 +211,8 @@ def road(car: bool) -> tuple[Frames, Motion, list[tuple[int, int]]]:
         if car:
             picture[top : top + 64, left : left + 48] = body[: 180 - top]
         places.append((top, left))
-        grey = np.clip((1 - 0.03 * t) * picture, 0, 255).astype(np.uint8)
-        images.append(np.repeat(grey[..., None], 3, axis=2))
+        gray = np.clip((1 - 0.03 * t) * picture, 0, 255).astype(np.uint8)
+        images.append(np.repeat(gray[..., None], 3, axis=2))
     frames = clip_of(np.stack(images), np.arange(10) * 160_000_000)
     return frames, opened("flow", "dis").process(frames), places
 

@@ -180,8 +180,8 @@ def test_any_size_of_frame_will_do(kind: str, height: int, width: int, saved: Pa
     model = "detection" if kind == "rt_detr" else "panoptic"
     options = {"largest_px": 1000} if model == "panoptic" else {}
     stage = opened(model, checkpoint=str(saved / kind), threshold=0.1, labels="all", **options)
-    grey = np.repeat(frames(1, height, width).images[..., :1], 3, axis=-1)
-    masks = stage.process(clip_of(grey, np.zeros(1, np.int64)))
+    gray = np.repeat(frames(1, height, width).images[..., :1], 3, axis=-1)
+    masks = stage.process(clip_of(gray, np.zeros(1, np.int64)))
     assert masks.moving.shape == (1, height, width)
     assert np.isfinite(masks.score).all()
     assert (masks.box[:, 2:] <= [width, height]).all()

@@ -1,4 +1,4 @@
-"""The CPU rasteriser where it could break: odd Gaussians, odd images, threads, bounds."""
+"""The CPU rasterizer where it could break: odd Gaussians, odd images, threads, bounds."""
 
 import os
 import subprocess
@@ -157,7 +157,7 @@ def test_any_size_of_image_is_drawn(size, antialiased):
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_a_needle_keeps_its_shape_in_float32(antialiased):
     # 500 px long. Both forms of the conic lose digits: the twin's inverse in float64 too. The
-    # gradients by centre and rotation cancel to 1e-7 of their terms times the length squared.
+    # gradients by center and rotation cancel to 1e-7 of their terms times the length squared.
     scene = changed(scales=needle(4.0, -4.0))
     agree(scene, SIZE, antialiased, exact=1e-6, close=0.05)
 
@@ -189,7 +189,7 @@ def test_two_thousand_in_one_pixel():
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_what_is_not_finite_is_not_there(name, value, antialiased):
-    """As if those Gaussians were absent (black, where only the colour is bad); no gradient."""
+    """As if those Gaussians were absent (black, where only the color is bad); no gradient."""
     bad = torch.arange(0, 40, 3)
     rest = torch.tensor([i for i in range(40) if i % 3])
     scene = ordinary(40)

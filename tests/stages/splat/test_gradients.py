@@ -1,4 +1,4 @@
-"""The CPU rasteriser against its dense float64 twin: pictures and every gradient."""
+"""The CPU rasterizer against its dense float64 twin: pictures and every gradient."""
 
 import pytest
 import torch

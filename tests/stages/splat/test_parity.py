@@ -1,4 +1,4 @@
-"""The CPU rasteriser against gsplat: its projection and harmonics, its optimiser, its CUDA."""
+"""The CPU rasterizer against gsplat: its projection and harmonics, its optimizer, its CUDA."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from stages._gaussians.passes import (
     shade_pass,
     shade_pass_backward,
 )
-from stages._gaussians.rasterize import rasterise
+from stages._gaussians.rasterize import rasterize
 from stages.splat._cpu import CpuBackend
 from stages.splat._cuda import CudaBackend
 from tests.stages.splat.test_gradients import SIZE, gaussians, lens
@@ -97,25 +97,25 @@ def test_the_box_is_gsplats_where_all_is_opaque():
 
 @pytest.mark.parametrize(("dtype", "near"), TOLERANCES)
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_colours_are_gsplats(dtype, near, degree):
+def test_colors_are_gsplats(dtype, near, degree):
     scene = gaussians(300, seed=6)
-    centre = torch.tensor([0.3, -0.2, 0.1]).double().requires_grad_()
+    center = torch.tensor([0.3, -0.2, 0.1]).double().requires_grad_()
     leaves = [scene[k].clone().requires_grad_() for k in ("means", "sh0", "shN")]
     means, sh0, shN = leaves
-    basis = gsplat_torch._spherical_harmonics(degree, means - centre, torch.cat([sh0, shN], 1))
+    basis = gsplat_torch._spherical_harmonics(degree, means - center, torch.cat([sh0, shN], 1))
     truth = torch.clamp_min(basis + 0.5, 0)
     assert (truth == 0).any()
     weights = normal(300, 3, seed=1)
-    gradients = torch.autograd.grad((weights * truth).sum(), [means, centre, sh0, shN],
+    gradients = torch.autograd.grad((weights * truth).sum(), [means, center, sh0, shN],
                                     allow_unused=True)  # fmt: skip
 
-    inputs = tuple(x.detach().to(dtype).numpy() for x in (means, centre, sh0, shN))
+    inputs = tuple(x.detach().to(dtype).numpy() for x in (means, center, sh0, shN))
     radii = np.ones((300, 2), np.int32)
-    colours = shade_pass(Team(2), degree, *inputs, radii)
-    close(colours, truth.detach(), near, "colours")
-    outs = shade_pass_backward(Team(2), degree, inputs, radii, colours, weights.to(dtype).numpy())
+    colors = shade_pass(Team(2), degree, *inputs, radii)
+    close(colors, truth.detach(), near, "colors")
+    outs = shade_pass_backward(Team(2), degree, inputs, radii, colors, weights.to(dtype).numpy())
     for name, a, b, leaf in zip(
-        ("means", "centre", "sh0", "shN"), outs, gradients, (means, centre, sh0, shN), strict=True
+        ("means", "center", "sh0", "shN"), outs, gradients, (means, center, sh0, shN), strict=True
     ):
         close(a, torch.zeros_like(leaf) if b is None else b, near, f"by {name}")
 
@@ -138,7 +138,7 @@ def test_the_fast_exponential_is_exact_to_float32():
 
 def test_kernels_are_compiled_anew_when_what_they_inline_changes():
     """numba looks at a kernel's own file alone; a constant of another file would stay stale."""
-    file = rasterise._cache._cache_file
+    file = rasterize._cache._cache_file
     assert file._source_stamp.endswith(_SOURCES)
     assert (Path(file._cache_path) / file._index_name).is_file()
     loaded = IndexDataCacheFile(file._cache_path, file._index_name[:-4], file._source_stamp)
@@ -149,7 +149,7 @@ def test_kernels_are_compiled_anew_when_what_they_inline_changes():
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3), (50, 15, 3), (50, 0, 3), (0, 3)])
-def test_the_optimiser_is_gsplats(shape):
+def test_the_optimizer_is_gsplats(shape):
     """gsplat's adam_kernel (AdamCUDA.cu): no bias correction, rows unseen keep their moments."""
     random = np.random.default_rng(0)
     start = random.normal(size=shape).astype(np.float32)

@@ -27,14 +27,14 @@ def room() -> Views:
     """17 views of a room, 160x90, with 3000 noisy points on its surfaces."""
     truth = film([Segment("truck-right", 1.8)], 0, width=160, height=90, fps=10, jitter=0.3)
     frames = list(range(17))
-    places, colours = zip(*(truth.points(i, every=3) for i in frames[::4]), strict=True)
+    places, colors = zip(*(truth.points(i, every=3) for i in frames[::4]), strict=True)
     rng = np.random.default_rng(3)
     rows = rng.choice(sum(map(len, places)), 3000, replace=False)
     xyz = np.concatenate(places)[rows] + rng.normal(0, 0.02, (3000, 3))
-    return views(truth.images[:17], truth.K[:17], truth.T_world_camera[:17], xyz, rows, colours)
+    return views(truth.images[:17], truth.K[:17], truth.T_world_camera[:17], xyz, rows, colors)
 
 
-def views(images, K, T, xyz, rows, colours) -> Views:
+def views(images, K, T, xyz, rows, colors) -> Views:
     count = len(images)
     return Views(
         images=np.array(images),
@@ -43,7 +43,7 @@ def views(images, K, T, xyz, rows, colours) -> Views:
         intrinsics=K,
         T_world_camera=T,
         points=xyz.astype(np.float32),
-        points_rgb=np.concatenate(colours)[rows],
+        points_rgb=np.concatenate(colors)[rows],
         points_error_px=np.zeros(len(xyz), np.float32),
         observed_point=np.zeros(0, np.int32),
         observed_view=np.zeros(0, np.int32),
@@ -143,7 +143,7 @@ def test_poses_that_are_off_are_refined():
     trained = np.setdiff1d(np.arange(len(moved)), splats.held_out)
 
     def relative(T):
-        """Neighbours' relative rotations: the whole may turn together."""
+        """Neighbors' relative rotations: the whole may turn together."""
         return [(invert(T[i]) @ T[j])[:3, :3] for i, j in pairwise(trained)]
 
     def error(T):

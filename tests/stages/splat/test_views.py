@@ -57,7 +57,7 @@ def test_the_video_along_the_cameras(parcel, tmp_path):
     heard = results.export(
         "splat_video", tmp_path, [parcel], path="train", seconds=1, fps=4, largest_px=160
     )
-    assert heard.artefacts == {"splats.mp4": "splat video"}
+    assert heard.artifacts == {"splats.mp4": "splat video"}
     assert heard.warnings == []
     images = film(tmp_path / "splats.mp4")
     small = cv2.resize(views.images[0], (160, 90), interpolation=cv2.INTER_AREA)
@@ -74,7 +74,7 @@ def test_without_gaussians_or_cameras_there_is_no_video(lacking, parcel, tmp_pat
     else:
         splats = replace(splats, T_world_camera=np.full_like(splats.T_world_camera, np.nan))
     heard = results.export("splat_video", tmp_path, [(splats,)])
-    assert heard.artefacts == {}
+    assert heard.artifacts == {}
     assert heard.warnings == [
         "splats.mp4 is left out: there is no Gaussian or no camera with a pose"
     ]
@@ -119,19 +119,19 @@ def test_nothing_held_out_is_no_folder(parcel, tmp_path):
     views, splats = parcel
     nothing = replace(splats, held_out=np.empty(0, np.int32))
     heard = results.export("held_out", tmp_path, [(views, nothing)])
-    assert heard.artefacts == {}
+    assert heard.artifacts == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_perfect_picture_has_a_figure(tmp_path):
     """Infinity is no JSON."""
-    grey = np.full((1, 24, 32, 3), 0, np.uint8)
+    gray = np.full((1, 24, 32, 3), 0, np.uint8)
     K, T = np.array([[[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]]), np.eye(4)[None]
     views = results.views(1)
     views = Views(
         **{
             **{name: getattr(views, name) for name in Views.SPEC},
-            "images": grey,
+            "images": gray,
             "intrinsics": K,
             "T_world_camera": T,
             "candidates": 1,

@@ -110,7 +110,7 @@ def test_the_overview_sees_everything_the_right_way_up():
     view = overview(xyz, cameras)
     pose, K = view.pose(), view.intrinsics(1600, 900)
     assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
-    both = np.concatenate([xyz, cameras.centres])
+    both = np.concatenate([xyz, cameras.centers])
     local = (both - pose[:3, 3]) @ pose[:3, :3]
     pixels = (local @ K.T)[:, :2] / local[:, 2:]
     assert (local[:, 2] > 0).all()

@@ -24,7 +24,7 @@ class Similarity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrajectoryError:
-    """Absolute trajectory error of camera centres.
+    """Absolute trajectory error of camera centers.
 
     Attributes:
         rmse_m: Root mean square distance after alignment, in the units of the truth.
@@ -73,7 +73,7 @@ def trajectory_error(
     with_scale: bool = True,
     length_m: float | None = None,
 ) -> TrajectoryError:
-    """Return the error of camera centres ``[N, 3]`` (or poses ``[N, 4, 4]``) of the same moments.
+    """Return the error of camera centers ``[N, 3]`` (or poses ``[N, 4, 4]``) of the same moments.
 
     ``length_m`` is the length of the whole path; None sums the steps of ``true``.
     """

@@ -29,7 +29,7 @@ class Atlas:
         texels: ``uint8 [N, 3]`` RGB.
         levels: ``int64 [P * 6, 12, 3]``: offset, columns, rows of each mip level.
         count: ``int64 [P * 6]``: how many levels a face has.
-        per_m: ``float64 [P * 6]``: texels per metre in its finest level.
+        per_m: ``float64 [P * 6]``: texels per meter in its finest level.
     """
 
     texels: np.ndarray
@@ -80,7 +80,7 @@ def _shape(solids_half_m: tuple[float, float, float], axis: int, texel_m: float)
 
 
 def _albedos(seed: int, piece: Piece, i: int, texel_m: float) -> list[np.ndarray]:
-    """Return the colours ``float32 [rows, columns, 3]`` of the six faces of a solid."""
+    """Return the colors ``float32 [rows, columns, 3]`` of the six faces of a solid."""
     tone = np.array(piece.tone, np.float32)
     if piece.kind == SPHERE:
         side = _shape(piece.half_m, 0, texel_m)[0]

@@ -43,11 +43,11 @@ def rolled(
     stops = np.linspace(0.0, way[-1], 25)[:, None]
     for start, forward in zip(starts[seen], forwards[seen], strict=True):
         gap = solids.clearance_m(start + stops * forward, skip=len(solids.kind) - 1)
-        centres = start + way[:, None] * forward
-        apart = np.linalg.norm(path.T_world_camera[:, :3, 3] - centres, axis=1)
+        centers = start + way[:, None] * forward
+        apart = np.linalg.norm(path.T_world_camera[:, :3, 3] - centers, axis=1)
         if gap.min() < BALL_RADIUS_M - 1e-9 or apart.min() < CLEAR_M + BALL_RADIUS_M:
             continue
-        poses = np.stack([_turned(forward, s, c) for s, c in zip(way, centres, strict=True)])
+        poses = np.stack([_turned(forward, s, c) for s, c in zip(way, centers, strict=True)])
         if not moving_s or _uncovered(solids, poses, path, watched, width, height):
             return poses
     return None
@@ -84,10 +84,10 @@ def _uncovered(solids, poses, path, watched, width, height) -> bool:
     return True
 
 
-def _turned(forward: np.ndarray, way_m: float, centre: np.ndarray) -> np.ndarray:
+def _turned(forward: np.ndarray, way_m: float, center: np.ndarray) -> np.ndarray:
     """Return the pose of a ball that has rolled so far along ``forward`` without slipping."""
     axis = np.cross([0.0, -1.0, 0.0], forward)
     angle = way_m / BALL_RADIUS_M
     skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     rotation = np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
-    return rigid(rotation, centre)
+    return rigid(rotation, center)

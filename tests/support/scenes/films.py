@@ -44,7 +44,7 @@ def film(
         fps: Frames per second.
         jitter: Factor on the tremor of the hand; 0 is a tripod.
         moving_s: When the ball rolls, (start, end) in seconds.
-        plain: Surfaces of one colour each.
+        plain: Surfaces of one color each.
         effects: What spoils the pictures.
         field_of_view: Of the width at the start, in radians.
 

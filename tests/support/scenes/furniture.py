@@ -26,7 +26,7 @@ class Piece:
 
 
 Part = tuple[int, tuple[float, float, float], tuple[float, float, float], float, str, str]
-"""Kind, centre, half extents, yaw (degrees), material, tone."""
+"""Kind, center, half extents, yaw (degrees), material, tone."""
 
 TONES = {
     "oak": (0.62, 0.43, 0.26),
@@ -69,8 +69,8 @@ def solids_of(pieces: list[Piece]) -> Solids:
     )
 
 
-def _piece(kind, centre, half, yaw_deg, material, tone) -> Piece:
-    pose = rigid(turn(yaw=np.radians(yaw_deg)), np.asarray(centre, np.float64))
+def _piece(kind, center, half, yaw_deg, material, tone) -> Piece:
+    pose = rigid(turn(yaw=np.radians(yaw_deg)), np.asarray(center, np.float64))
     return Piece(
         kind=kind,
         half_m=tuple(float(h) for h in half),
@@ -87,8 +87,8 @@ def _against(wall: int, group: list[Part], shift_m: float) -> list[Piece]:
     rotation = turn(yaw=np.radians(yaw))
     pieces = []
     for kind, (x, y, z), half, own_yaw, material, tone in group:
-        centre = rotation @ np.array([x + shift_m, y, distance - z])
-        pieces.append(_piece(kind, centre, half, yaw + own_yaw, material, tone))
+        center = rotation @ np.array([x + shift_m, y, distance - z])
+        pieces.append(_piece(kind, center, half, yaw + own_yaw, material, tone))
     return pieces
 
 
@@ -164,7 +164,7 @@ def _middle(rng: np.random.Generator) -> list[Part]:
         ((0.2, -0.49, -0.08), (BOX, (0.15, 0.04, 0.11), "books", "blue")),
         ((0.22, -0.555, -0.08), (BOX, (0.1, 0.025, 0.08), "fabric", "rust")),
     ):
-        centre = rotation @ np.array(local) + np.array([x, 0.0, z])
+        center = rotation @ np.array(local) + np.array([x, 0.0, z])
         kind, half, material, tone = item
-        parts.append((kind, tuple(centre), half, yaw + rng.uniform(-30, 30), material, tone))
+        parts.append((kind, tuple(center), half, yaw + rng.uniform(-30, 30), material, tone))
     return parts

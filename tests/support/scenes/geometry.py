@@ -46,7 +46,7 @@ class Solids:
         return Solids(kind=self.kind, half_m=self.half_m, T_world_solid=poses)
 
     def seen_from(self, T_world_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the views of a camera: ``M [P, 3, 3]`` and ``o [P, 3]`` in metres."""
+        """Return the views of a camera: ``M [P, 3, 3]`` and ``o [P, 3]`` in meters."""
         to_solid = self.T_world_solid[:, :3, :3].transpose(0, 2, 1)
         offset = T_world_camera[:3, 3] - self.T_world_solid[:, :3, 3]
         rotations = to_solid @ T_world_camera[:3, :3]

@@ -15,7 +15,7 @@ LAMP_SIDE_M = 0.9
 LAMP_POWER = np.array([1.45, 1.30, 1.08])
 AMBIENT = np.array([0.60, 0.64, 0.70])
 REACH_M = 0.5
-"""Distance at which a neighbour hides 1 - 1/e of the ambient light."""
+"""Distance at which a neighbor hides 1 - 1/e of the ambient light."""
 
 
 def face_points(
@@ -45,7 +45,7 @@ def irradiance(
 ) -> np.ndarray:
     """Return the light ``float64 [N, 3]`` that falls on points, by tracing 40 + 2 x 16 rays each.
 
-    ``albedo [P, 3]`` is the mean colour of each solid, which tints its neighbours.
+    ``albedo [P, 3]`` is the mean color of each solid, which tints its neighbors.
     """
     rng = np.random.default_rng(seed)
     sphere = rng.normal(size=(40, 3))

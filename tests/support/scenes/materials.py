@@ -1,7 +1,7 @@
-"""Procedural surfaces: each paints a rectangle of a given size with colours that never repeat.
+"""Procedural surfaces: each paints a rectangle of a given size with colors that never repeat.
 
 A painter takes (rng, shape, texel_m) and returns RGB ``float32 [rows, columns, 3]`` in [0, 1];
-rows run downwards on walls. Detail spans decimetres to single texels, so that corners and flow
+rows run downwards on walls. Detail spans decimeters to single texels, so that corners and flow
 are found from near and from afar.
 """
 
@@ -33,9 +33,9 @@ WARM = (
 )
 
 
-def tinted(rng: np.random.Generator, colour: np.ndarray, spread: float) -> np.ndarray:
-    """Return a colour near ``colour``: brighter or darker, and a little off in hue."""
-    return colour * (1 + spread * rng.standard_normal()) + 0.08 * spread * rng.normal(size=3)
+def tinted(rng: np.random.Generator, color: np.ndarray, spread: float) -> np.ndarray:
+    """Return a color near ``color``: brighter or darker, and a little off in hue."""
+    return color * (1 + spread * rng.standard_normal()) + 0.08 * spread * rng.normal(size=3)
 
 
 def grained(image: np.ndarray, noise: np.ndarray, contrast: float) -> np.ndarray:
@@ -83,21 +83,21 @@ def scattered(
     rows, columns = image.shape[:2]
     for _ in range(int(per_m2 * rows * columns * texel_m**2)):
         radius = np.exp(rng.uniform(*np.log(radius_m))) / texel_m
-        centre = (rng.uniform(0, columns), rng.uniform(0, rows))
+        center = (rng.uniform(0, columns), rng.uniform(0, rows))
         axes = (radius, radius * rng.uniform(0.3, 1.0))
-        _ellipse(image, centre, axes, rng.uniform(0, 180), tinted(rng, tone, spread))
+        _ellipse(image, center, axes, rng.uniform(0, 180), tinted(rng, tone, spread))
     return image
 
 
-def _ellipse(image, centre, axes, angle, colour) -> None:
+def _ellipse(image, center, axes, angle, color) -> None:
     cv2.ellipse(
         image,
-        tuple(int(16 * c) for c in centre),
+        tuple(int(16 * c) for c in center),
         tuple(max(int(16 * a), 8) for a in axes),
         angle,
         0,
         360,
-        [float(c) for c in colour],
+        [float(c) for c in color],
         -1,
         cv2.LINE_8,
         4,
@@ -120,13 +120,13 @@ def leaves(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndar
     for _ in range(int(60 * rows * columns * texel_m**2)):
         length = np.exp(rng.uniform(*np.log([0.025, 0.16]))) / texel_m
         angle = rng.uniform(0, 360)
-        centre = np.array([rng.uniform(0, columns), rng.uniform(0, rows)])
-        colour = tinted(rng, greens[rng.integers(len(greens))], 0.12)
-        _ellipse(image, centre, (length / 2, length * rng.uniform(0.12, 0.25)), angle, colour)
+        center = np.array([rng.uniform(0, columns), rng.uniform(0, rows)])
+        color = tinted(rng, greens[rng.integers(len(greens))], 0.12)
+        _ellipse(image, center, (length / 2, length * rng.uniform(0.12, 0.25)), angle, color)
         along = length / 2 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-        ends = [tuple(int(c) for c in centre + s * along) for s in (-1.2, 0.9)]
+        ends = [tuple(int(c) for c in center + s * along) for s in (-1.2, 0.9)]
         thick = max(int(length / 40), 1)
-        cv2.line(image, *ends, [float(c) for c in 0.7 * colour], thick)
+        cv2.line(image, *ends, [float(c) for c in 0.7 * color], thick)
     return grained(image, fractal(rng, shape, 0.05 / texel_m, 5, 0.8), 0.06)
 
 
@@ -191,8 +191,8 @@ def fabric(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndar
             width = rng.uniform(0.01, 0.09)
             band = [slice(None), slice(None)]
             band[axis] = slice(int(at / texel_m), int((at + width) / texel_m) + 1)
-            colour = tinted(rng, WARM[rng.integers(len(WARM))], 0.08).astype(np.float32)
-            image[tuple(band)] = 0.72 * image[tuple(band)] + 0.28 * colour
+            color = tinted(rng, WARM[rng.integers(len(WARM))], 0.08).astype(np.float32)
+            image[tuple(band)] = 0.72 * image[tuple(band)] + 0.28 * color
             at += width + rng.uniform(0.02, 0.14)
     dots = WARM[rng.integers(len(WARM))]
     image = scattered(rng, image, texel_m, dots, 60.0, (0.006, 0.04), 0.25)
@@ -211,8 +211,8 @@ def painting(
     for level in np.linspace(0.35, 0.9, int(rng.integers(4, 7))):
         ridge = level * rows + 0.07 * rows * fractal(rng, (1, columns), columns / 2, 6)[0]
         hill = np.stack([np.append(x, [columns, 0]), np.append(ridge, [rows, rows])], -1)
-        colour = tinted(rng, WARM[rng.integers(len(WARM))], 0.1)
-        cv2.fillPoly(image, [hill.astype(np.int32)], [float(c) for c in colour])
+        color = tinted(rng, WARM[rng.integers(len(WARM))], 0.1)
+        cv2.fillPoly(image, [hill.astype(np.int32)], [float(c) for c in color])
     strokes = 700.0 * min(1.0, 0.25 / max(shape[0] * texel_m, 1e-3))
     for _ in range(int(strokes * rows * columns * texel_m**2)):
         at = rng.uniform(0, [columns, rows])
@@ -230,7 +230,7 @@ def painting(
 
 
 def books(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarray) -> np.ndarray:
-    """Fill the shelves of a bookcase with spines of random size, colour and lettering."""
+    """Fill the shelves of a bookcase with spines of random size, color and lettering."""
     rows, columns = shape
     image = planks(rng, shape, texel_m, tone * np.float32(0.35))
     board = max(int(0.03 / texel_m), 2)
@@ -251,13 +251,13 @@ def books(rng: np.random.Generator, shape: Shape, texel_m: float, tone: np.ndarr
 
 
 def _spine(rng: np.random.Generator, spine: np.ndarray) -> None:
-    colour = tinted(rng, WARM[rng.integers(len(WARM))], 0.12).astype(np.float32)
-    spine[:] = colour
+    color = tinted(rng, WARM[rng.integers(len(WARM))], 0.12).astype(np.float32)
+    spine[:] = color
     for _ in range(int(rng.integers(2, 7))):
         at, thick = rng.uniform(0, 1), rng.uniform(0.01, 0.07)
         band = slice(int(at * len(spine)), int((at + thick) * len(spine)) + 1)
         spine[band, 1:-1] = tinted(rng, WARM[rng.integers(len(WARM))], 0.1)
-    spine[:, :1] = colour * 0.5
+    spine[:, :1] = color * 0.5
 
 
 def hung(rng: np.random.Generator, image: np.ndarray, texel_m: float, count: int) -> np.ndarray:

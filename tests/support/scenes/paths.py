@@ -1,4 +1,4 @@
-"""Camera paths composed from labelled segments, with the tremor of a hand on top.
+"""Camera paths composed from labeled segments, with the tremor of a hand on top.
 
 pan-right turns the camera to the right (the picture moves left); tilt-up turns it up; roll-cw
 turns it clockwise seen from behind (the picture turns counter-clockwise); zoom changes the focal
@@ -62,7 +62,7 @@ class Path:
 
     Attributes:
         pts_ns: ``int64 [T]``.
-        T_world_camera: ``float64 [T, 4, 4]``, OpenCV axes, metres.
+        T_world_camera: ``float64 [T, 4, 4]``, OpenCV axes, meters.
         focal_px: ``float64 [T]``.
         labels: (label, start_s, end_s) in order of start.
         cuts: Frames that begin a new shot, 0 left out.
@@ -76,7 +76,7 @@ class Path:
 
     @property
     def length_m(self) -> float:
-        """Length of the way of the camera's centre, jumps at cuts left out."""
+        """Length of the way of the camera's center, jumps at cuts left out."""
         steps = np.linalg.norm(np.diff(self.T_world_camera[:, :3, 3], axis=0), axis=1)
         steps[[c - 1 for c in self.cuts]] = 0.0
         return float(steps.sum())
@@ -104,11 +104,11 @@ def compose(
     rotations = np.stack([turn(*a) for a in angles])
     drift = TREMOR_M * wobble[:, 3:] + SHAKE_M * storm[:, 3:]
     steps = rates[:, TRUCK, None] * rotations[:, :, 0] + rates[:, DOLLY, None] * rotations[:, :, 2]
-    centres = np.array(start_m) + _summed(steps, fps)
-    centres = centres + np.einsum("tij,tj->ti", rotations, drift)
+    centers = np.array(start_m) + _summed(steps, fps)
+    centers = centers + np.einsum("tij,tj->ti", rotations, drift)
     return Path(
         pts_ns=np.round(t * 1e9).astype(np.int64),
-        T_world_camera=np.stack([rigid(R, c) for R, c in zip(rotations, centres, strict=True)]),
+        T_world_camera=np.stack([rigid(R, c) for R, c in zip(rotations, centers, strict=True)]),
         focal_px=focal_px * np.exp(_summed(rates[:, LOG_FOCAL : LOG_FOCAL + 1], fps)[:, 0]),
         labels=tuple(labels),
     )

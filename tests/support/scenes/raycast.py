@@ -31,13 +31,13 @@ class Camera:
 
     @property
     def K(self) -> np.ndarray:
-        """Intrinsics ``float64 [3, 3]`` for pixel centres at 0.5."""
+        """Intrinsics ``float64 [3, 3]`` for pixel centers at 0.5."""
         f = self.focal_px
         return np.array([[f, 0.0, self.width / 2], [0.0, f, self.height / 2], [0.0, 0.0, 1.0]])
 
 
 def trace(solids: Solids, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Return solid index ``int16 [H, W]`` and z-depth ``float64 [H, W]`` at the pixel centres."""
+    """Return solid index ``int16 [H, W]`` and z-depth ``float64 [H, W]`` at the pixel centers."""
     M, o = solids.seen_from(camera.T_world_camera)
     seen = np.empty((camera.height, camera.width), np.int16)
     depth = np.empty((camera.height, camera.width))
@@ -48,7 +48,7 @@ def trace(solids: Solids, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
 def correspond(
     solids_i: Solids, camera_i: Camera, solids_j: Solids, camera_j: Camera
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follow what each pixel centre of camera i sees into camera j.
+    """Follow what each pixel center of camera i sees into camera j.
 
     Returns:
         Displacement ``float64 [H, W, 2]`` px, NaN where the point lies behind camera j, and
@@ -143,7 +143,7 @@ def _correspond(kinds, halves, seen, depth, Mi, oi, fi, Mj, oj, fj, width, heigh
             z = depth[v, u]
             x = (u + 0.5 - 0.5 * columns) / fi * z
             y = (v + 0.5 - 0.5 * rows) / fi * z
-            # The point on the solid, carried along by it, less the centre of camera j.
+            # The point on the solid, carried along by it, less the center of camera j.
             px = Mi[s, 0, 0] * x + Mi[s, 0, 1] * y + Mi[s, 0, 2] * z + oi[s, 0] - oj[s, 0]
             py = Mi[s, 1, 0] * x + Mi[s, 1, 1] * y + Mi[s, 1, 2] * z + oi[s, 1] - oj[s, 1]
             pz = Mi[s, 2, 0] * x + Mi[s, 2, 1] * y + Mi[s, 2, 2] * z + oi[s, 2] - oj[s, 2]

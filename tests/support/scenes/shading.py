@@ -1,6 +1,6 @@
 """Draw what a camera sees: four samples a pixel, trilinear texture lookup.
 
-Where a pixel and its eight neighbours see one solid, its samples are cast at that solid alone.
+Where a pixel and its eight neighbors see one solid, its samples are cast at that solid alone.
 """
 
 import numpy as np

@@ -24,7 +24,7 @@ class Effects:
     Attributes:
         blur_px: Standard deviation of a Gaussian blur.
         gain: Factor on the brightness.
-        noise: Standard deviation of the sensor's noise, in grey levels of 255.
+        noise: Standard deviation of the sensor's noise, in gray levels of 255.
         span_s: (start, end) in seconds.
     """
 
@@ -45,7 +45,7 @@ class Truth:
         height: Rows.
         T_world_ball: ``float64 [T, 4, 4]``, the pose of the one object that moves.
         moving_s: The interval in which it does, None when it rests.
-        plain: Every surface has a single colour: no texture.
+        plain: Every surface has a single color: no texture.
         effects: What spoils the pictures.
     """
 
@@ -73,12 +73,12 @@ class Truth:
 
     @property
     def T_world_camera(self) -> np.ndarray:
-        """Poses ``float64 [T, 4, 4]``, OpenCV axes, metres."""
+        """Poses ``float64 [T, 4, 4]``, OpenCV axes, meters."""
         return self.path.T_world_camera
 
     @property
     def K(self) -> np.ndarray:
-        """Intrinsics ``float64 [T, 3, 3]`` in pixels, pixel centres at 0.5."""
+        """Intrinsics ``float64 [T, 3, 3]`` in pixels, pixel centers at 0.5."""
         return np.stack([self.camera(i).K for i in range(len(self))])
 
     @property
@@ -117,7 +117,7 @@ class Truth:
         return self._still.moved(-1, self.T_world_ball[i])
 
     def depth(self, i: int) -> np.ndarray:
-        """Return the z-depth of frame i, ``float32 [H, W]`` in metres."""
+        """Return the z-depth of frame i, ``float32 [H, W]`` in meters."""
         return trace(self.solids(i), self.camera(i))[1].astype(np.float32)
 
     def flow(self, i: int, j: int | None = None) -> np.ndarray:

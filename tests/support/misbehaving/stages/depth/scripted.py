@@ -1,4 +1,4 @@
-"""Depth out of the colours."""
+"""Depth out of the colors."""
 
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Options, Stage

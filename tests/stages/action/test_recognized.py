@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.contract.messages import Actions, Frames, Motion, Scores
 from pipeline.contract.stage import Context, find, options_of
-from stages.action._recognised import Recognised, RecognisedOptions
+from stages.action._recognized import Recognized, RecognizedOptions
 from tests.support.motions import clip_of
 
 S = 1_000_000_000
@@ -32,7 +32,7 @@ def scores(
 
 
 def segments(clips: list[Scores], **options: Any) -> list[Row]:
-    fold = Recognised(RecognisedOptions(**options))
+    fold = Recognized(RecognizedOptions(**options))
     found = [s for clip in clips for s in fold.push(clip)] + fold.flush()
     return [(s.start_ns / S, s.end_ns / S, s.label) for s in found]
 
@@ -40,8 +40,8 @@ def segments(clips: list[Scores], **options: Any) -> list[Row]:
 def test_a_label_begins_high_and_lasts_while_it_is_not_low() -> None:
     values = [0.2, 0.4, 0.6, 0.4, 0.35, 0.2, 0.4, 0.1]
     clips = [scores([(t, t + 1, [v])]) for t, v in enumerate(values)]
-    assert segments(clips, recognised_from=0.5, recognised_while=0.3) == [(2, 5, "a")]
-    fold = Recognised(RecognisedOptions())
+    assert segments(clips, recognized_from=0.5, recognized_while=0.3) == [(2, 5, "a")]
+    fold = Recognized(RecognizedOptions())
     found = [s for clip in clips for s in fold.push(clip)]
     assert found[0].score == pytest.approx((0.6 + 0.4 + 0.35) / 3)
     assert found[0].model == "some/network"
@@ -50,8 +50,8 @@ def test_a_label_begins_high_and_lasts_while_it_is_not_low() -> None:
 def test_windows_that_cover_the_same_time_are_averaged() -> None:
     clip = scores([(0, 2, [0.9]), (1, 3, [0.3])])
     # 0-1: 0.9, 1-2: 0.6, 2-3: 0.3
-    assert segments([clip], recognised_while=0.5) == [(0, 2, "a")]
-    assert segments([clip], recognised_while=0.25) == [(0, 3, "a")]
+    assert segments([clip], recognized_while=0.5) == [(0, 2, "a")]
+    assert segments([clip], recognized_while=0.25) == [(0, 3, "a")]
 
 
 def test_what_the_clip_before_has_covered_is_settled() -> None:
@@ -69,8 +69,8 @@ def test_segments_run_on_over_clips_but_not_over_cuts_and_holes() -> None:
 
 def test_short_ones_are_left_out() -> None:
     clips = [scores([(0, 0.3, [0.9]), (0.3, 1, [0.0])])]
-    assert segments(clips, recognised_s=0.5) == []
-    assert segments(clips, recognised_s=0.3) == [(0, 0.3, "a")]
+    assert segments(clips, recognized_s=0.5) == []
+    assert segments(clips, recognized_s=0.3) == [(0, 0.3, "a")]
 
 
 def test_of_what_overlaps_the_best_stay() -> None:
@@ -85,7 +85,7 @@ def test_of_what_overlaps_the_best_stay() -> None:
     assert sorted(segments(clips, most_overlap=0.7)) == [(0, 2, "b"), (0, 3, "a")]
 
 
-def slow_suppression(all_of: list[Any], options: RecognisedOptions) -> list[Any]:
+def slow_suppression(all_of: list[Any], options: RecognizedOptions) -> list[Any]:
     """Non-maximum suppression with everything known."""
     kept: list[Any] = []
     for one in sorted(all_of, key=lambda s: s.rank):
@@ -100,13 +100,13 @@ def test_it_equals_suppression_with_everything_known(seed: int) -> None:
     """And what is handed out early would not be taken back."""
     rng = np.random.default_rng(seed)
     labels = tuple("abcdef")
-    options = RecognisedOptions(top_k=int(rng.integers(1, 4)), most_overlap=0.4, recognised_s=0)
+    options = RecognizedOptions(top_k=int(rng.integers(1, 4)), most_overlap=0.4, recognized_s=0)
     walk = np.clip(np.cumsum(rng.normal(0, 0.25, (80, 6)), axis=0) % 1.2, 0, 1)
     clips = [scores([(t, t + 1, row.tolist())], labels) for t, row in enumerate(walk)]
-    everything = Recognised(RecognisedOptions(top_k=100, most_overlap=1, recognised_s=0))
+    everything = Recognized(RecognizedOptions(top_k=100, most_overlap=1, recognized_s=0))
     known = [s for clip in clips for s in everything.push(clip)] + everything.flush()
     wanted = slow_suppression(known, options)
-    fold = Recognised(options)
+    fold = Recognized(options)
     found: list[Any] = []
     for clip in clips:
         new = fold.push(clip)
@@ -122,8 +122,8 @@ def test_it_equals_suppression_with_everything_known(seed: int) -> None:
     assert len(key) == len(set(key))
 
 
-def test_motion_tells_what_was_recognised_beside_what_the_camera_does() -> None:
-    stage: Any = find("action", "motion")(options_of("action", "motion")(recognised_s=0.1))
+def test_motion_tells_what_was_recognized_beside_what_the_camera_does() -> None:
+    stage: Any = find("action", "motion")(options_of("action", "motion")(recognized_s=0.1))
     stage.open(Context())
     parts: list[Actions | None] = []
     for n in range(3):

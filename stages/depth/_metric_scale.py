@@ -1,4 +1,4 @@
-"""From depth in metres to the units of the views, for whatever measures metres."""
+"""From depth in meters to the units of the views, for whatever measures meters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DOUBTFUL = 0.1
 def in_units_of(views: Views, depth: Map, stage: Stage[Any], *, what: str, see: str) -> Map:
     """Return depth [K, H, W] in the units of the views; it is changed in place.
 
-    Where the poses are in metres it stays as it is; where their scale is arbitrary, one scale for
+    Where the poses are in meters it stays as it is; where their scale is arbitrary, one scale for
     all views follows from the sparse points. Reports `depth_units_per_m` in the second case, and
     `alignment_residual_share` where there are points.
 
     Args:
         views: K of them.
-        depth: float32 [K, H, W] metres, NaN unknown; becomes unknown where the views are masked.
+        depth: float32 [K, H, W] meters, NaN unknown; becomes unknown where the views are masked.
         stage: That measured it: reports and warns.
         what: Such as `the sensor`, for messages.
         see: What to look at where the points say otherwise, for a warning.
@@ -43,7 +43,7 @@ def in_units_of(views: Views, depth: Map, stage: Stage[Any], *, what: str, see: 
         if scale is None:
             raise PartNotMade(
                 "the poses are in units of their own, and too few of their sparse points lie "
-                f"where {what} has depth to find its scale; use poses in metres "
+                f"where {what} has depth to find its scale; use poses in meters "
                 "(pose.model=given), or depth.model=multiview"
             )
         stage.measure("depth_units_per_m", scale)

@@ -130,7 +130,7 @@ class Watcher:
         return _unit(_means(_unit(features), self._wordings, dim=0))
 
     def _ready(self, **inputs: Any) -> dict[str, Any]:
-        # Said, since of tiny frames it cannot be told which side holds the colours.
+        # Said, since of tiny frames it cannot be told which side holds the colors.
         ready = self._processor(return_tensors="pt", input_data_format="channels_last", **inputs)
         device, dtype = self._network.device, self._network.dtype
         return {

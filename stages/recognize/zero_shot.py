@@ -16,15 +16,15 @@ from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Known
 from stages._networks.checkpoints import configuration, load, processor
-from stages.recognise._families import FAMILIES, Family, Watcher
-from stages.recognise._labels import read_lines
-from stages.recognise._stage import Recogniser
-from stages.recognise._windows import WindowOptions
+from stages.recognize._families import FAMILIES, Family, Watcher
+from stages.recognize._labels import read_lines
+from stages.recognize._stage import Recognizer
+from stages.recognize._windows import WindowOptions
 
 __all__ = ["Config", "Model"]
 
 TASK = "zero-shot recognition"
-KNOWN = (Known(name="google/siglip2-base-patch16-224", licence="apache-2.0", nbytes=1_500_000_000),)
+KNOWN = (Known(name="google/siglip2-base-patch16-224", license="apache-2.0", nbytes=1_500_000_000),)
 TEMPLATES = (
     "a photo of {}.",
     "a video of {}.",
@@ -36,7 +36,7 @@ MOST_ACTIONS = 10_000
 
 
 class Config(WindowOptions):
-    """Options of `recognise/zero_shot`."""
+    """Options of `recognize/zero_shot`."""
 
     checkpoint: str = Field(
         KNOWN[0].name,
@@ -59,7 +59,7 @@ class Config(WindowOptions):
     )
 
 
-class Model(Recogniser[Config]):
+class Model(Recognizer[Config]):
     """Scores of the user's own words."""
 
     task = TASK
@@ -90,7 +90,7 @@ class Model(Recogniser[Config]):
             "AutoModel",
             weights,
             self.config,
-            step="recognise",
+            step="recognize",
             task=TASK,
             threads=context.threads,
             busy=family.sees,
@@ -113,30 +113,30 @@ class Model(Recogniser[Config]):
     def _actions(self) -> list[str]:
         given = self.config.actions
         if given.endswith(".txt"):
-            actions = read_lines(given, "recognise.actions")
+            actions = read_lines(given, "recognize.actions")
         else:
             actions = [word for word in (part.strip() for part in given.split(",")) if word]
         if not actions:
             raise UsageError(
-                "recognise.actions is empty; write what to look for, such as "
-                "recognise.actions='a person cooks, a dog runs', or name a .txt file"
+                "recognize.actions is empty; write what to look for, such as "
+                "recognize.actions='a person cooks, a dog runs', or name a .txt file"
             )
         twice = next((a for n, a in enumerate(actions) if a in set(actions[:n])), None)
         if twice is not None:
-            raise UsageError(f"recognise.actions names '{twice}' twice; name each once")
+            raise UsageError(f"recognize.actions names '{twice}' twice; name each once")
         if len(actions) > MOST_ACTIONS:
             raise UsageError(
-                f"recognise.actions has {len(actions)} actions; at most {MOST_ACTIONS} are allowed"
+                f"recognize.actions has {len(actions)} actions; at most {MOST_ACTIONS} are allowed"
             )
         return actions
 
     def _templates(self) -> list[str]:
         if not self.config.templates:
             return list(TEMPLATES)
-        templates = read_lines(self.config.templates, "recognise.templates")
+        templates = read_lines(self.config.templates, "recognize.templates")
         without = next((t for t in templates if "{}" not in t), None)
         if without is not None:
-            raise UsageError(f"recognise.templates: '{without}' has no {{}} for the action")
+            raise UsageError(f"recognize.templates: '{without}' has no {{}} for the action")
         return templates
 
     def _family(self) -> Family:

@@ -1,7 +1,7 @@
-"""Licences of weights: which may be used freely, and which the user must agree to, once.
+"""Licenses of weights: which may be used freely, and which the user must agree to, once.
 
 What was agreed to is remembered for this user (`REEL3D_CONFIG`, by default
-~/.config/reel3d/licences.json) and written into the manifest of every run that rests on it.
+~/.config/reel3d/licenses.json) and written into the manifest of every run that rests on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.atomic import write_text
 from pipeline.errors import UsageError
 from pipeline.weights.files import UNKNOWN, Weights
-from pipeline.weights.hub import Checkpoint, published_licence
+from pipeline.weights.hub import Checkpoint, published_license
 
 __all__ = ["FREE", "accept", "accepted", "check", "is_free", "told"]
 
@@ -32,68 +32,68 @@ FREE = frozenset(
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 
 
-def is_free(licence: str) -> bool:
+def is_free(license: str) -> bool:
     """Whether weights under it may be used for everything, with credit at most."""
-    return licence.lower() in FREE
+    return license.lower() in FREE
 
 
 def accepted() -> dict[str, str]:
-    """Return the licences that the user has agreed to, and when (ISO date)."""
+    """Return the licenses that the user has agreed to, and when (ISO date)."""
     try:
         kept = json.loads(_file().read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
         raise UsageError(
-            f"{_file()} cannot be read; remove it and agree again with --accept-licence"
+            f"{_file()} cannot be read; remove it and agree again with --accept-license"
         ) from None
     return {str(name): str(day) for name, day in kept.items()} if isinstance(kept, dict) else {}
 
 
-def accept(licence: str) -> None:
-    """Remember that the user agrees to a licence.
+def accept(license: str) -> None:
+    """Remember that the user agrees to a license.
 
     Raises:
         OutputError: It cannot be written down.
     """
-    if not NAME.fullmatch(licence.lower()):
+    if not NAME.fullmatch(license.lower()):
         raise UsageError(
-            f"--accept-licence {licence!r} is no name of a licence; reel3d models list names them, "
+            f"--accept-license {license!r} is no name of a license; reel3d models list names them, "
             "such as cc-by-nc-4.0"
         )
     kept = accepted()
-    kept.setdefault(licence.lower(), datetime.date.today().isoformat())
+    kept.setdefault(license.lower(), datetime.date.today().isoformat())
     write_text(_file(), json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def check(weights: Weights, stage: str) -> None:
-    """See that weights may be used: they are free, or the user has agreed to their licence.
+    """See that weights may be used: they are free, or the user has agreed to their license.
 
     Raises:
         UsageError: The user has not.
     """
-    licence = weights.licence
-    if not licence and isinstance(weights, Checkpoint):
+    license = weights.license
+    if not license and isinstance(weights, Checkpoint):
         try:
-            licence = published_licence(weights)
+            license = published_license(weights)
         except (OSError, ValueError):
             return  # that it cannot be had is told, better, when it is fetched
-    own = weights.is_own and licence == UNKNOWN
-    if is_free(licence) or own or licence in accepted():
+    own = weights.is_own and license == UNKNOWN
+    if is_free(license) or own or license in accepted():
         return
     where = f"in {weights.path}" if weights.is_own else "on its page"
     raise UsageError(
-        f"the weights {weights.id} of {stage} are under the licence '{licence}', which may forbid "
+        f"the weights {weights.id} of {stage} are under the license '{license}', which may forbid "
         f"some uses (often commercial ones); read it {where}, and if you agree add "
-        f"--accept-licence {licence} once{_or(weights)}"
+        f"--accept-license {license} once{_or(weights)}"
     )
 
 
 def told(weights: Weights) -> dict[str, Any]:
-    """Return what the manifest says of the licence of weights."""
-    licence = weights.licence or UNKNOWN
-    agreed = {} if is_free(licence) else {"accepted": accepted().get(licence)}
-    return {"licence": licence, **{k: v for k, v in agreed.items() if v}}
+    """Return what the manifest says of the license of weights."""
+    license = weights.license or UNKNOWN
+    agreed = {} if is_free(license) else {"accepted": accepted().get(license)}
+    return {"license": license, **{k: v for k, v in agreed.items() if v}}
 
 
 def _or(weights: Weights) -> str:
@@ -103,4 +103,4 @@ def _or(weights: Weights) -> str:
 def _file() -> Path:
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     folder = os.environ.get("REEL3D_CONFIG") or os.path.join(config, "reel3d")
-    return Path(folder).expanduser() / "licences.json"
+    return Path(folder).expanduser() / "licenses.json"

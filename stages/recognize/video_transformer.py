@@ -19,28 +19,28 @@ from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint, Known
 from stages._networks.checkpoints import check_task, configuration, load, processor
-from stages.recognise._labels import own_labels
-from stages.recognise._stage import Recogniser
-from stages.recognise._windows import WindowOptions
+from stages.recognize._labels import own_labels
+from stages.recognize._stage import Recognizer
+from stages.recognize._windows import WindowOptions
 
 __all__ = ["Config", "Model"]
 
 TASK = "action recognition"
 KNOWN = (
-    Known(name="google/vivit-b-16x2-kinetics400", licence="mit", nbytes=356_000_000),
+    Known(name="google/vivit-b-16x2-kinetics400", license="mit", nbytes=356_000_000),
     Known(
-        name="MCG-NJU/videomae-base-finetuned-kinetics", licence="cc-by-nc-4.0", nbytes=346_000_000
+        name="MCG-NJU/videomae-base-finetuned-kinetics", license="cc-by-nc-4.0", nbytes=346_000_000
     ),
     Known(
-        name="facebook/timesformer-base-finetuned-k400", licence="cc-by-nc-4.0", nbytes=486_000_000
+        name="facebook/timesformer-base-finetuned-k400", license="cc-by-nc-4.0", nbytes=486_000_000
     ),
-    Known(name="facebook/vjepa2-vitl-fpc16-256-ssv2", licence="mit", nbytes=1_500_000_000),
+    Known(name="facebook/vjepa2-vitl-fpc16-256-ssv2", license="mit", nbytes=1_500_000_000),
 )
-"""Licences as their cards say. The first is taken unless another is named: its licence is free."""
+"""Licenses as their cards say. The first is taken unless another is named: its license is free."""
 
 
 class Config(WindowOptions):
-    """Options of `recognise/video_transformer`."""
+    """Options of `recognize/video_transformer`."""
 
     checkpoint: str = Field(
         KNOWN[0].name,
@@ -53,7 +53,7 @@ class Config(WindowOptions):
     )
 
 
-class Model(Recogniser[Config]):
+class Model(Recognizer[Config]):
     """Scores of a network's own classes, or of what its user calls them."""
 
     task = TASK
@@ -69,7 +69,7 @@ class Model(Recogniser[Config]):
         check_task("AutoModelForVideoClassification", self.weights[0], TASK)
         if self.config.labels:
             told = configuration(self.weights[0]).get("id2label") or {}
-            own_labels(self.config.labels, list(map(str, told.values())), "recognise.labels")
+            own_labels(self.config.labels, list(map(str, told.values())), "recognize.labels")
 
     def open(self, context: Context) -> None:
         """Load the network and what makes its pictures ready.
@@ -84,7 +84,7 @@ class Model(Recogniser[Config]):
             "AutoModelForVideoClassification",
             weights,
             self.config,
-            step="recognise",
+            step="recognize",
             task=TASK,
             threads=context.threads,
         )
@@ -95,7 +95,7 @@ class Model(Recogniser[Config]):
         config = self._network.config
         self._frames = _frames_of(config, weights)
         known = [str(config.id2label[n]) for n in range(config.num_labels)]
-        self._labels = own_labels(self.config.labels, known, "recognise.labels")
+        self._labels = own_labels(self.config.labels, known, "recognize.labels")
         # PretrainedConfig.problem_type; without it a classifier has one label for each video.
         self._exclusive = config.problem_type != "multi_label_classification"
 
@@ -108,7 +108,7 @@ class Model(Recogniser[Config]):
         import torch
 
         with torch.inference_mode():
-            # Said, since of tiny frames it cannot be told which side holds the colours.
+            # Said, since of tiny frames it cannot be told which side holds the colors.
             ready = self._processor(
                 [list(video) for video in videos],
                 input_data_format="channels_last",

@@ -1,7 +1,7 @@
 """From the scores of windows to timed segments: hysteresis, then the best of what overlaps.
 
-A label's segment begins where its score reaches `recognised_from` and lasts while it stays at
-`recognised_while`. Of segments that lie over one another by more than `most_overlap` (intersection
+A label's segment begins where its score reaches `recognized_from` and lasts while it stays at
+`recognized_while`. Of segments that lie over one another by more than `most_overlap` (intersection
 over union in time) only the `top_k` best stay: non-maximum suppression over time, as in temporal
 action detection (Neubeck and Van Gool 2006 in one dimension). A segment is handed out as soon as
 nothing that is still open can decide over it.
@@ -19,23 +19,23 @@ from pydantic import Field
 from pipeline.contract.messages import Scores
 from pipeline.contract.stage import Options
 
-__all__ = ["Recognised", "RecognisedOptions", "Segment"]
+__all__ = ["Recognized", "RecognizedOptions", "Segment"]
 
 LONGEST_GAP_NS = 1_000_000_000
 """Between two clips of a shot: a longer one ends what was going on."""
 
 
-class RecognisedOptions(Options):
-    """How the scores of a recogniser become events."""
+class RecognizedOptions(Options):
+    """How the scores of a recognizer become events."""
 
-    recognised_from: float = Field(
-        0.5, gt=0, le=1, description="score at which a recognised action begins"
+    recognized_from: float = Field(
+        0.5, gt=0, le=1, description="score at which a recognized action begins"
     )
-    recognised_while: float = Field(
-        0.3, gt=0, le=1, description="score down to which it goes on (at most recognised_from)"
+    recognized_while: float = Field(
+        0.3, gt=0, le=1, description="score down to which it goes on (at most recognized_from)"
     )
-    recognised_s: float = Field(
-        0.5, ge=0, le=60, description="recognised actions shorter than this are left out"
+    recognized_s: float = Field(
+        0.5, ge=0, le=60, description="recognized actions shorter than this are left out"
     )
     top_k: int = Field(1, ge=1, le=100, description="labels that may lie over one stretch of time")
     most_overlap: float = Field(
@@ -71,10 +71,10 @@ class Segment:
         return max(shared, 0) / max(whole, 1)
 
 
-class Recognised:
+class Recognized:
     """Folds over the scores of a stream's clips, in order."""
 
-    def __init__(self, options: RecognisedOptions) -> None:
+    def __init__(self, options: RecognizedOptions) -> None:
         self._options = options
         self._shot: int | None = None
         self._until_ns = 0
@@ -111,7 +111,7 @@ class Recognised:
     ) -> None:
         """Let a stretch of time pass during which the labels had these scores."""
         options = self._options
-        low = min(options.recognised_while, options.recognised_from)
+        low = min(options.recognized_while, options.recognized_from)
         alive = set(np.flatnonzero(score >= low).tolist())
         going = {label: n for n, label in enumerate(scores.label) if label in self._open}
         for label in [name for name in self._open if going.get(name, -1) not in alive]:
@@ -119,7 +119,7 @@ class Recognised:
         for n in sorted(alive):
             label = scores.label[n]
             if label not in self._open:
-                if score[n] < options.recognised_from:
+                if score[n] < options.recognized_from:
                     continue
                 self._open[label] = Segment(
                     label=label, model=scores.model, start_ns=start_ns, end_ns=start_ns
@@ -131,7 +131,7 @@ class Recognised:
 
     def _close(self, label: str) -> None:
         segment = self._open.pop(label)
-        if segment.end_ns - segment.start_ns >= self._options.recognised_s * 1e9:
+        if segment.end_ns - segment.start_ns >= self._options.recognized_s * 1e9:
             self._closed.append(segment)
 
     def _close_all(self) -> None:

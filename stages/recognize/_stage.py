@@ -14,16 +14,16 @@ from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import device_of, resources_of
-from stages.recognise._windows import WindowOptions, crops, windows
+from stages.recognize._windows import WindowOptions, crops, windows
 
-__all__ = ["Recogniser"]
+__all__ = ["Recognizer"]
 
 GPU_BATCH = 8
 
 C = TypeVar("C", bound=WindowOptions)
 
 
-class Recogniser(Stage[C]):
+class Recognizer(Stage[C]):
     """A network that looks at windows of a clip.
 
     It is clip-scoped: any worker may take any clip, and `action` makes events of the scores.
@@ -50,7 +50,7 @@ class Recogniser(Stage[C]):
         return (self._named(self.config.checkpoint),)
 
     @classmethod
-    def catalogue(cls) -> tuple[Checkpoint, ...]:
+    def catalog(cls) -> tuple[Checkpoint, ...]:
         """Those that are known by name."""
         return tuple(cls._named(known.name) for known in cls.known)
 
@@ -60,8 +60,8 @@ class Recogniser(Stage[C]):
             name,
             task=cls.task,
             known=cls.known,
-            instead="recognise.model=none",
-            option="recognise.checkpoint",
+            instead="recognize.model=none",
+            option="recognize.checkpoint",
         )
 
     def open(self, context: Context) -> None:
@@ -72,7 +72,7 @@ class Recogniser(Stage[C]):
         self._batches: Batches[list[Any]] = Batches(
             self.config.batch or default,
             "windows",
-            "take a smaller checkpoint, or recognise.device=cpu",
+            "take a smaller checkpoint, or recognize.device=cpu",
             self.warn,
         )
         self._frames = 0

@@ -1,6 +1,6 @@
-"""recognise/* against the library's documented loop over clips, in the same process.
+"""recognize/* against the library's documented loop over clips, in the same process.
 
-    python -m benchmarks.recognise [--kind videomae|timesformer|vivit|clip|xclip] [--repeats 7]
+    python -m benchmarks.recognize [--kind videomae|timesformer|vivit|clip|xclip] [--repeats 7]
         [--clips 2] [--batch 1] [--views 1] [--device cpu] [--threads 2]
 
 Networks of their usual size with random weights, which take as long as learned ones, on clips of
@@ -112,8 +112,8 @@ def main() -> None:
             (folder / "one.txt").write_text("{}")
             more = {"actions": ",".join(ACTIONS), "templates": str(folder / "one.txt")}
             more["none_of_these"] = False
-        stage: Any = find("recognise", model)(
-            options_of("recognise", model)(
+        stage: Any = find("recognize", model)(
+            options_of("recognize", model)(
                 checkpoint=name,
                 device=options.device,
                 views=options.views,

@@ -1,4 +1,4 @@
-"""Recognisers: each equals its library's documented usage, and says what it cannot use."""
+"""Recognizers: each equals its library's documented usage, and says what it cannot use."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ from pipeline.contract.messages import Frames, Scores
 from pipeline.contract.stage import Context, Stage, find, options_of
 from pipeline.errors import UsageError
 from stages._networks.batching import Batches
-from stages.recognise._windows import crops, windows
+from stages.recognize._windows import crops, windows
 from tests.support.checkpoints import (
     LABELS,
     VIDEO_CLASSIFIERS,
@@ -58,7 +58,7 @@ def opened() -> Any:
     def open_(
         model: str, heard: list[Event] | None = None, threads: int = 1, **options: Any
     ) -> Any:
-        stage = find("recognise", model)(options_of("recognise", model)(**options))
+        stage = find("recognize", model)(options_of("recognize", model)(**options))
         stages.append(stage)
         stage.fetch()
         report = heard.append if heard is not None else (lambda event: None)
@@ -209,11 +209,11 @@ def test_labels_that_do_not_fit_are_told(
     path = tmp_path / name
     if text is not None:
         path.write_text(text)
-    config = options_of("recognise", "video_transformer")(
+    config = options_of("recognize", "video_transformer")(
         checkpoint=str(checkpoints("videomae")), labels=str(path)
     )
-    stage = find("recognise", "video_transformer")(config)
-    with pytest.raises(UsageError, match=r"recognise\.labels: ") as caught:
+    stage = find("recognize", "video_transformer")(config)
+    with pytest.raises(UsageError, match=r"recognize\.labels: ") as caught:
         stage.fetch()
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -346,8 +346,8 @@ def test_videoprism_equals_its_features(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "recognise.actions is empty; write what to look for"),
-        ({"actions": " , "}, "recognise.actions is empty"),
+        ({}, "recognize.actions is empty; write what to look for"),
+        ({"actions": " , "}, "recognize.actions is empty"),
         ({"actions": "a dog, a cat, a dog"}, "names 'a dog' twice"),
         ({"actions": ",".join(map(str, range(10_001)))}, "has 10001 actions; at most 10000"),
     ],
@@ -355,9 +355,9 @@ def test_videoprism_equals_its_features(
 def test_words_that_cannot_be_used_are_told(
     options: dict[str, str], told: str, checkpoints: Callable[[str], Path]
 ) -> None:
-    config = options_of("recognise", "zero_shot")(checkpoint=str(checkpoints("clip")), **options)
+    config = options_of("recognize", "zero_shot")(checkpoint=str(checkpoints("clip")), **options)
     with pytest.raises(UsageError, match=told):
-        find("recognise", "zero_shot")(config).fetch()
+        find("recognize", "zero_shot")(config).fetch()
 
 
 def test_a_template_must_have_a_place_for_the_action(
@@ -365,11 +365,11 @@ def test_a_template_must_have_a_place_for_the_action(
 ) -> None:
     path = tmp_path / "t.txt"
     path.write_text("a photo of {}\na photo")
-    config = options_of("recognise", "zero_shot")(
+    config = options_of("recognize", "zero_shot")(
         checkpoint=str(checkpoints("clip")), actions="a dog", templates=str(path)
     )
     with pytest.raises(UsageError, match=r"'a photo' has no \{\} for the action"):
-        find("recognise", "zero_shot")(config).fetch()
+        find("recognize", "zero_shot")(config).fetch()
 
 
 # Checkpoints that cannot be used ---------------------------------------------------------------
@@ -432,8 +432,8 @@ def broken(folder: Path, how: str) -> None:
 def test_a_checkpoint_that_cannot_be_used_is_told(how: str, told: str, tmp_path: Path) -> None:
     save_video(tmp_path, "videomae")
     broken(tmp_path, how)
-    config = options_of("recognise", "video_transformer")(checkpoint=str(tmp_path))
-    stage = find("recognise", "video_transformer")(config)
+    config = options_of("recognize", "video_transformer")(checkpoint=str(tmp_path))
+    stage = find("recognize", "video_transformer")(config)
 
     def use() -> None:
         stage.fetch()
@@ -458,11 +458,11 @@ def test_a_torch_file_of_tensors_alone_is_read(tmp_path: Path, opened: Opened) -
 def test_what_compares_no_pictures_with_words_is_told(
     checkpoints: Callable[[str], Path],
 ) -> None:
-    config = options_of("recognise", "zero_shot")(
+    config = options_of("recognize", "zero_shot")(
         checkpoint=str(checkpoints("videomae")), actions="a dog"
     )
     with pytest.raises(UsageError, match="is a videomae, which does not compare pictures with"):
-        find("recognise", "zero_shot")(config).fetch()
+        find("recognize", "zero_shot")(config).fetch()
 
 
 # Clips -----------------------------------------------------------------------------------------
@@ -473,8 +473,8 @@ def test_any_size_of_frame_is_scored(
     size: tuple[int, int], checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
     stage = opened("video_transformer", checkpoint=str(checkpoints("vivit")))
-    grey = np.full((2, *size, 3), 128, np.uint8)
-    found = stage.process(clip_of(grey, np.arange(2) * 40_000_000))
+    gray = np.full((2, *size, 3), 128, np.uint8)
+    found = stage.process(clip_of(gray, np.arange(2) * 40_000_000))
     assert np.isfinite(found.score).all()
 
 
@@ -483,15 +483,15 @@ def test_any_size_of_frame_is_scored(
 def test_tiny_frames_are_scored_as_their_enlarged_selves(
     kind: str, size: tuple[int, int], checkpoints: Callable[[str], Path], opened: Opened
 ) -> None:
-    """Three rows or columns may be taken for colours."""
+    """Three rows or columns may be taken for colors."""
     of_video = kind in VIDEO_CLASSIFIERS
     more = {} if of_video else {"actions": "a dog runs, a person cooks"}
     model = "video_transformer" if of_video else "zero_shot"
     stage: Any = opened(model, checkpoint=str(checkpoints(kind)), **more)
-    grey = np.full((8, *size, 3), 90, np.uint8)
+    gray = np.full((8, *size, 3), 90, np.uint8)
     large = np.full((8, 64, 64 * size[1] // size[0], 3), 90, np.uint8)
     times = np.arange(8) * 40_000_000
-    tiny, whole = (stage.process(clip_of(images, times)).score for images in (grey, large))
+    tiny, whole = (stage.process(clip_of(images, times)).score for images in (gray, large))
     # The processor of SigLIP 2 cuts a tiny picture into fewer patches.
     np.testing.assert_allclose(tiny, whole, atol=1e-3 if kind == "siglip2" else 1e-4)
 
