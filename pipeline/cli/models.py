@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.chain import ORDER
 from pipeline.cli.shared_options import add_license_option
-from pipeline.contract.stage import find, models, steps
+from pipeline.contract.stage import find, models
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.weights import licenses
 from pipeline.weights.files import Weights, bring, fault_of, sha256_of
@@ -40,7 +41,7 @@ def add_models(commands: Any) -> None:
 
 def known() -> Iterator[tuple[str, Weights]]:
     """Yield every file of weights with the model that it belongs to, such as `flow/raft`."""
-    for step in steps():
+    for step in ORDER:
         for model in models(step):
             for weights in find(step, model).catalog():
                 yield f"{step}/{model}", weights
@@ -96,7 +97,7 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
     del console
     there = list(known())
     wanted = [(m, w) for m, w in there if options.name in (m, w.id)]
-    if not wanted and is_name(options.name) and options.name.partition("/")[0] not in steps():
+    if not wanted and is_name(options.name) and options.name.partition("/")[0] not in ORDER:
         wanted = [("any stage", checkpoint(options.name, task="", instead="", option="NAME"))]
     if not wanted:
         names = sorted({name for model, weights in there for name in (model, weights.id)})

@@ -9,7 +9,8 @@ from pipeline.contract.messages import Frames, Keyframes
 from pipeline.contract.source import Source
 from pipeline.contract.stage import Context, find, options_of
 from pipeline.errors import SourceError
-from pipeline.worker.clip_source import ClipSource, remember
+from pipeline.worker.clip_metadata import ClipMetadata
+from pipeline.worker.clip_source import ClipSource
 from stages.pose._views import _undistorted
 from tests.stages.decode.test_images import save, transforms
 from tests.support.media import HEIGHT, WIDTH, Told, number_of, numbered, read, sample
@@ -245,7 +246,7 @@ def test_a_clip_that_is_decoded_again_has_its_depth(tmp_path: Path, short_film: 
         named = Source(uri=str(source), shown=source.name, name="clip")
         head = ClipSource(decode, opened("sample", "dense"), named)
         first = sample(read(source, model), "dense")[0]
-        again = head.remake(remember(first))
+        again = head.redecode(ClipMetadata.of(first))
         assert np.array_equal(again.images, first.images)
         if model == "images":
             assert same(again.depth, clip.depth)

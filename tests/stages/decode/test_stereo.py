@@ -14,7 +14,8 @@ from pipeline.contract.messages import Frames, Keyframes
 from pipeline.contract.source import Source
 from pipeline.contract.stage import Context, find, options_of
 from pipeline.errors import SourceError
-from pipeline.worker.clip_source import ClipSource, remember
+from pipeline.worker.clip_metadata import ClipMetadata
+from pipeline.worker.clip_source import ClipSource
 from tests.stages.decode.test_images import save, transforms
 from tests.support.media import HEIGHT, WIDTH, Told, number_of, numbered, read, sample, write_video
 from tests.support.motions import opened
@@ -263,7 +264,7 @@ def test_a_clip_that_is_decoded_again_has_its_right_views(tmp_path: Path) -> Non
         first = clip_of(source, model, **options)
         named = Source(uri=str(source), shown=source.name, name="clip")
         head = ClipSource(opened("decode", model, **options), opened("sample", "dense"), named)
-        again = head.remake(remember(first))
+        again = head.redecode(ClipMetadata.of(first))
         assert again.baseline_m == first.baseline_m
         assert (again.right is None) == (not options and model == "pyav")
         if first.right is not None:
