@@ -39,10 +39,10 @@ from stages._rendering.point_renderer import splat as draw_discs
 from stages.splat._cpu import CpuBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._options import TrainingOptions
-from stages.splat._photographs import HELD_OUT_EVERY, Photographs
 from stages.splat._schedule import ObjectStoreBudget
 from stages.splat._session import scene_scale, usual_count
 from stages.splat._train import Trainer
+from stages.splat._training_views import HELD_OUT_EVERY, TrainingViews
 from tests.support.posed import posed_views
 from tests.support.scenes import film
 from tests.support.scenes.paths import Segment
@@ -112,7 +112,7 @@ def train(
     """Train by CPU time (or by steps) as `splat/cpu` does; return what came out."""
     options = TrainingOptions()
     backend = CpuBackend(threads)
-    photographs = Photographs(views, options.largest_px, "cpu")
+    photographs = TrainingViews(views, options.largest_px, "cpu")
     most = usual_count(photographs)
     xyz, rgb = scene_points(views, points, most, 0)
     began = clock()

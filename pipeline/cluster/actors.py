@@ -28,8 +28,8 @@ from pipeline.scheduling.backend import (
     ObjectsLost,
     TaskDone,
     TaskResult,
-    WorkerDied,
     WorkerEvent,
+    WorkerLost,
     WorkerStarted,
 )
 from pipeline.scheduling.policy import may_idle
@@ -227,11 +227,11 @@ class RayBackend:
             return [ObjectsLost(worker=worker, task=call.task) for call in calls]
         if isinstance(error, exceptions.OutOfMemoryError):
             reason = "the machine ran out of memory"
-            return [WorkerDied(worker=worker, reason=reason, out_of_memory=True)]
+            return [WorkerLost(worker=worker, reason=reason, out_of_memory=True)]
         if isinstance(error, exceptions.RayActorError):
-            return [WorkerDied(worker=worker, reason=death_reason(str(error)))]
+            return [WorkerLost(worker=worker, reason=death_reason(str(error)))]
         if isinstance(error, exceptions.ActorUnschedulableError):
-            return [WorkerDied(worker=worker, reason=f"no machine has room for it: {error}")]
+            return [WorkerLost(worker=worker, reason=f"no machine has room for it: {error}")]
         kind = type(cause or error).__name__
         failure = Failure(kind=kind, text=str(cause or error), detail=str(error))
         if not calls:

@@ -23,7 +23,7 @@ from pipeline.contract.messages import (
     Tracks,
     Views,
 )
-from pipeline.contract.source import Picture, Probe, Reader, Source, Timeline
+from pipeline.contract.source import DecodedFrame, Probe, Reader, Source, Timeline
 from pipeline.contract.stage import Context, Options, Resources, Stage
 from pipeline.contract.viewer import Viewer
 
@@ -32,6 +32,7 @@ __all__ = [
     "Array",
     "Artifact",
     "Context",
+    "DecodedFrame",
     "DepthMaps",
     "Event",
     "Frames",
@@ -42,7 +43,6 @@ __all__ = [
     "Metric",
     "Motion",
     "Options",
-    "Picture",
     "Points",
     "Probe",
     "Progress",

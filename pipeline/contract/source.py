@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Picture", "Probe", "Reader", "Source", "Timeline"]
+__all__ = ["DecodedFrame", "Probe", "Reader", "Source", "Timeline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Timeline:
     """int64 [N]: number in the source, rising; what `Reader.pictures` takes."""
 
 
-class Picture(Protocol):
+class DecodedFrame(Protocol):
     """One decoded frame that has not been converted yet."""
 
     index: int
@@ -145,7 +145,7 @@ class Reader(Protocol):
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[Picture]:
+    ) -> Iterator[DecodedFrame]:
         """Decode the frames of these rising indices, each group of pictures at most once.
 
         Goes forward inside a group of pictures and seeks only across groups.
@@ -154,7 +154,7 @@ class Reader(Protocol):
         """
         ...
 
-    def scan(self) -> Iterator[Picture]:
+    def scan(self) -> Iterator[DecodedFrame]:
         """Decode every frame in order; the consumer converts those that it keeps.
 
         A camera's scan ends where the stream breaks off. The next one waits for the connection

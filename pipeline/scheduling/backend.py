@@ -21,8 +21,8 @@ __all__ = [
     "StreamHooks",
     "TaskDone",
     "TaskResult",
-    "WorkerDied",
     "WorkerEvent",
+    "WorkerLost",
     "WorkerStarted",
     "report_task",
 ]
@@ -86,7 +86,7 @@ class ObjectsLost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerDied:
+class WorkerLost:
     """A worker has ended with whatever tasks it held."""
 
     worker: Worker
@@ -98,7 +98,7 @@ class WorkerDied:
     """Whether it ended before it began its first task, which is not to blame."""
 
 
-WorkerEvent = WorkerStarted | TaskDone | ObjectsLost | WorkerDied
+WorkerEvent = WorkerStarted | TaskDone | ObjectsLost | WorkerLost
 
 
 class Backend(Protocol):

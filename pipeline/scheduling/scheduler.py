@@ -26,8 +26,8 @@ from pipeline.scheduling.backend import (
     StreamHooks,
     TaskDone,
     TaskResult,
-    WorkerDied,
     WorkerEvent,
+    WorkerLost,
     WorkerStarted,
 )
 from pipeline.scheduling.dataflow import Dataflow
@@ -259,7 +259,7 @@ class Scheduler:
             case WorkerStarted():
                 self._workers.touch_all(worker.pool)
                 self._started(event)
-            case WorkerDied():
+            case WorkerLost():
                 self._worker_failures.died(event)
             case TaskDone() | ObjectsLost():
                 now = self._workers.backend.now()

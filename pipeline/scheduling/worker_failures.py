@@ -14,7 +14,7 @@ import logging
 from dataclasses import replace
 
 from pipeline.scheduling.admission import Admission
-from pipeline.scheduling.backend import WorkerDied
+from pipeline.scheduling.backend import WorkerLost
 from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.stage_failures import StageFailures, withdraw
 from pipeline.scheduling.streams import Stream
@@ -48,7 +48,7 @@ class WorkerFailures:
         self._admission = admission
         self._stage_failures = stage_failures
 
-    def died(self, event: WorkerDied) -> None:
+    def died(self, event: WorkerLost) -> None:
         """Recover from the death of a worker."""
         worker, why = event.worker, event.reason
         pool, tasks = worker.pool, list(worker.tasks)
@@ -88,14 +88,14 @@ class WorkerFailures:
             else:
                 pool.suspects.append(task)
 
-    def _is_poison(self, task: Task, event: WorkerDied, *, alone: bool) -> bool:
+    def _is_poison(self, task: Task, event: WorkerLost, *, alone: bool) -> bool:
         """Count a death against a task; return whether these are too many."""
         task.out_of_memory += event.out_of_memory
         task.kills += alone and not event.out_of_memory
         deaths = max(task.kills, task.out_of_memory - MEMORY_ATTEMPTS)
         return deaths >= self._workers.limits.attempts
 
-    def _decoder_died(self, stream: Stream, event: WorkerDied) -> None:
+    def _decoder_died(self, stream: Stream, event: WorkerLost) -> None:
         """Handle a decoder that died on its way to the next clip."""
         source, place = stream.dataflow.source_stage, stream.dataflow.produced
         if source.stuck_at is None or source.stuck_at.place != place:
@@ -109,7 +109,7 @@ class WorkerFailures:
         stream: Stream,
         pool: WorkerPool,
         tasks: list[Task],
-        event: WorkerDied,
+        event: WorkerLost,
         *,
         alone: bool,
     ) -> None:
@@ -196,13 +196,13 @@ class WorkerFailures:
                 if worker.state == "starting" and now - worker.started > STARTING_S:
                     self._workers.backend.kill(worker)
                     reason = f"it was not up after {STARTING_S:g} s"
-                    self.died(WorkerDied(worker=worker, reason=reason))
+                    self.died(WorkerLost(worker=worker, reason=reason))
                     continue
                 limit = pool.deadline_of(worker.tasks[0]) if worker.tasks else None
                 if limit is not None and now - worker.since > limit:
                     self._workers.backend.kill(worker)
                     reason = f"{pool.name} gave no sign of life for {limit:g} s and was ended"
-                    self.died(WorkerDied(worker=worker, reason=reason))
+                    self.died(WorkerLost(worker=worker, reason=reason))
 
 
 def _blame(task: Task, why: str) -> str:

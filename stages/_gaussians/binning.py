@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from stages._gaussians.kernels import Team, kernel
+from stages._gaussians.kernels import ThreadPool, kernel
 from stages._gaussians.projection import ALPHA_MIN
 
 __all__ = ["ROWS", "TILE", "WIDTH", "Bins", "bin_tiles"]
@@ -195,7 +195,7 @@ def _check_memory(intersections: int) -> None:
 
 
 def bin_tiles(
-    team: Team,
+    team: ThreadPool,
     means2d: Array,
     depths: Array,
     conics: Array,

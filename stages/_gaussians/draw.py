@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contract.messages import Splats
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.passes import Camera, draw_pass, project_pass, shade_pass
 from stages._geometry.transforms import invert
 
-__all__ = ["Picture", "draw"]
+__all__ = ["RenderedView", "draw"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RenderedView:
     """What a camera sees of a scene of splats."""
 
     rgb: Array
@@ -42,8 +42,8 @@ def draw(
     *,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     depth: bool = False,
-    team: Team | None = None,
-) -> Picture:
+    team: ThreadPool | None = None,
+) -> RenderedView:
     """Draw splats as they were trained.
 
     Args:
@@ -55,7 +55,7 @@ def draw(
         depth: Whether to draw depth too, which takes half as long again; else it is NaN.
         team: Threads to use; one by default.
     """
-    team = team or Team(1)
+    team = team or ThreadPool(1)
     camera = Camera.of(invert(np.asarray(T_world_camera)), K, size, np.float32)
     center = np.asarray(T_world_camera)[:3, 3].astype(np.float32)
     projection = project_pass(
@@ -77,4 +77,4 @@ def draw(
         layers = np.repeat(projection.depths[:, None], 3, axis=1)
         total = draw_pass(team, projection, layers, np.zeros(3), size).image[..., 0]
         np.divide(total, alpha, out=z, where=alpha > 0)
-    return Picture(np.clip(drawing.image, 0, 1), alpha, z)
+    return RenderedView(np.clip(drawing.image, 0, 1), alpha, z)

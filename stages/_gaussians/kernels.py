@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-__all__ = ["Team", "exp_negative", "kernel"]
+__all__ = ["ThreadPool", "exp_negative", "kernel"]
 
 _INLINED = ("kernels.py", "projection.py", "binning.py")
 """The files whose functions and constants are compiled into the kernels of other files."""
@@ -96,7 +96,7 @@ def _exp_negative(x):
     return fast
 
 
-class Team:
+class ThreadPool:
     """A fixed number of threads that share out ranges of work."""
 
     def __init__(self, threads: int) -> None:

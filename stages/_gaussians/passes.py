@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages._gaussians.binning import WIDTH, Bins, bin_tiles
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.projection import BLOCK, project, project_backward
 from stages._gaussians.rasterize import GRADIENTS, gather, rasterize, rasterize_backward
 from stages._gaussians.spherical_harmonics import shade, shade_backward
@@ -85,7 +85,7 @@ def _blocks(count: int) -> int:
 
 
 def project_pass(
-    team: Team,
+    team: ThreadPool,
     means: Array,
     quats: Array,
     log_scales: Array,
@@ -110,7 +110,7 @@ def project_pass(
 
 
 def project_pass_backward(
-    team: Team,
+    team: ThreadPool,
     inputs: tuple[Array, Array, Array, Array],
     camera: Camera,
     antialiased: bool,
@@ -134,7 +134,7 @@ def project_pass_backward(
 
 
 def shade_pass(
-    team: Team, degree: int, means: Array, center: Array, sh0: Array, shN: Array, radii: Array
+    team: ThreadPool, degree: int, means: Array, center: Array, sh0: Array, shN: Array, radii: Array
 ) -> Array:
     """Return the colors [N, 3]; arguments as for `shade`."""
     colors = np.empty((len(means), 3), means.dtype)
@@ -143,7 +143,7 @@ def shade_pass(
 
 
 def shade_pass_backward(
-    team: Team,
+    team: ThreadPool,
     degree: int,
     inputs: tuple[Array, Array, Array, Array],
     radii: Array,
@@ -188,7 +188,11 @@ class Drawing:
 
 
 def draw_pass(
-    team: Team, projection: Projection, colors: Array, background: Array, size: tuple[int, int]
+    team: ThreadPool,
+    projection: Projection,
+    colors: Array,
+    background: Array,
+    size: tuple[int, int],
 ) -> Drawing:
     """Draw projected Gaussians in these colors [N, 3]; `size` is (width, height)."""
     width, height = size
@@ -213,7 +217,7 @@ def draw_pass(
 
 
 def draw_pass_backward(
-    team: Team, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
+    team: ThreadPool, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Return the gradients by means2d, conics, opacities and colors of all N = `count`."""
     bins, dtype = drawing.bins, drawing.image.dtype

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages._gaussians.kernels import Team, kernel
+from stages._gaussians.kernels import ThreadPool, kernel
 
 __all__ = ["SelectiveAdam", "step_together"]
 
@@ -43,7 +43,7 @@ class SelectiveAdam:
     It is none: making the first of torch's optimizers imports its compiler, 3 s of CPU time.
     """
 
-    def __init__(self, team: Team, parameter: Tensor, lr: float) -> None:
+    def __init__(self, team: ThreadPool, parameter: Tensor, lr: float) -> None:
         self._team = team
         group = {"params": [parameter], "lr": lr, "betas": (0.9, 0.999), "eps": 1e-15}
         self.param_groups: list[dict[str, Any]] = [group]
@@ -74,7 +74,9 @@ class SelectiveAdam:
         return *arrays, dtype(group["lr"]), *betas, *rests, dtype(group["eps"])
 
 
-def step_together(team: Team, optimizers: Iterable[SelectiveAdam], visibility: Tensor) -> None:
+def step_together(
+    team: ThreadPool, optimizers: Iterable[SelectiveAdam], visibility: Tensor
+) -> None:
     """Move the rows [N] that were seen of several parameters in one turn of the threads."""
     seen = visibility.numpy()
     jobs = [job for optimizer in optimizers if (job := optimizer.arguments()) is not None]

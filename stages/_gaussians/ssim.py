@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages._gaussians.kernels import Team, kernel
+from stages._gaussians.kernels import ThreadPool, kernel
 
 __all__ = ["photometric", "ssim"]
 
@@ -131,7 +131,7 @@ def _gradient(first, last, image, target, slopes, window, l1, dssim, totals, out
 
 
 def photometric(
-    team: Team, image: Array, target: Array, dssim: float
+    team: ThreadPool, image: Array, target: Array, dssim: float
 ) -> tuple[float, float, Array]:
     """Return (1 - dssim) L1 + dssim (1 - SSIM), the mean SSIM, and the loss's gradient.
 
@@ -162,4 +162,4 @@ def photometric(
 def ssim(image: Array, target: Array) -> float:
     """Return the mean structural similarity of two pictures, float [H, W, 3] in 0..1."""
     a, b = (np.ascontiguousarray(x, np.float32) for x in (image, target))
-    return photometric(Team(1), a, b, 1.0)[1]
+    return photometric(ThreadPool(1), a, b, 1.0)[1]

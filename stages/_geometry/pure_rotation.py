@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.contract.messages import Array
 
-__all__ = ["Turn", "fit_turn"]
+__all__ = ["RotationZoom", "fit_turn"]
 
 FOCAL_PRIOR = (0.0, 0.5)
 """Mean and deviation of log(f / longer side): phones lie near 0.8, COLMAP's guess is 1.2."""
@@ -23,7 +23,7 @@ STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
+class RotationZoom:
     """A fitted turn and zoom."""
 
     R: Array
@@ -43,7 +43,7 @@ class Turn:
 
 def fit_turn(
     p: Array, q: Array, size: tuple[int, int], *, focal_px: float | None = None, noise_px: float = 1
-) -> Turn:
+) -> RotationZoom:
     """Fit the turn and zoom that take points `p` to `q`, both [N, 2] px, with outliers.
 
     Args:
@@ -88,7 +88,7 @@ def fit_turn(
         x = x + np.clip(np.linalg.solve(normal, gradient), -0.3, 0.3)
         scale = max(noise_px, 0.7 * scale)
     residual = np.linalg.norm(b - moved(x), axis=1)
-    return Turn(
+    return RotationZoom(
         R=_rotation(x[:3]),
         focal_px=float(np.exp(x[4]) * side),
         zoom=float(np.exp(x[3])),

@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from stages._geometry.transforms import OPENCV_FROM_OPENGL
 from stages._rendering.camera_path import between
 
-__all__ = ["Keyframes", "rigid"]
+__all__ = ["RunCameras", "rigid"]
 
 FILE_BYTES = 64 << 20
 NUMBER = re.compile(r"(\d+)\.\w+$")
@@ -46,7 +46,7 @@ def rigid(matrix: Any) -> npt.NDArray[np.float64] | None:
 
 
 @dataclass(frozen=True)
-class Keyframes:
+class RunCameras:
     """The cameras of a run whose poses are known, in order of time."""
 
     index: npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class Keyframes:
     """Frame numbers at which a new shot begins."""
 
     @classmethod
-    def read(cls, folder: Path) -> Keyframes:
+    def read(cls, folder: Path) -> RunCameras:
         """Read the keyframes of a run folder.
 
         Raises:

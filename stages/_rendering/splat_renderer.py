@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from pipeline.contract.messages import Splats
 from stages._gaussians.draw import draw
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._rendering.colormaps import depth_colors, inverse_depth_range
 from stages._rendering.video_writer import PreviewVideo
 
-__all__ = ["SplatArtist", "write_png"]
+__all__ = ["SplatRenderer", "write_png"]
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +29,7 @@ SCALE_PICTURES = 8
 SECOND_NS = 1_000_000_000
 
 
-class SplatArtist:
+class SplatRenderer:
     """Draws one scene of splats again and again.
 
     Args:
@@ -41,11 +41,11 @@ class SplatArtist:
 
     def __init__(self, splats: Splats, size: tuple[int, int], *, depth: bool, threads: int) -> None:
         self._splats, self._size, self._depth = splats, size, depth
-        self._team = Team(threads)
+        self._team = ThreadPool(threads)
         self._threads = threads
         self._range: tuple[float, float] | None = None
 
-    def __enter__(self) -> SplatArtist:
+    def __enter__(self) -> SplatRenderer:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from stages._formats.gaussian_ply_reader import read_splats
 from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points
 from stages._rendering.overview import overview
-from stages._rendering.run_cameras import Keyframes
+from stages._rendering.run_cameras import RunCameras
 
 __all__ = ["SPLATS", "USUAL_SIZE", "SplatScene", "read_scene_of_splats", "read_splat_scene"]
 
@@ -80,7 +80,7 @@ def read_splat_scene(folder: Path, warn: Callable[[str], object]) -> SplatScene:
         return SplatScene(
             splats, view.pose(), view.center, view.intrinsics(*USUAL_SIZE), USUAL_SIZE
         )
-    keyframes = Keyframes.read(folder)
+    keyframes = RunCameras.read(folder)
     K, size = keyframes.usual, keyframes.size
     pose = orbit(keyframes.T_world_camera, K, size, xyz, 1)[0]
     away = (xyz - pose[:3, 3]) @ pose[:3, 2]

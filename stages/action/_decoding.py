@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Decoder", "Run", "Step"]
+__all__ = ["Decoder", "StateRun", "Step"]
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ class Step:
 
 
 @dataclass(kw_only=True, slots=True)
-class Run:
+class StateRun:
     """Consecutive steps of one state."""
 
     state: int
@@ -65,23 +65,23 @@ class Decoder:
     """What is not settled yet."""
     _settled: int | None = None
     """The state before them."""
-    _held: Run | None = None
+    _held: StateRun | None = None
     """The last run that is long enough; it may still grow over a short one after it."""
-    _fresh: Run | None = None
+    _fresh: StateRun | None = None
     """The run after it, not yet long enough to stand by itself."""
 
-    def push(self, step: Step) -> list[Run]:
+    def push(self, step: Step) -> list[StateRun]:
         """Take the next step and return the runs that have become final."""
         self._steps.append(step)
-        final: list[Run] = []
+        final: list[StateRun] = []
         while self._steps and step.end_ns - self._steps[0].end_ns >= self.lag_ns:
             self._settled = self._path()[0]
             final += self._take(self._steps.pop(0), self._settled)
         return final
 
-    def flush(self) -> list[Run]:
+    def flush(self) -> list[StateRun]:
         """Settle everything: the stretch of time ends here."""
-        final: list[Run] = []
+        final: list[StateRun] = []
         for step, state in zip(self._steps, self._path(), strict=True):
             final += self._take(step, state)
         if self._held and self._fresh:
@@ -112,8 +112,8 @@ class Decoder:
             )
         ]
         self._settled = state["settled"]
-        self._held = state["held"] and Run(**state["held"])
-        self._fresh = state["fresh"] and Run(**state["fresh"])
+        self._held = state["held"] and StateRun(**state["held"])
+        self._fresh = state["fresh"] and StateRun(**state["fresh"])
 
     def _path(self) -> list[int]:
         """Return the best states of the open steps, given the settled one (Viterbi)."""
@@ -135,10 +135,10 @@ class Decoder:
             path.append(int(came[path[-1]]))
         return path[::-1]
 
-    def _take(self, step: Step, state: int) -> list[Run]:
+    def _take(self, step: Step, state: int) -> list[StateRun]:
         others = np.delete(step.costs, state)
         margin = float(others.min() - step.costs[state]) * step.trust
-        piece = Run(
+        piece = StateRun(
             state=state,
             start_ns=step.start_ns,
             end_ns=step.end_ns,
@@ -172,7 +172,7 @@ class Decoder:
         self._fresh = None
 
 
-def _extend(run: Run, piece: Run) -> None:
+def _extend(run: StateRun, piece: StateRun) -> None:
     run.end_ns = piece.end_ns
     run.evidence += piece.evidence
     run.seconds += piece.seconds

@@ -21,7 +21,7 @@ from stages.action._camera import (
     packed,
     unpacked,
 )
-from stages.action._decoding import Decoder, Run, Step
+from stages.action._decoding import Decoder, StateRun, Step
 from stages.action._objects import object_evidence
 from stages.action._planar import camera_motion, fit_plane
 from stages.action._recognized import Recognized, RecognizedOptions
@@ -64,7 +64,7 @@ class Config(RecognizedOptions):
 
 
 @dataclass(kw_only=True)
-class Shot:
+class ShotState:
     """Everything remembered of the shot in progress; its size does not grow with the shot."""
 
     number: int
@@ -112,7 +112,7 @@ class Model(Stage[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._shot: Shot | None = None
+        self._shot: ShotState | None = None
         self._recognized = Recognized(config)
         self._pairs = self._followed = 0
 
@@ -173,9 +173,9 @@ class Model(Stage[Config]):
             self._shot = self._begin(state["shot"]["number"], state["shot"]["start_ns"])
             self._shot.restore(state["shot"])
 
-    def _begin(self, number: int, start_ns: int) -> Shot:
+    def _begin(self, number: int, start_ns: int) -> ShotState:
         shortest = round(self.config.shortest_s * 1e9)
-        return Shot(
+        return ShotState(
             number=number,
             start_ns=start_ns,
             last_ns=start_ns,
@@ -203,7 +203,7 @@ class Model(Stage[Config]):
             moving=object_evidence(samples, fit),
         )
 
-    def _take(self, shot: Shot, pair: PairMotion) -> list[Row]:
+    def _take(self, shot: ShotState, pair: PairMotion) -> list[Row]:
         moving = Step(
             start_ns=pair.start_ns,
             end_ns=pair.end_ns,
@@ -219,7 +219,7 @@ class Model(Stage[Config]):
             rows += self._judge(shot)
         return rows
 
-    def _judge(self, shot: Shot) -> list[Row]:
+    def _judge(self, shot: ShotState) -> list[Row]:
         pair = shot.waiting[shot.judged]
         step = Step(
             start_ns=pair.start_ns,
@@ -234,7 +234,7 @@ class Model(Stage[Config]):
             shot.judged -= 1
         return rows
 
-    def _end(self, shot: Shot, end_ns: int) -> list[Row]:
+    def _end(self, shot: ShotState, end_ns: int) -> list[Row]:
         """Settle a shot that ends at `end_ns`, where the next one begins."""
         rows: list[Row] = []
         while shot.judged < len(shot.waiting):
@@ -259,11 +259,11 @@ def _object_costs(pair: PairMotion) -> npt.NDArray[np.float64]:
     return np.array([pair.moving, min(1 - pair.moving, UNSEEN_COST)])
 
 
-def _camera_row(run: Run) -> Row:
+def _camera_row(run: StateRun) -> Row:
     return LABELS[run.state], "camera", run.start_ns, run.end_ns, run.score, MODEL
 
 
-def _object_rows(runs: list[Run]) -> list[Row]:
+def _object_rows(runs: list[StateRun]) -> list[Row]:
     return [
         ("object-moving", "object", r.start_ns, r.end_ns, r.score, MODEL) for r in runs if r.state
     ]

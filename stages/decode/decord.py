@@ -17,9 +17,9 @@ from pipeline.contract.source import Reader, Source
 from pipeline.contract.stage import Context, Stage
 from pipeline.errors import SourceError, require
 from stages.decode._error_text import named
-from stages.decode._images.reader import Still
+from stages.decode._images.reader import StillImage
 from stages.decode._options import VideoOptions
-from stages.decode._video.gap_report import Books, Notes
+from stages.decode._video.gap_report import GapReport, Reporter
 from stages.decode._video.reader import VideoReader
 
 __all__ = ["Config", "Model"]
@@ -66,7 +66,7 @@ class Model(Stage[Config]):
             SourceError: It is missing, no video, beyond the limits, or not for decord.
         """
         return DecordReader(
-            source, self.config, Notes(self.warn, self.lost), threads=self.context.threads
+            source, self.config, Reporter(self.warn, self.lost), threads=self.context.threads
         )
 
 
@@ -108,12 +108,12 @@ class DecordReader(VideoReader):
             f"decord cannot read {named(self.source)} right: {why}; use decode.model=pyav"
         )
 
-    def _deliver(self, ranks: npt.NDArray[np.int64], books: Books) -> Generator[Any]:
+    def _deliver(self, ranks: npt.NDArray[np.int64], books: GapReport) -> Generator[Any]:
         try:
             for part in np.split(ranks, range(BATCH, len(ranks), BATCH)):
                 for rank, image in zip(part.tolist(), self._fetch(part.tolist()), strict=False):
                     books.got(rank)
-                    yield Still(
+                    yield StillImage(
                         image,
                         index=rank,
                         pts_ns=int(self._pts_ns[rank]),

@@ -19,7 +19,7 @@ from pipeline.contract.source import Reader, Source
 from pipeline.contract.stage import Context, Stage
 from stages.decode._images.reader import ImageReader
 from stages.decode._options import DecodeOptions
-from stages.decode._video.gap_report import Notes
+from stages.decode._video.gap_report import Reporter
 
 __all__ = ["Config", "Model"]
 
@@ -65,7 +65,7 @@ class Model(Stage[Config]):
         return ImageReader(
             source,
             self.config,
-            Notes(self.warn, self.lost),
+            Reporter(self.warn, self.lost),
             fps=self.config.fps,
             stereo=self.config.stereo,
             depth=self.config.depth,

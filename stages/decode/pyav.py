@@ -10,7 +10,7 @@ from __future__ import annotations
 from pipeline.contract.source import Reader, Source
 from pipeline.contract.stage import Stage
 from stages.decode._options import VideoOptions
-from stages.decode._video.gap_report import Notes
+from stages.decode._video.gap_report import Reporter
 from stages.decode._video.reader import VideoReader
 
 __all__ = ["Config", "Model"]
@@ -33,5 +33,5 @@ class Model(Stage[Config]):
             SourceError: It is missing, no video, damaged beyond use, or beyond the limits.
         """
         return VideoReader(
-            source, self.config, Notes(self.warn, self.lost), threads=self.context.threads
+            source, self.config, Reporter(self.warn, self.lost), threads=self.context.threads
         )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.contract.messages import Views
 from pipeline.errors import PartNotMade
 from stages.depth._robust import Fit, robust_fit
-from stages.depth._steady import steady
+from stages.depth._temporal_scale import steady
 
 __all__ = [
     "LEAST_POINTS",

@@ -82,7 +82,7 @@ class Config(raft.Config):
     )
 
 
-class Raft(raft.Model):
+class StereoRaft(raft.Model):
     """The network of `flow/raft`, under the options of this step."""
 
     step = "depth"
@@ -95,22 +95,26 @@ class Model(Stage[Config]):
     @property
     def resources(self) -> Resources:
         """What one worker needs."""
-        return Raft(self.config).resources if self._learned else Resources(memory_bytes=500_000_000)
+        return (
+            StereoRaft(self.config).resources
+            if self._learned
+            else Resources(memory_bytes=500_000_000)
+        )
 
     @property
     def device(self) -> str:
         """Where it runs."""
-        return Raft(self.config).device if self._learned else "cpu"
+        return StereoRaft(self.config).device if self._learned else "cpu"
 
     @property
     def weights(self) -> tuple[Weights, ...]:
         """RAFT's, where it is asked for."""
-        return Raft(self.config).weights if self._learned else ()
+        return StereoRaft(self.config).weights if self._learned else ()
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
         """All files that it can fetch."""
-        return Raft.catalog()
+        return StereoRaft.catalog()
 
     @property
     def _learned(self) -> bool:
@@ -125,7 +129,7 @@ class Model(Stage[Config]):
         super().open(context)
         cv2.setNumThreads(context.threads)
         if self._learned:
-            self._raft = Raft(self.config)
+            self._raft = StereoRaft(self.config)
             self._raft.open(context)
 
     def process(self, views: Views) -> DepthMaps:

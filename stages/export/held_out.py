@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.contract.messages import Splats, Views
 from pipeline.contract.stage import Context, Options, Stage
 from stages._gaussians.draw import draw
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.ssim import ssim
 from stages._rendering.camera_path import fit_intrinsics
 from stages._rendering.video_writer import fit_width
@@ -55,7 +55,7 @@ class Model(Stage[Config]):
         held_out = [int(k) for k in splats.held_out if 0 <= k < len(views.images)]
         if not held_out:
             return
-        team = Team(self.context.threads)
+        team = ThreadPool(self.context.threads)
         try:
             with publish_folder(self, "splats", "held-out pictures") as folder:
                 rows: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ class Model(Stage[Config]):
             team.close()
 
     def _compare(
-        self, folder: Path, views: Views, splats: Splats, k: int, team: Team
+        self, folder: Path, views: Views, splats: Splats, k: int, team: ThreadPool
     ) -> dict[str, Any]:
         height, width = views.images.shape[1:3]
         K = fit_intrinsics(splats.intrinsics[k], splats.size, (width, height))

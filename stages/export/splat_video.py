@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.contract.messages import Splats
 from pipeline.contract.stage import Options, Stage
 from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points, walk
-from stages._rendering.splat_renderer import SplatArtist
+from stages._rendering.splat_renderer import SplatRenderer
 from stages.export._publish import publish
 
 __all__ = ["Config", "Model"]
@@ -46,7 +46,7 @@ class Model(Stage[Config]):
         K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
         with (
             publish(self, "splats.mp4", "splat video") as path,
-            SplatArtist(splats, size, depth=False, threads=self.context.threads) as artist,
+            SplatRenderer(splats, size, depth=False, threads=self.context.threads) as artist,
         ):
             artist.video(
                 path,

@@ -13,7 +13,7 @@ from pipeline.contract.messages import Points, Views
 from pipeline.contract.read_back import PosedCameras
 from pipeline.contract.stage import Context, Options, Stage
 from stages._geometry.transforms import OPENCV_FROM_OPENGL
-from stages._rendering.run_cameras import Keyframes
+from stages._rendering.run_cameras import RunCameras
 from stages.export._images import ImageFormat, find_images, finite_views, write_images
 from stages.export._publish import publish
 
@@ -79,7 +79,7 @@ class Model(Stage[Config]):
 
     def read(self, folder: Path) -> PosedCameras:
         """Read the cameras of a run folder."""
-        found = Keyframes.read(folder)
+        found = RunCameras.read(folder)
         return PosedCameras(
             index=found.index,
             T_world_camera=found.T_world_camera,

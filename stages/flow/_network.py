@@ -21,12 +21,12 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from pipeline.weights.files import Weights, fit, read_tensors
 from stages._networks.inference import pack
 
-__all__ = ["Raft"]
+__all__ = ["RaftNetwork"]
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
-class Raft:
+class RaftNetwork:
     """One of torchvision's two networks, with its weights, on a device."""
 
     def __init__(

@@ -112,10 +112,10 @@ class Model(Stage[Config]):
             f"lower {self.step}.tile (now {self.config.tile}) or {self.step}.working_side",
             self.warn,
         )
-        from stages.flow._network import Raft
+        from stages.flow._network import RaftNetwork
 
         config = self.config
-        self._network = Raft(
+        self._network = RaftNetwork(
             config.size,
             self.weights[0],
             device=self.device,

@@ -8,13 +8,13 @@ import numpy as np
 from pipeline.contract.messages import Array
 from stages._geometry.pure_rotation import fit_turn
 
-__all__ = ["Tracks", "parallax_between"]
+__all__ = ["PointTracks", "parallax_between"]
 
 LEAST_CONFIDENCE = 0.3
 """Of the flow where a track stands; below it the point is taken for hidden or lost."""
 
 
-class Tracks:
+class PointTracks:
     """A grid of points laid over one frame, carried along by chaining flow."""
 
     def __init__(self, height: int, width: int, across: int = 24) -> None:

@@ -23,7 +23,7 @@ from pydantic import Field
 from pipeline.contract.messages import Array, Frames, Keyframes, Masks, Motion
 from pipeline.contract.stage import Context, Options, Stage
 from stages.keyframe._masks import row_of, stacked_masks
-from stages.keyframe._tracks import Tracks, parallax_between
+from stages.keyframe._tracks import PointTracks, parallax_between
 
 __all__ = ["Config", "Model"]
 
@@ -78,7 +78,7 @@ class _Frame:
     T_world_camera: Array | None
     mask: Array | None
     """Packed."""
-    tracks: Tracks
+    tracks: PointTracks
     depth: Array | None = None
     """float32 [H, W] meters"""
     right: Array | None = None
@@ -125,7 +125,7 @@ class _Frame:
         """Return the frame of a snapshot; its tracks begin anew."""
         height, width = state["image"].shape[:2]
         given: dict[str, Any] = {"intrinsics": None, "T_world_camera": None, "mask": None}
-        return cls(**given | state, tracks=Tracks(height, width), own=True)
+        return cls(**given | state, tracks=PointTracks(height, width), own=True)
 
 
 class Model(Stage[Config]):
@@ -244,7 +244,7 @@ class Model(Stage[Config]):
             intrinsics=None if frames.intrinsics is None else frames.intrinsics[t],
             T_world_camera=None if frames.T_world_camera is None else frames.T_world_camera[t],
             mask=mask,
-            tracks=Tracks(height, width),
+            tracks=PointTracks(height, width),
             depth=None if frames.depth is None else frames.depth[t],
             right=None if frames.right is None else frames.right[t],
         )

@@ -20,7 +20,7 @@ from pipeline.contract.messages import Array
 from pipeline.weights.files import Weights, fit, read_tensors
 from stages._networks.checkpoints import check_finite
 from stages.pose._features import Features
-from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced, reduced_size, strongest
+from stages.pose._image_transform import SMALLEST_SIDE, Grid, reduced, reduced_size, strongest
 
 __all__ = ["Detector", "LightGlue", "Nearest", "glue_configuration"]
 

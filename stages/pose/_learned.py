@@ -16,9 +16,9 @@ from stages._networks.batching import Batches
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
 from stages.pose._front_end import Matched, Sift, admitted, kept
-from stages.pose._sighted import Grid
+from stages.pose._image_transform import Grid
 
-__all__ = ["DetectorFree", "Learned"]
+__all__ = ["DetectorFree", "LearnedFrontEnd"]
 
 REMEMBERED = 12
 """Pictures whose maps a matcher without keypoints keeps: a keyframe and its usual partners. They
@@ -61,7 +61,7 @@ class PairMatcher(Protocol):
         ...
 
 
-class Learned:
+class LearnedFrontEnd:
     """Keypoints of a network, matched by another or by their descriptors.
 
     Args:
@@ -184,7 +184,7 @@ class DetectorFree:
     ) -> tuple[list[Features], list[Matched]]:
         """Return the correspondences of the pairs as features that they share."""
         del features
-        self._seen = _Seen(self._matcher)
+        self._seen = _Described(self._matcher)
         rows = [list(row) for _, row in groupby(sorted(pairs), key=lambda pair: pair[0])]
         found: list[Correspondences | None] = []
         with ThreadPoolExecutor(self._threads) as pool:
@@ -231,7 +231,7 @@ class DetectorFree:
         return found
 
 
-class _Seen:
+class _Described:
     """What a matcher saw in the pictures that were asked for last."""
 
     def __init__(self, matcher: PairMatcher) -> None:

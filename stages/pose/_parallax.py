@@ -17,7 +17,7 @@ from stages._geometry.pure_rotation import fit_turn
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 
-__all__ = ["Evidence", "parallax_evidence"]
+__all__ = ["ParallaxEvidence", "parallax_evidence"]
 
 PAIRS = 60
 MATCHES = 250
@@ -35,7 +35,7 @@ pan that also drifts 0.53, every other real clip that reconstructs 0.90 to 1.00.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class ParallaxEvidence:
     """What the matches say about the motion of the camera."""
 
     unexplained: float = 0.0
@@ -58,10 +58,10 @@ def parallax_evidence(
     features: list[Features],
     size: tuple[int, int],
     focal_px: float | None,
-) -> Evidence:
+) -> ParallaxEvidence:
     """Fit a turn and zoom to the matches of up to 60 pairs, spread over all."""
     if not pairs:
-        return Evidence()
+        return ParallaxEvidence()
     least_px = max(0.5, LEAST * max(size))
     rows = []
     for pair in pairs[:: max(1, len(pairs) // PAIRS)]:
@@ -72,7 +72,7 @@ def parallax_evidence(
         tolerance = max(least_px, NOISE * _epipolar_noise_px(p, q))
         rows.append((np.mean(residual > tolerance), np.median(residual), np.median(moved)))
     unexplained, residual, moved = np.percentile(np.array(rows), 80, axis=0)
-    return Evidence(
+    return ParallaxEvidence(
         unexplained=float(unexplained),
         residual_px=float(residual),
         moved_px=float(moved),

@@ -7,8 +7,8 @@ import numpy as np
 from pipeline.contract.messages import Array, Keyframes, Views
 from stages.pose._features import Features
 from stages.pose._matching import Pair
-from stages.pose._parallax import Evidence
-from stages.pose._still import STILL_SHARE, still_share
+from stages.pose._parallax import ParallaxEvidence
+from stages.pose._static_camera import STILL_SHARE, still_share
 
 __all__ = ["left_out", "why_no_model", "why_no_motion", "why_nothing_to_map"]
 
@@ -58,7 +58,7 @@ def why_no_model(
     keyframes: Keyframes,
     features: list[Features],
     pairs: list[Pair],
-    evidence: Evidence,
+    evidence: ParallaxEvidence,
     views: int,
 ) -> str:
     """Return why a largest model of `views` is no reconstruction, with figures; empty if it is."""

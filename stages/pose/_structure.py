@@ -30,7 +30,7 @@ from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd
 from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, verify
-from stages.pose._parallax import Evidence, parallax_evidence
+from stages.pose._parallax import ParallaxEvidence, parallax_evidence
 from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._views import views_from
 
@@ -60,19 +60,19 @@ C = TypeVar("C", bound=MappingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _Observation:
     """What the keyframes show, and what it says about the camera's motion."""
 
     features: list[Features]
     pairs: list[Pair]
-    evidence: Evidence
+    evidence: ParallaxEvidence
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     """What one strategy came to: its models, the largest first."""
 
-    seen: _Seen
+    seen: _Observation
     models: list[pycolmap.Reconstruction]
 
     @property
@@ -133,12 +133,12 @@ class StructureFromMotion(ColmapStage[C]):
         seen = self._look(keyframes, 2 * self.most, exhaustive=True)
         yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
 
-    def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Seen:
+    def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Observation:
         """Find features, match them and weigh the evidence for parallax."""
         front_end, count = self.front_end, len(keyframes.index)
         features = front_end.describe(keyframes, most, lambda i: self.progress(i, 4 * count))
         if front_end.detects and why_nothing_to_map(keyframes, features):
-            return _Seen(features=features, pairs=[], evidence=Evidence())
+            return _Observation(features=features, pairs=[], evidence=ParallaxEvidence())
         wanted = choose_pairs(
             features,
             keyframes.shot,
@@ -153,12 +153,12 @@ class StructureFromMotion(ColmapStage[C]):
         height, width = keyframes.images.shape[1:3]
         focal_px = None if keyframes.intrinsics is None else float(keyframes.intrinsics[0, 0, 0])
         evidence = parallax_evidence(pairs, features, (width, height), focal_px)
-        return _Seen(features=features, pairs=pairs, evidence=evidence)
+        return _Observation(features=features, pairs=pairs, evidence=evidence)
 
     def _map(
         self,
         keyframes: Keyframes,
-        seen: _Seen,
+        seen: _Observation,
         *,
         angle_deg: float,
         inliers: int,

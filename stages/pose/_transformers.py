@@ -22,7 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_finite, load, processor
 from stages.pose._features import Features
-from stages.pose._sighted import SMALLEST_SIDE, Grid, reduced_size, strongest
+from stages.pose._image_transform import SMALLEST_SIDE, Grid, reduced_size, strongest
 
 __all__ = ["EfficientLoftr", "LightGlue", "SuperPoint"]
 

@@ -22,7 +22,7 @@ from pipeline.errors import require
 from pipeline.weights.files import Weights, own_file
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_device, device_of, resources_of
-from stages.pose import _published as published
+from stages.pose import _known_weights as published
 from stages.pose._front_end import FrontEnd
 from stages.pose._structure import MappingOptions, StructureFromMotion
 
@@ -168,7 +168,9 @@ class Model(StructureFromMotion[Config]):
             return _learned.DetectorFree(matcher, sure=sure, threads=threads, warn=self.warn)
         found = self._kornia() if self._checkpoint is None else self._transformers()
         batch = self.config.batch or (GPU_BATCH if self.device == "cuda" else 1)
-        return _learned.Learned(*found, sure=sure, batch=batch, threads=threads, warn=self.warn)
+        return _learned.LearnedFrontEnd(
+            *found, sure=sure, batch=batch, threads=threads, warn=self.warn
+        )
 
     def _kornia(self) -> tuple[Any, Any]:
         """Return kornia's detector and what matches its keypoints."""

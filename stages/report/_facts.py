@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["Facts", "FrameTable", "Happening", "StageAccount", "read_facts"]
+__all__ = ["EventRow", "Facts", "FrameTable", "StageAccount", "read_facts"]
 
 MOST_EVENTS = 2000
 
 
 @dataclass(frozen=True)
-class Happening:
+class EventRow:
     """A line of `events.jsonl`."""
 
     start_s: float
@@ -66,7 +66,7 @@ class Facts:
     manifest: dict[str, Any]
     source: dict[str, Any]
     stages: list[StageAccount]
-    events: list[Happening]
+    events: list[EventRow]
     frames: FrameTable | None
     duration_s: float
     """Of the video as far as it was sampled, at least a millisecond."""
@@ -153,12 +153,12 @@ def _stage(row: dict[str, Any]) -> StageAccount:
     )
 
 
-def _events(path: Path) -> list[Happening]:
+def _events(path: Path) -> list[EventRow]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    events: list[Happening] = []
+    events: list[EventRow] = []
     for line in lines[:MOST_EVENTS]:
         try:
             row = _dict(json.loads(line))
@@ -167,7 +167,7 @@ def _events(path: Path) -> list[Happening]:
         start_s, end_s = _number(row.get("start_s")), _number(row.get("end_s"))
         score = row.get("score")
         events.append(
-            Happening(
+            EventRow(
                 start_s=start_s,
                 end_s=max(start_s, end_s),
                 label=str(row.get("label", "")),

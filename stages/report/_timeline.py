@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from stages.report._facts import Facts, FrameTable, Happening
+from stages.report._facts import EventRow, Facts, FrameTable
 from stages.report._markup import Markup, tag
 from stages.report._pictures import jpeg_uri, nearest, storyboard, video_pictures
 from stages.report._wording import clock, plural
@@ -100,7 +100,7 @@ def _tracks(facts: Facts) -> list[Markup]:
             continue
         if kind == "shot":
             events = [replace(e, label=f"shot {n}") for n, e in enumerate(events, 1)]
-        lanes: list[list[Happening]] = []
+        lanes: list[list[EventRow]] = []
         for event in sorted(events, key=lambda e: e.start_s):
             # Events of one kind that overlap lie below each other.
             lane = next((n for n in lanes if n[-1].end_s <= event.start_s + 1e-6), None)
@@ -116,7 +116,7 @@ def _tracks(facts: Facts) -> list[Markup]:
     return rows
 
 
-def _block(event: Happening, duration_s: float) -> Markup:
+def _block(event: EventRow, duration_s: float) -> Markup:
     left = 100 * min(event.start_s / duration_s, 1)
     width = max(0.35, 100 * (min(event.end_s, duration_s) - event.start_s) / duration_s)
     said = f"{event.label}, {clock(event.start_s)} to {clock(event.end_s)}"
@@ -131,7 +131,7 @@ def _block(event: Happening, duration_s: float) -> Markup:
     )
 
 
-def _hue(event: Happening) -> str:
+def _hue(event: EventRow) -> str:
     if event.kind in ("object", "shot"):
         return HUES[event.kind]
     return HUES.get(event.label.split("-")[0].split(" ")[0].lower(), "other")
@@ -203,7 +203,7 @@ def _axis(duration_s: float) -> Markup:
     return _row("", tag("div", marks, class_="axis", aria_hidden="true"), "axis")
 
 
-def _list_of_events(events: list[Happening]) -> Markup | None:
+def _list_of_events(events: list[EventRow]) -> Markup | None:
     told = [e for e in events if e.kind != "shot"]
     if not told:
         return None

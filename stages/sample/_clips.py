@@ -12,15 +12,15 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.contract.messages import Frames
-from pipeline.contract.source import Picture, Reader
+from pipeline.contract.source import DecodedFrame, Reader
 from pipeline.contract.stage import Options
-from stages.sample._course import Carry
+from stages.sample._cursor import CarryOver
 
 __all__ = [
     "SHARPNESS_WIDTH_PX",
     "ClipOptions",
-    "Kept",
     "SampleOptions",
+    "SelectedFrame",
     "clips",
     "keep",
     "sharpness_of",
@@ -50,7 +50,7 @@ class SampleOptions(ClipOptions):
 
 
 @dataclass(frozen=True)
-class Kept:
+class SelectedFrame:
     """A frame that was chosen, converted."""
 
     image: npt.NDArray[np.uint8]
@@ -69,11 +69,11 @@ def sharpness_of(luma: npt.NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(luma, cv2.CV_16S).var())
 
 
-def keep(picture: Picture, *, shot: int = 0, sharpness: float | None = None) -> Kept:
+def keep(picture: DecodedFrame, *, shot: int = 0, sharpness: float | None = None) -> SelectedFrame:
     """Convert a chosen frame."""
     if sharpness is None:
         sharpness = sharpness_of(picture.luma(SHARPNESS_WIDTH_PX))
-    return Kept(
+    return SelectedFrame(
         picture.rgb(),
         picture.pts_ns,
         picture.index,
@@ -86,7 +86,7 @@ def keep(picture: Picture, *, shot: int = 0, sharpness: float | None = None) -> 
     )
 
 
-def stretches(reader: Reader) -> Iterator[Iterator[Picture]]:
+def stretches(reader: Reader) -> Iterator[Iterator[DecodedFrame]]:
     """Yield the pictures between which nothing is missing: all of a file at once.
 
     A camera's end where the connection is lost; no shot and no clip may reach across.
@@ -104,12 +104,12 @@ def stretches(reader: Reader) -> Iterator[Iterator[Picture]]:
 
 def clips(
     reader: Reader,
-    kept: Iterable[Kept],
+    kept: Iterable[SelectedFrame],
     *,
     frames: int,
     overlap: int = 1,
     seconds: float | None = None,
-    carry: Carry | None = None,
+    carry: CarryOver | None = None,
 ) -> Iterator[Frames]:
     """Group frames in order into clips of at most `frames`, as soon as each is full.
 
@@ -120,11 +120,11 @@ def clips(
     Before a clip is handed out, `carry` is told how the next one begins. One that was told so
     before says how many of the first frames another clip held.
     """
-    carry = carry or Carry()
+    carry = carry or CarryOver()
     if seconds is None and reader.probe.kind == "camera":
         seconds = CAMERA_CLIP_S
     longest_ns = None if seconds is None else round(seconds * 1e9)
-    held: list[Kept] = []
+    held: list[SelectedFrame] = []
     shared = carry.shared
     for frame in kept:
         if held and frame.shot != held[-1].shot:
@@ -145,12 +145,12 @@ def clips(
         yield _frames(reader, held, shared)
 
 
-def _tell(carry: Carry, frames: list[Kept], shared: int) -> None:
+def _tell(carry: CarryOver, frames: list[SelectedFrame], shared: int) -> None:
     carry.frames = [(k.index, k.sharpness, k.shot) for k in frames]
     carry.shared = shared
 
 
-def _frames(reader: Reader, held: list[Kept], shared: int) -> Frames:
+def _frames(reader: Reader, held: list[SelectedFrame], shared: int) -> Frames:
     poses = [k.T_world_camera for k in held if k.T_world_camera is not None]
     intrinsics = [k.intrinsics for k in held if k.intrinsics is not None]
     depth = [k.depth for k in held if k.depth is not None]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contract.messages import Frames
-from pipeline.contract.source import Picture, Reader, Timeline
+from pipeline.contract.source import DecodedFrame, Reader, Timeline
 from pipeline.contract.stage import Stage
-from stages.sample._clips import ClipOptions, Kept, SampleOptions, clips, keep, stretches
-from stages.sample._course import Carry, Course
+from stages.sample._clips import ClipOptions, SampleOptions, SelectedFrame, clips, keep, stretches
+from stages.sample._cursor import CarryOver, Cursor
 
 __all__ = ["FollowingSampler", "ListedSampler", "nearest_rows"]
 
@@ -47,10 +47,10 @@ class ListedSampler(Stage[C]):
             SourceError: The source is a camera, which has no timeline.
         """
         timeline = reader.timeline()
-        course = Course(reader, timeline.index[self.choose(timeline)].tolist())
-        carry, carried = Carry(), list[Kept]()
+        course = Cursor(reader, timeline.index[self.choose(timeline)].tolist())
+        carry, carried = CarryOver(), list[SelectedFrame]()
         if self._restored is not None:
-            carry = Carry.restored(self._restored["carry"])
+            carry = CarryOver.restored(self._restored["carry"])
             needed = [index for index, _, _ in carry.frames]
             again = course.go_on(self._restored["course"], needed)
             carried = [keep(picture) for picture in again.values()]
@@ -66,12 +66,12 @@ class ListedSampler(Stage[C]):
         """Let `process` yield the clips after a snapshot."""
         self._restored = state
 
-    _course: Course | None = None
-    _carry = Carry()
+    _course: Cursor | None = None
+    _carry = CarryOver()
     _restored: dict[str, Any] | None = None
 
     def _clips(
-        self, reader: Reader, kept: Iterator[Kept], carry: Carry | None = None
+        self, reader: Reader, kept: Iterator[SelectedFrame], carry: CarryOver | None = None
     ) -> Iterator[Frames]:
         return clips(
             reader,
@@ -82,7 +82,7 @@ class ListedSampler(Stage[C]):
             carry=carry,
         )
 
-    def _take(self, course: Course) -> Iterator[Kept]:
+    def _take(self, course: Cursor) -> Iterator[SelectedFrame]:
         for picture in course:
             yield keep(picture)
             self.progress(course.done, course.total)
@@ -91,7 +91,7 @@ class ListedSampler(Stage[C]):
 class FollowingSampler(ListedSampler[C]):
     """One that can also choose from a camera's pictures as they come, by `follow`."""
 
-    def follow(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield those that `choose` would take if these were all; hold one at most."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class FollowingSampler(ListedSampler[C]):
             return super().process(reader)
         return self._clips(reader, self._from_camera(reader))
 
-    def _from_camera(self, reader: Reader) -> Iterator[Kept]:
+    def _from_camera(self, reader: Reader) -> Iterator[SelectedFrame]:
         for shot, pictures in enumerate(stretches(reader)):
             for picture in self.follow(pictures):
                 yield keep(picture, shot=shot)

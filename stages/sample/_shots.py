@@ -15,10 +15,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.source import Picture
+from pipeline.contract.source import DecodedFrame
 from stages.sample._clips import SHARPNESS_WIDTH_PX
 
-__all__ = ["PREVIEW_WIDTH_PX", "Look", "Matcher", "Shots", "in_shot", "looks", "shots"]
+__all__ = [
+    "PREVIEW_WIDTH_PX",
+    "Preview",
+    "PreviewFlow",
+    "ShotDetector",
+    "in_shot",
+    "looks",
+    "shots",
+]
 
 Gray = npt.NDArray[np.uint8]
 
@@ -45,10 +53,10 @@ differ in everything and still be one walk through one room."""
 
 
 @dataclass(frozen=True)
-class Look:
+class Preview:
     """What is known of a frame at a glance."""
 
-    picture: Picture
+    picture: DecodedFrame
     luma: Gray
     """At `SHARPNESS_WIDTH_PX`."""
     preview: Gray
@@ -56,7 +64,7 @@ class Look:
     shot: int = 0
 
 
-class Matcher:
+class PreviewFlow:
     """Dense flow between two previews (Kroeger et al., DIS, ECCV 2016)."""
 
     def __init__(self) -> None:
@@ -95,25 +103,25 @@ class Matcher:
         return float((x * y).sum()) / scale if scale > 1 else 1.0
 
 
-def looks(pictures: Iterable[Picture]) -> Iterator[Look]:
+def looks(pictures: Iterable[DecodedFrame]) -> Iterator[Preview]:
     """Look at every frame without converting it."""
     for picture in pictures:
         luma = picture.luma(SHARPNESS_WIDTH_PX)
         h = max(16, round(luma.shape[0] * PREVIEW_WIDTH_PX / SHARPNESS_WIDTH_PX))
         preview = cv2.resize(luma, (PREVIEW_WIDTH_PX, h), interpolation=cv2.INTER_AREA)
-        yield Look(picture, luma, preview)
+        yield Preview(picture, luma, preview)
 
 
 @dataclass
-class Shots:
+class ShotDetector:
     """What the search for cuts remembers between two frames."""
 
     shot: int = 0
     activity: deque[float] = field(default_factory=lambda: deque(maxlen=ACTIVITY_FRAMES))
-    before: Look | None = None
-    waiting: Look | None = None
+    before: Preview | None = None
+    waiting: Preview | None = None
     """A frame that looks like a cut: the one after it decides."""
-    ready: deque[Look] = field(default_factory=deque[Look])
+    ready: deque[Preview] = field(default_factory=deque[Preview])
     """Numbered frames, not handed out yet."""
 
     def snapshot(self) -> dict[str, Any]:
@@ -127,7 +135,7 @@ class Shots:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any], looks: Mapping[int, Look]) -> Shots:
+    def restored(cls, state: dict[str, Any], looks: Mapping[int, Preview]) -> ShotDetector:
         """Return what `snapshot` described, with a new look at its frames."""
         before, waiting = state["before"], state["waiting"]
         return cls(
@@ -139,7 +147,7 @@ class Shots:
         )
 
 
-def shots(seen: Iterable[Look], matcher: Matcher, state: Shots) -> Iterator[Look]:
+def shots(seen: Iterable[Preview], matcher: PreviewFlow, state: ShotDetector) -> Iterator[Preview]:
     """Number the shots. What `state` holds is complete whenever a frame is handed out."""
     yield from _drained(state.ready)
     for look in seen:
@@ -150,12 +158,12 @@ def shots(seen: Iterable[Look], matcher: Matcher, state: Shots) -> Iterator[Look
         yield in_shot(last, state.shot + 1)
 
 
-def _drained(ready: deque[Look]) -> Iterator[Look]:
+def _drained(ready: deque[Preview]) -> Iterator[Preview]:
     while ready:
         yield ready.popleft()
 
 
-def _number(look: Look, matcher: Matcher, state: Shots) -> None:
+def _number(look: Preview, matcher: PreviewFlow, state: ShotDetector) -> None:
     if state.before is None:
         state.before = look
         state.ready.append(look)
@@ -179,9 +187,9 @@ def _number(look: Look, matcher: Matcher, state: Shots) -> None:
     state.ready.append(in_shot(look, state.shot))
 
 
-def in_shot(look: Look, shot: int) -> Look:
+def in_shot(look: Preview, shot: int) -> Preview:
     """Return the look as one of another shot."""
-    return look if look.shot == shot else Look(look.picture, look.luma, look.preview, shot)
+    return look if look.shot == shot else Preview(look.picture, look.luma, look.preview, shot)
 
 
 def _change(a: Gray, b: Gray) -> float:
@@ -193,7 +201,9 @@ def _typical(activity: deque[float], gap_s: float) -> float:
     return float(np.median([*activity, *prior]))
 
 
-def _cuts(before: Look, look: Look, change: float, typical: float, matcher: Matcher) -> bool:
+def _cuts(
+    before: Preview, look: Preview, change: float, typical: float, matcher: PreviewFlow
+) -> bool:
     if change < CHANGE_LEAST or change < CHANGE_RATIO * typical:
         return False
     likeness = matcher.likeness(before.preview, look.preview)

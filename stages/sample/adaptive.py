@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from pipeline.contract.messages import Frames
 from pipeline.contract.source import Reader
 from pipeline.contract.stage import Context, Stage
-from stages.sample._clips import Kept, SampleOptions, clips, keep, sharpness_of, stretches
-from stages.sample._course import Carry, Course
-from stages.sample._shots import Look, Matcher, Shots, in_shot, looks, shots
+from stages.sample._clips import SampleOptions, SelectedFrame, clips, keep, sharpness_of, stretches
+from stages.sample._cursor import CarryOver, Cursor
+from stages.sample._shots import Preview, PreviewFlow, ShotDetector, in_shot, looks, shots
 
 __all__ = ["Config", "Model"]
 
@@ -54,16 +54,18 @@ class Config(SampleOptions):
 
 
 @dataclass
-class Choice:
+class SelectionState:
     """What the choice of frames remembers between two of them."""
 
-    last: Look | None = None
+    last: Preview | None = None
     """The last frame kept."""
-    before: Look | None = None
+    before: Preview | None = None
     """The frame before the next one."""
-    near: list[tuple[Look, float, bool]] = field(default_factory=list[tuple[Look, float, bool]])
+    near: list[tuple[Preview, float, bool]] = field(
+        default_factory=list[tuple[Preview, float, bool]]
+    )
     """The latest frames with their sharpness, and whether each may stand for one that is due."""
-    ready: deque[tuple[Look, float]] = field(default_factory=deque[tuple[Look, float]])
+    ready: deque[tuple[Preview, float]] = field(default_factory=deque[tuple[Preview, float]])
     """Kept frames with their sharpness, not handed out yet."""
 
     def snapshot(self) -> dict[str, Any]:
@@ -76,10 +78,10 @@ class Choice:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any], seen: Mapping[int, Look]) -> Choice:
+    def restored(cls, state: dict[str, Any], seen: Mapping[int, Preview]) -> SelectionState:
         """Return what `snapshot` described, with a new look at its frames."""
 
-        def look(index: int, shot: int) -> Look:
+        def look(index: int, shot: int) -> Preview:
             return in_shot(seen[index], shot)
 
         return cls(
@@ -124,30 +126,30 @@ class Model(Stage[Config]):
         """Let `process` yield the clips after a snapshot."""
         self._restored = state
 
-    _course: Course | None = None
+    _course: Cursor | None = None
     _restored: dict[str, Any] | None = None
 
     def _from_camera(self, reader: Reader) -> Iterator[Frames]:
         shot = 0
         for pictures in stretches(reader):
-            matcher = Matcher()
-            seen = shots(looks(pictures), matcher, Shots())
-            kept = self._kept(self._select(seen, matcher, Choice(), timed=True), shot)
+            matcher = PreviewFlow()
+            seen = shots(looks(pictures), matcher, ShotDetector())
+            kept = self._kept(self._select(seen, matcher, SelectionState(), timed=True), shot)
             seconds, frames = self.config.clip_s, self.config.clip_frames
             for clip in clips(reader, kept, frames=frames, seconds=seconds):
                 yield clip
                 shot = clip.shot + 1
 
     def _from_file(self, reader: Reader) -> Iterator[Frames]:
-        self._course = course = Course(reader, reader.timeline().index.tolist())
-        self._carry, self._shots, self._choice = Carry(), Shots(), Choice()
-        carried: list[Kept] = []
+        self._course = course = Cursor(reader, reader.timeline().index.tolist())
+        self._carry, self._shots, self._choice = CarryOver(), ShotDetector(), SelectionState()
+        carried: list[SelectedFrame] = []
         if self._restored is not None and not self._restored["course"]["over"]:
             carried = self._go_on(course, self._restored)
         elif self._restored is not None:
             return iter(())
-        matcher = Matcher()
-        seen: Iterator[Look] = self._counted(looks(course), course)
+        matcher = PreviewFlow()
+        seen: Iterator[Preview] = self._counted(looks(course), course)
         timed = reader.probe.fps is not None
         if timed:
             seen = shots(seen, matcher, self._shots)
@@ -160,7 +162,7 @@ class Model(Stage[Config]):
             carry=self._carry,
         )
 
-    def _go_on(self, course: Course, state: dict[str, Any]) -> list[Kept]:
+    def _go_on(self, course: Cursor, state: dict[str, Any]) -> list[SelectedFrame]:
         """Take up everything where a snapshot left it; return how the next clip begins."""
         carry, cuts, choice = state["carry"], state["shots"], state["choice"]
         needed = [index for index, _, _ in carry["frames"]]
@@ -169,27 +171,29 @@ class Model(Stage[Config]):
         needed += [row[0] for row in (*cuts["ready"], *choice["near"], *choice["ready"])]
         pictures = course.go_on(state["course"], needed)
         seen = {look.picture.index: look for look in looks(pictures.values())}
-        self._carry = Carry.restored(carry)
-        self._shots = Shots.restored(cuts, seen)
-        self._choice = Choice.restored(choice, seen)
+        self._carry = CarryOver.restored(carry)
+        self._shots = ShotDetector.restored(cuts, seen)
+        self._choice = SelectionState.restored(choice, seen)
         return [
             keep(pictures[index], shot=shot, sharpness=sharpness)
             for index, sharpness, shot in self._carry.frames
         ]
 
-    def _kept(self, chosen: Iterable[tuple[Look, float]], first_shot: int = 0) -> Iterator[Kept]:
+    def _kept(
+        self, chosen: Iterable[tuple[Preview, float]], first_shot: int = 0
+    ) -> Iterator[SelectedFrame]:
         for look, sharpness in chosen:
             yield keep(look.picture, shot=first_shot + look.shot, sharpness=sharpness)
 
-    def _counted(self, seen: Iterable[Look], course: Course) -> Iterator[Look]:
+    def _counted(self, seen: Iterable[Preview], course: Cursor) -> Iterator[Preview]:
         for look in seen:
             yield look
             if course.done % PROGRESS_EVERY == 0 or course.done == course.total:
                 self.progress(course.done, course.total)
 
     def _select(
-        self, seen: Iterable[Look], matcher: Matcher, choice: Choice, *, timed: bool
-    ) -> Iterator[tuple[Look, float]]:
+        self, seen: Iterable[Preview], matcher: PreviewFlow, choice: SelectionState, *, timed: bool
+    ) -> Iterator[tuple[Preview, float]]:
         """Yield the frames to keep with their sharpness; `choice` is complete at every one."""
         # Containers round times: a frame may come a little early or late.
         shortest_ns = round(0.95e9 / self.config.max_fps) if timed else 1
@@ -203,7 +207,9 @@ class Model(Stage[Config]):
         while choice.ready:
             yield choice.ready.popleft()
 
-    def _weigh(self, look: Look, matcher: Matcher, choice: Choice, shortest_ns: int) -> None:
+    def _weigh(
+        self, look: Preview, matcher: PreviewFlow, choice: SelectionState, shortest_ns: int
+    ) -> None:
         last, before = choice.last, choice.before
         if last is None or before is None or look.shot != last.shot:
             _close(choice, shortest_ns)
@@ -226,11 +232,11 @@ class Model(Stage[Config]):
             choice.ready.append((choice.last, sharpness))
 
 
-def _named(look: Look) -> tuple[int, int]:
+def _named(look: Preview) -> tuple[int, int]:
     return look.picture.index, look.shot
 
 
-def _close(choice: Choice, shortest_ns: int) -> None:
+def _close(choice: SelectionState, shortest_ns: int) -> None:
     """Keep the last frame of a shot too, so that what happens at its end is seen."""
     end, last = choice.before, choice.last
     if end is None or last is None:
@@ -239,7 +245,7 @@ def _close(choice: Choice, shortest_ns: int) -> None:
         choice.ready.append((end, sharpness_of(end.luma)))
 
 
-def _sharpest(near: list[tuple[Look, float, bool]]) -> tuple[Look, float]:
+def _sharpest(near: list[tuple[Preview, float, bool]]) -> tuple[Preview, float]:
     """Return the newest frame, or a ripe neighbor that is clearly sharper."""
     best, sharpness, _ = near[-1]
     for look, other, ripe in near[:-1]:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.contract.source import Picture, Timeline
+from pipeline.contract.source import DecodedFrame, Timeline
 from stages.sample._clips import ClipOptions
 from stages.sample._listed import FollowingSampler, Ints
 
@@ -47,6 +47,6 @@ class Model(FollowingSampler[Config]):
         """Return the wanted rows of the timeline, rising."""
         return np.arange(0, len(timeline.pts_ns), self.config.stride, dtype=np.int64)
 
-    def follow(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield every so-many-th picture."""
         return islice(pictures, 0, None, self.config.stride)

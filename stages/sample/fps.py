@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.source import Picture, Timeline
+from pipeline.contract.source import DecodedFrame, Timeline
 from stages.sample._clips import SampleOptions
 from stages.sample._listed import FollowingSampler, Ints, nearest_rows
 
@@ -31,7 +31,7 @@ class Model(FollowingSampler[Config]):
         ticks = np.arange(int((pts[-1] - pts[0]) / step + 1e-6) + 1)
         return nearest_rows(pts[0] + ticks * step, pts)
 
-    def follow(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield the picture nearest to each tick; the clock starts with the first."""
         step = 1e9 / self.config.fps
         before = next(pictures, None)

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.contract.messages import Array
 from stages.segment._change import beyond, change
 
-__all__ = ["Evidence", "evidence_of_motion"]
+__all__ = ["MotionEvidence", "evidence_of_motion"]
 
 ACROSS = 64
 """Samples to a row of the picture."""
@@ -56,7 +56,7 @@ class _Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class MotionEvidence:
     """What a pair of frames tells of each pixel; 1 is the limit, above it something moves."""
 
     motion: Array
@@ -68,7 +68,7 @@ class Evidence:
     """float32 [H, W]: the same of the pixels of the next frame, looking back."""
 
 
-def evidence_of_motion(flow: Array, confidence: Array, gray: Array, after: Array) -> Evidence:
+def evidence_of_motion(flow: Array, confidence: Array, gray: Array, after: Array) -> MotionEvidence:
     """Return what moves between two frames.
 
     Nothing, where too little of the picture has texture to tell the camera's motion.
@@ -92,7 +92,7 @@ def evidence_of_motion(flow: Array, confidence: Array, gray: Array, after: Array
     if at_rest:
         H, changed = np.eye(3), still
     elif samples is None:
-        return Evidence(nothing, nothing, nothing)
+        return MotionEvidence(nothing, nothing, nothing)
     changed = beyond(changed, min(noise, unrest))
     height, width = gray.shape
     v, u = np.mgrid[:height, :width].astype(np.float32) + 0.5
@@ -119,7 +119,7 @@ def evidence_of_motion(flow: Array, confidence: Array, gray: Array, after: Array
     # Whole things are dull inside and change at their borders.
     near = cv2.dilate(changed, _square(NEAR * max(height, width)))
     motion = np.where(known & (near > 1), strength, 0).astype(np.float32)
-    return Evidence(motion, changed if flat else nothing, there_too)
+    return MotionEvidence(motion, changed if flat else nothing, there_too)
 
 
 def _square(side: float) -> Array:

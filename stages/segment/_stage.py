@@ -15,15 +15,15 @@ from pipeline.contract.stage import Context, Resources, Stage
 from pipeline.weights.hub import Checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import LearnedOptions, device_of, resources_of
+from stages.segment._detection import Detection, masks_of
 from stages.segment._labels import MOVERS
-from stages.segment._seen import Seen, masks_of
 
-__all__ = ["Learned", "Looker", "LookingOptions"]
+__all__ = ["LearnedSegmenter", "ObjectDetector", "ObjectDetectorOptions"]
 
 GPU_BATCH = 8
 
 
-class LookingOptions(LearnedOptions):
+class ObjectDetectorOptions(LearnedOptions):
     """Options of every network that names what it sees."""
 
     labels: str = Field(
@@ -35,10 +35,10 @@ class LookingOptions(LearnedOptions):
     )
 
 
-C = TypeVar("C", bound=LookingOptions)
+C = TypeVar("C", bound=ObjectDetectorOptions)
 
 
-class Learned(Stage[C]):
+class LearnedSegmenter(Stage[C]):
     """What every network of this step is: it has checkpoints, and names what it sees."""
 
     @property
@@ -74,14 +74,14 @@ class Learned(Stage[C]):
         """
 
 
-class Looker(Learned[C]):
+class ObjectDetector(LearnedSegmenter[C]):
     """A network that sees things in single frames.
 
     It is clip-scoped: any worker may take any clip, and `track` follows the things.
     """
 
     @abstractmethod
-    def look(self, images: list[Array]) -> list[list[Seen] | None]:
+    def look(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return what is seen in each picture, uint8 [H, W, 3]; None where scores are no numbers.
 
         Called from several threads.
@@ -91,7 +91,7 @@ class Looker(Learned[C]):
         """Settle how many frames go to the network at a time."""
         super().open(context)
         default = GPU_BATCH if self.device == "cuda" else 1
-        self._batches: Batches[list[list[Seen] | None]] = Batches(
+        self._batches: Batches[list[list[Detection] | None]] = Batches(
             self.config.batch or default,
             "frames",
             "take a smaller checkpoint, or segment.device=cpu",
@@ -108,13 +108,13 @@ class Looker(Learned[C]):
         found = self.seen(frames.images, frames.clip)
         return masks_of(frames, found, self.config.margin, f"{step}/{model}")
 
-    def seen(self, images: Array, clip: str) -> list[list[Seen]]:
+    def seen(self, images: Array, clip: str) -> list[list[Detection]]:
         """Return what is seen in each of some frames of a clip, uint8 [T, H, W, 3].
 
         Raises:
             UsageError: Not even one frame fits into the memory of the GPU.
         """
-        seen: list[list[Seen] | None] = []
+        seen: list[list[Detection] | None] = []
         threads = 1 if self.device == "cuda" else self.context.threads
         while len(seen) < len(images):
             # As many as run side by side: what does not fit is not begun.
@@ -128,7 +128,7 @@ class Looker(Learned[C]):
             )
         return [things or [] for things in seen]
 
-    def _looked(self, images: Array, size: int, threads: int) -> list[list[Seen] | None]:
+    def _looked(self, images: Array, size: int, threads: int) -> list[list[Detection] | None]:
         # Messages are read-only, which torch warns of.
         own = [np.require(image, requirements="W") for image in images]
         spans: Sequence[Any] = [own[at : at + size] for at in range(0, len(own), size)]

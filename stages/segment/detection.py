@@ -16,9 +16,9 @@ from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._networks.checkpoints import check_task, load, processor
+from stages.segment._detection import Detection
 from stages.segment._labels import check_labels, kept_labels, listed
-from stages.segment._seen import Seen
-from stages.segment._stage import Looker, LookingOptions
+from stages.segment._stage import ObjectDetector, ObjectDetectorOptions
 
 __all__ = ["Config", "Model"]
 
@@ -55,7 +55,7 @@ KNOWN_BY_TEXT = (
 INSTEAD = "segment.model=moving"
 
 
-class Config(LookingOptions):
+class Config(ObjectDetectorOptions):
     """Options of `segment/detection`."""
 
     checkpoint: str = Field(
@@ -71,7 +71,7 @@ class Config(LookingOptions):
     )
 
 
-class Model(Looker[Config]):
+class Model(ObjectDetector[Config]):
     """Boxes of things."""
 
     named_by: ClassVar[str] = "segment.checkpoint"
@@ -132,7 +132,7 @@ class Model(Looker[Config]):
                 self.config.labels, self._network.config.id2label, "segment.labels"
             )
 
-    def look(self, images: list[Array]) -> list[list[Seen] | None]:
+    def look(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return the things in each picture; None where scores are no numbers."""
         import torch
 
@@ -162,7 +162,7 @@ class Model(Looker[Config]):
             )
         return texts
 
-    def _found(self, outputs: Any, ready: Any, sizes: list[Any]) -> list[list[Seen]]:
+    def _found(self, outputs: Any, ready: Any, sizes: list[Any]) -> list[list[Detection]]:
         threshold = self.config.threshold
         if self._texts:
             results = self._processor.post_process_grounded_object_detection(
@@ -182,11 +182,11 @@ class Model(Looker[Config]):
         ]
 
 
-def _things(result: Any, labels: list[str]) -> list[Seen]:
+def _things(result: Any, labels: list[str]) -> list[Detection]:
     """Return the things of a picture that have a label."""
     boxes, scores = result["boxes"].cpu().numpy(), result["scores"].tolist()
     rows = zip(boxes.astype(np.float32), scores, labels, strict=True)
-    return [Seen(box, score, label) for box, score, label in rows if label]
+    return [Detection(box, score, label) for box, score, label in rows if label]
 
 
 def _auto(texts: tuple[str, ...]) -> str:

@@ -17,9 +17,9 @@ from pipeline.contract.stage import Context
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of
 from stages._networks.checkpoints import check_task, load, processor
+from stages.segment._detection import Detection
 from stages.segment._labels import check_labels, kept_labels
-from stages.segment._seen import Seen
-from stages.segment._stage import Looker, LookingOptions
+from stages.segment._stage import ObjectDetector, ObjectDetectorOptions
 
 __all__ = ["Config", "Model"]
 
@@ -37,7 +37,7 @@ KNOWN = (
 )
 
 
-class Config(LookingOptions):
+class Config(ObjectDetectorOptions):
     """Options of `segment/panoptic`."""
 
     checkpoint: str = Field(KNOWN[0].name, description="name on the hub or folder")
@@ -46,7 +46,7 @@ class Config(LookingOptions):
     )
 
 
-class Model(Looker[Config]):
+class Model(ObjectDetector[Config]):
     """Masks of things."""
 
     @property
@@ -82,7 +82,7 @@ class Model(Looker[Config]):
             self.config.labels, self._network.config.id2label, "segment.labels"
         )
 
-    def look(self, images: list[Array]) -> list[list[Seen] | None]:
+    def look(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return the things in each picture; None where scores are no numbers."""
         import torch
 
@@ -119,18 +119,18 @@ class Model(Looker[Config]):
         share = min(1.0, self.config.largest_px / max(height, width))
         return max(1, round(height * share)), max(1, round(width * share))
 
-    def _things(self, result: Any, shape: tuple[int, ...]) -> list[Seen]:
+    def _things(self, result: Any, shape: tuple[int, ...]) -> list[Detection]:
         segmentation = result["segmentation"].cpu().numpy().astype(np.int16)
         if segmentation.shape != shape:
             size = (shape[1], shape[0])
             segmentation = cv2.resize(segmentation, size, interpolation=cv2.INTER_NEAREST)
-        things = list[Seen]()
+        things = list[Detection]()
         for segment in result["segments_info"]:
             mask = segmentation == segment["id"]
             # One that others cover wholly has no pixel left.
             if segment["label_id"] in self._labels and mask.any():
                 label = self._labels[segment["label_id"]]
-                things.append(Seen(box_of(mask), float(segment["score"]), label, mask))
+                things.append(Detection(box_of(mask), float(segment["score"]), label, mask))
         return things
 
 

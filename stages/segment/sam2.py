@@ -21,10 +21,10 @@ from stages._geometry.boxes import box_of, overlap_of
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import check_task, load, processor
 from stages.segment import detection
+from stages.segment._detection import Detection, masks_of
 from stages.segment._motion import MOVING, Patches, moving_patches
 from stages.segment._propagation import Followed, Propagation
-from stages.segment._seen import Seen, masks_of
-from stages.segment._stage import Learned, LookingOptions
+from stages.segment._stage import LearnedSegmenter, ObjectDetectorOptions
 
 __all__ = ["Config", "Model"]
 
@@ -46,7 +46,7 @@ CLIP_BYTES = 2_000_000_000
 """A frame as the network takes it is 12 MB, and what it remembers of a thing 1 MB a frame."""
 
 
-class Config(LookingOptions):
+class Config(ObjectDetectorOptions):
     """Options of `segment/sam2`."""
 
     checkpoint: str = Field(KNOWN[0].name, description="name on the hub or folder")
@@ -78,12 +78,12 @@ class _Detector(detection.Model):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Thing:
+class _TrackedObject:
     label: str
     followed: Followed
 
 
-class Model(Learned[Config]):
+class Model(LearnedSegmenter[Config]):
     """Masks of things, each with one number in all frames of a clip."""
 
     def __init__(self, config: Config) -> None:
@@ -163,7 +163,7 @@ class Model(Learned[Config]):
             )
             return None
         clip: Propagation | None = None
-        things: list[_Thing] = []
+        things: list[_TrackedObject] = []
         too_many = 0
         for t, seen in self._looks(frames, motion):
             masks = [clip.enlarged(thing.followed, t) > 0 for thing in things] if clip else []
@@ -180,7 +180,9 @@ class Model(Learned[Config]):
         found = (_in_frame(clip, things, t) if clip else [] for t in range(len(frames.images)))
         return masks_of(frames, found, self.config.margin, "segment/sam2")
 
-    def _looks(self, frames: Frames, motion: Motion | None) -> Iterator[tuple[int, list[Seen]]]:
+    def _looks(
+        self, frames: Frames, motion: Motion | None
+    ) -> Iterator[tuple[int, list[Detection]]]:
         """Yield the frames in which things are looked for, and what is found there."""
         at = range(0, len(frames.images), self.config.every)
         height, width = frames.images.shape[1:3]
@@ -194,7 +196,7 @@ class Model(Learned[Config]):
             for t in at:
                 yield t, _moving_now(patches[t], width, height)
 
-    def _followed(self, clip: Propagation, t: int, fresh: list[Seen]) -> list[_Thing]:
+    def _followed(self, clip: Propagation, t: int, fresh: list[Detection]) -> list[_TrackedObject]:
         boxes = [one.box for one in fresh]
 
         def follow(size: int) -> list[Followed]:
@@ -202,9 +204,11 @@ class Model(Learned[Config]):
             return [thing for group in groups for thing in clip.follow(t, group)]
 
         followed = self._batches.attempt(follow)
-        return [_Thing(one.label, thing) for one, thing in zip(fresh, followed, strict=True)]
+        return [
+            _TrackedObject(one.label, thing) for one, thing in zip(fresh, followed, strict=True)
+        ]
 
-    def _tell(self, frames: Frames, things: list[_Thing], too_many: int) -> None:
+    def _tell(self, frames: Frames, things: list[_TrackedObject], too_many: int) -> None:
         if too_many:
             self.warn(
                 f"{too_many} things found in {frames.clip} were not followed: it has more than "
@@ -218,7 +222,7 @@ class Model(Learned[Config]):
             )
 
 
-def _in_frame(clip: Propagation, things: list[_Thing], t: int) -> list[Seen]:
+def _in_frame(clip: Propagation, things: list[_TrackedObject], t: int) -> list[Detection]:
     """Return the things of a frame; a pixel belongs to the one whose logit is the highest."""
     best = np.zeros(clip.size, np.float32)
     owner = np.zeros(clip.size, np.uint16)
@@ -226,24 +230,24 @@ def _in_frame(clip: Propagation, things: list[_Thing], t: int) -> list[Seen]:
         logits = clip.enlarged(thing.followed, t)
         higher = logits > best
         best[higher], owner[higher] = logits[higher], n
-    seen = list[Seen]()
+    seen = list[Detection]()
     for n, thing in enumerate(things, 1):
         mask = owner == n
         if mask.any():
             score = float(thing.followed.score[t])
-            seen.append(Seen(box_of(mask), score, thing.label, mask, n))
+            seen.append(Detection(box_of(mask), score, thing.label, mask, n))
     return seen
 
 
-def _moving_now(patches: Patches, width: int, height: int) -> list[Seen]:
+def _moving_now(patches: Patches, width: int, height: int) -> list[Detection]:
     """Return the patches of a frame of which the frame itself shows that they move."""
     number = np.where(patches.now, patches.number, 0).astype(np.uint16)
     number = cv2.resize(number, (width, height), interpolation=cv2.INTER_NEAREST)
     masks = [(number == n + 1, score) for n, score in enumerate(patches.score)]
-    return [Seen(box_of(mask), score, MOVING, mask) for mask, score in masks if mask.any()]
+    return [Detection(box_of(mask), score, MOVING, mask) for mask, score in masks if mask.any()]
 
 
-def _same(one: Seen, mask: Array) -> bool:
+def _same(one: Detection, mask: Array) -> bool:
     """Whether what was found is the thing of a mask [H, W]."""
     if not mask.any():
         return False
@@ -252,7 +256,7 @@ def _same(one: Seen, mask: Array) -> bool:
     return overlap_of(one.box, box_of(mask)) >= SAME_FROM
 
 
-def _inside(one: Seen, width: int, height: int) -> Seen:
+def _inside(one: Detection, width: int, height: int) -> Detection:
     return replace(one, box=np.clip(one.box, 0, [width, height, width, height]))
 
 

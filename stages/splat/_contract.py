@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["Backend", "Optimizer", "Rendering"]
+__all__ = ["Optimizer", "RenderBackend", "Rendering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Optimizer(Protocol):
         ...
 
 
-class Backend(Protocol):
+class RenderBackend(Protocol):
     """Renders Gaussians with gradients, compares pictures and makes optimizers."""
 
     device: str

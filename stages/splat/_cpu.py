@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.passes import (
     Camera,
     Drawing,
@@ -118,7 +118,7 @@ class CpuBackend:
     device = "cpu"
 
     def __init__(self, threads: int) -> None:
-        self.team = Team(threads)
+        self.team = ThreadPool(threads)
 
     @property
     def free_bytes(self) -> int:

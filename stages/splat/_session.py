@@ -14,13 +14,13 @@ from pipeline.contract.stage import Stage
 from pipeline.errors import OutputError
 from stages._geometry.transforms import invert, project
 from stages.splat._checkpoint import key_of, read, write
-from stages.splat._contract import Backend
+from stages.splat._contract import RenderBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._memory import fits
 from stages.splat._options import TrainingOptions
-from stages.splat._photographs import Photographs
 from stages.splat._schedule import Budget
 from stages.splat._train import Quality, Trainer
+from stages.splat._training_views import TrainingViews
 
 __all__ = ["Session", "scene_scale", "usual_count"]
 
@@ -46,12 +46,12 @@ class Session:
     """Trains the Gaussians of one stream."""
 
     def __init__(
-        self, stage: Stage[Any], backend: Backend, views: Views, points: Points | None
+        self, stage: Stage[Any], backend: RenderBackend, views: Views, points: Points | None
     ) -> None:
         self._stage, self._views = stage, views
         self._options: TrainingOptions = stage.config
         options, seed = self._options, stage.context.seed
-        photographs = Photographs(views, options.largest_px, backend.device)
+        photographs = TrainingViews(views, options.largest_px, backend.device)
         most, limit = self._most(photographs, backend.free_bytes)
         xyz, rgb = scene_points(views, points, most, seed)
         self.trainer = Trainer(
@@ -90,7 +90,7 @@ class Session:
             self._path.unlink(missing_ok=True)
         return _message(self.trainer, self._views)
 
-    def _most(self, photographs: Photographs, free_bytes: int) -> tuple[int, int]:
+    def _most(self, photographs: TrainingViews, free_bytes: int) -> tuple[int, int]:
         """Return how many Gaussians to grow to, and how many there may be in further rounds."""
         wanted = self._options.gaussians or usual_count(photographs)
         fits = int(0.5 * free_bytes / BYTES_EACH)
@@ -195,7 +195,7 @@ class Session:
         return self._best[0]
 
 
-def usual_count(photographs: Photographs) -> int:
+def usual_count(photographs: TrainingViews) -> int:
     """Return how many Gaussians photographs of this size call for."""
     width, height = photographs.size
     return min(max(round(A_PIXEL_OF_SIDE * math.sqrt(width * height)), FEWEST), MOST)

@@ -13,7 +13,7 @@ from pipeline.errors import PartNotMade
 from stages.splat._options import TrainingOptions
 
 if TYPE_CHECKING:
-    from stages.splat._contract import Backend
+    from stages.splat._contract import RenderBackend
 
 __all__ = ["SplatStage"]
 
@@ -30,7 +30,7 @@ class SplatStage(Stage[O]):
         """What one worker needs."""
         return Resources(cpus=2, memory_bytes=2_000_000_000)
 
-    def backend(self, context: Context) -> Backend:
+    def backend(self, context: Context) -> RenderBackend:
         """Return what renders."""
         raise NotImplementedError
 

@@ -15,13 +15,13 @@ from pipeline.contract.messages import Views
 from pipeline.errors import PartNotMade
 from stages._gaussians.ssim import ssim
 from stages._geometry.transforms import invert
-from stages.splat._contract import Backend, Rendering
+from stages.splat._contract import RenderBackend, Rendering
 from stages.splat._corrections import Corrections
 from stages.splat._growth import Growth, growth
 from stages.splat._memory import fits
 from stages.splat._options import TrainingOptions
-from stages.splat._photographs import Photographs, Shot
 from stages.splat._schedule import Budget, Schedule
+from stages.splat._training_views import TrainingView, TrainingViews
 
 __all__ = ["RATES", "Quality", "Trainer"]
 
@@ -63,8 +63,8 @@ class Trainer:
 
     def __init__(
         self,
-        backend: Backend,
-        photographs: Photographs,
+        backend: RenderBackend,
+        photographs: TrainingViews,
         gaussians: dict[str, Parameter],
         options: TrainingOptions,
         *,
@@ -164,7 +164,7 @@ class Trainer:
         lr = self.optimizers["means"].param_groups[0]["lr"]
         self.growth.after(rendering, lr, p < self.schedule.grow_until)
 
-    def _render(self, shot: Shot, degree: int) -> Rendering:
+    def _render(self, shot: TrainingView, degree: int) -> Rendering:
         return self.backend.render(
             self.gaussians,
             self.corrections.view(shot.number, shot.view),
@@ -300,13 +300,13 @@ class Trainer:
         return moved
 
     @torch.no_grad()
-    def draw(self, shot: Shot) -> Tensor:
+    def draw(self, shot: TrainingView) -> Tensor:
         """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
         rendering = self._render(shot, self.options.degree)
         return self.corrections.picture(shot.number, rendering.image)
 
 
-def _seen(image: Tensor, shot: Shot) -> Tensor:
+def _seen(image: Tensor, shot: TrainingView) -> Tensor:
     """Return a rendering [H, W, 3] with the photograph's own pixels where something moves.
 
     No error and no gradient comes from there, whatever the backend's loss is.

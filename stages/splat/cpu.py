@@ -9,7 +9,7 @@ from stages.splat._options import TrainingOptions
 from stages.splat._stage import SplatStage
 
 if TYPE_CHECKING:
-    from stages.splat._contract import Backend
+    from stages.splat._contract import RenderBackend
 
 __all__ = ["Config", "Model"]
 
@@ -21,7 +21,7 @@ class Config(TrainingOptions):
 class Model(SplatStage[Config]):
     """Trains on the CPU; equal seeds and steps give equal splats for any number of threads."""
 
-    def backend(self, context: Context) -> Backend:
+    def backend(self, context: Context) -> RenderBackend:
         """Return the CPU backend."""
         from stages.splat._cpu import CpuBackend
 

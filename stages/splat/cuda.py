@@ -11,7 +11,7 @@ from stages.splat._options import TrainingOptions
 from stages.splat._stage import SplatStage
 
 if TYPE_CHECKING:
-    from stages.splat._contract import Backend
+    from stages.splat._contract import RenderBackend
 
 __all__ = ["Config", "Model"]
 
@@ -41,7 +41,7 @@ class Model(SplatStage[Config]):
         """What one worker needs."""
         return Resources(cpus=1, gpus=1, memory_bytes=4_000_000_000)
 
-    def backend(self, context: Context) -> Backend:
+    def backend(self, context: Context) -> RenderBackend:
         """Return the CUDA backend.
 
         Raises:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.contract.messages import Array, Frames, Masks, Tracks
 from pipeline.contract.stage import Context, Options, Stage
-from stages.track._thing import Seen, Thing, overlaps
+from stages.track._object_track import FrameDetections, ObjectTrack, overlaps
 
 __all__ = ["Config", "Model"]
 
@@ -43,7 +43,7 @@ class Model(Stage[Config]):
     def open(self, context: Context) -> None:
         """Begin with nothing in view."""
         super().open(context)
-        self._things: list[Thing] = []
+        self._things: list[ObjectTrack] = []
         self._numbered = 0
         self._told = 0
         self._shot = -1
@@ -53,7 +53,7 @@ class Model(Stage[Config]):
     def process(self, frames: Frames, masks: Masks) -> Tracks | None:
         """Follow the things of a clip; return those that are gone."""
         self._model = masks.model
-        gone: list[Thing] = []
+        gone: list[ObjectTrack] = []
         if frames.shot != self._shot:
             gone, self._things = self._things, []
         self._shot = frames.shot
@@ -86,11 +86,11 @@ class Model(Stage[Config]):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot."""
-        self._things = [Thing.restored(thing) for thing in state["things"]]
+        self._things = [ObjectTrack.restored(thing) for thing in state["things"]]
         self._numbered, self._told, self._shot, self._last_index = state["numbers"]
         self._model = state["model"]
 
-    def _follow(self, seen: list[Seen], now: int) -> None:
+    def _follow(self, seen: list[FrameDetections], now: int) -> None:
         # Here, since whoever only describes the stage need not load it.
         from scipy.optimize import linear_sum_assignment
 
@@ -101,13 +101,13 @@ class Model(Stage[Config]):
             if overlap[thing, row] >= self.config.min_overlap:
                 self._things[thing].see(seen[row], now)
                 fresh.discard(int(row))
-        self._things += [Thing.first(seen[row], now) for row in sorted(fresh)]
+        self._things += [ObjectTrack.first(seen[row], now) for row in sorted(fresh)]
         for thing in self._things:
             if not thing.number and thing.times >= self.config.min_seen:
                 self._numbered += 1
                 thing.number = self._numbered
 
-    def _tracks(self, gone: list[Thing]) -> Tracks | None:
+    def _tracks(self, gone: list[ObjectTrack]) -> Tracks | None:
         known = sorted((thing for thing in gone if thing.number), key=lambda t: t.number)
         if not known:
             return None
@@ -126,12 +126,14 @@ class Model(Stage[Config]):
         )
 
 
-def _seen(masks: Masks, t: int) -> list[Seen]:
+def _seen(masks: Masks, t: int) -> list[FrameDetections]:
     """Return what was seen in a frame of a clip."""
     rows = np.flatnonzero(masks.frame == t)
-    found = list[Seen]()
+    found = list[FrameDetections]()
     for n, row in enumerate(rows.tolist(), 1):
         mask: Array | None = None if masks.instance is None else masks.instance[t] == n
         number = 0 if masks.thing is None else int(masks.thing[row])
-        found.append(Seen(masks.box[row], masks.label[row], float(masks.score[row]), mask, number))
+        found.append(
+            FrameDetections(masks.box[row], masks.label[row], float(masks.score[row]), mask, number)
+        )
     return found

@@ -23,7 +23,7 @@ from pipeline.contract.viewer import Viewer
 from pipeline.errors import UsageError, later
 from stages._rendering.overview import overview
 from stages._rendering.scene import Scene, read_scene
-from stages._rendering.splat_renderer import SplatArtist, write_png
+from stages._rendering.splat_renderer import SplatRenderer, write_png
 from stages._rendering.splat_scene import SPLATS, SplatScene, read_splat_scene
 
 __all__ = ["Config", "Model"]
@@ -115,7 +115,7 @@ class Model(Viewer[Config]):
     ) -> npt.NDArray[np.uint8]:
         if isinstance(scene, SplatScene):
             threads = self.context.threads
-            with SplatArtist(scene.splats, size, depth=False, threads=threads) as artist:
+            with SplatRenderer(scene.splats, size, depth=False, threads=threads) as artist:
                 return artist.picture(scene.intrinsics(*size), scene.pose)
         xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
         return render.render_scene(scene, overview(xyz, scene.cameras), size)

@@ -25,8 +25,8 @@ from stages._rendering.camera_path import (
 )
 from stages._rendering.overview import FIELD_OF_VIEW, overview
 from stages._rendering.path_file import read_path_file
-from stages._rendering.run_cameras import Keyframes
-from stages._rendering.splat_renderer import SplatArtist, write_png
+from stages._rendering.run_cameras import RunCameras
+from stages._rendering.splat_renderer import SplatRenderer, write_png
 from stages._rendering.splat_scene import SPLATS, USUAL_SIZE, read_scene_of_splats
 
 __all__ = ["Config", "Model"]
@@ -77,7 +77,7 @@ class Model(Viewer[Config]):
         K, T = self._cameras(scene, keyframes, size, still=suffix == ".png")
         threads = self.context.threads
         with (
-            SplatArtist(scene, size, depth=self.config.depth, threads=threads) as artist,
+            SplatRenderer(scene, size, depth=self.config.depth, threads=threads) as artist,
             replacing(out) as temporary,
         ):
             if suffix == ".png":
@@ -92,7 +92,7 @@ class Model(Viewer[Config]):
                 progress=self.progress,
             )
 
-    def _read(self, source: Path) -> tuple[Splats, Keyframes | None]:
+    def _read(self, source: Path) -> tuple[Splats, RunCameras | None]:
         if not source.exists():
             raise UsageError(f"there is no run folder or .ply file {source}")
         if not source.is_dir():
@@ -105,7 +105,7 @@ class Model(Viewer[Config]):
             )
         scene = read_scene_of_splats(path, self.warn)
         if (source / "transforms.json").is_file() or not self._own_path:
-            return scene, Keyframes.read(source)
+            return scene, RunCameras.read(source)
         return scene, None
 
     @property
@@ -113,14 +113,14 @@ class Model(Viewer[Config]):
         """Whether the path is a file, which needs no camera of the run."""
         return self.config.at is None and self.config.path not in (None, "orbit", "train")
 
-    def _size(self, keyframes: Keyframes | None) -> tuple[int, int]:
+    def _size(self, keyframes: RunCameras | None) -> tuple[int, int]:
         width, height = self.config.width, self.config.height
         if width and height:
             return width, height
         return keyframes.size if keyframes else USUAL_SIZE
 
     def _cameras(
-        self, scene: Splats, keyframes: Keyframes | None, size: tuple[int, int], *, still: bool
+        self, scene: Splats, keyframes: RunCameras | None, size: tuple[int, int], *, still: bool
     ) -> tuple[Array, Array]:
         """Return intrinsics [N, 3, 3] for `size` and poses [N, 4, 4]."""
         if self.config.at is not None:
@@ -151,7 +151,7 @@ class Model(Viewer[Config]):
     def _from_file(
         self,
         path: Path,
-        keyframes: Keyframes | None,
+        keyframes: RunCameras | None,
         size: tuple[int, int],
         count: int,
         *,

@@ -23,8 +23,8 @@ from pipeline.scheduling.backend import (
     ObjectsLost,
     TaskDone,
     TaskResult,
-    WorkerDied,
     WorkerEvent,
+    WorkerLost,
 )
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
@@ -119,7 +119,7 @@ class FaultyBackend:
                 return None
             if self._chance(self.faults.fails_to_start):
                 self._end(process)
-                return WorkerDied(worker=worker, reason="it did not start")
+                return WorkerLost(worker=worker, reason="it did not start")
             reply = process.host.open(pool.specs, Context(threads=1), location, dict(places))
             return started(worker, copy.deepcopy(reply))
 
@@ -136,7 +136,7 @@ class FaultyBackend:
                 lost = ref in self.lost or task.item in self.bereft
                 assert held or lost, f"{task.stage.name} {task.kind} uses what was let go"
         if not process.alive:
-            told = WorkerDied(worker=worker, reason="it was dead already", never_started=True)
+            told = WorkerLost(worker=worker, reason="it was dead already", never_started=True)
             self._later(NOTICE_S, lambda: told)
             return
         process.tasks.append(task)
@@ -254,7 +254,7 @@ class FaultyBackend:
         self._end(process)
         if self._chance(self.faults.damages):
             self._damage(process)
-        told = WorkerDied(worker=process.worker, reason=why, out_of_memory=out_of_memory)
+        told = WorkerLost(worker=process.worker, reason=why, out_of_memory=out_of_memory)
         self._later(NOTICE_S, lambda: told)
         return None
 

@@ -30,7 +30,7 @@ from stages.decode._video.packet_index import to_ns
 if TYPE_CHECKING:
     from stages.decode._camera.options import Config
 
-__all__ = ["Link", "Shot", "Stream", "Taker"]
+__all__ = ["Connection", "FrameReceiver", "ReceivedFrame", "StreamFormat"]
 
 PROTOCOLS = {"rtsp": "rtsp,rtp,tcp", "rtsps": "rtsp,rtp,tcp,tls"}
 """What an address may make FFmpeg use; RTP always comes through the connection itself."""
@@ -40,7 +40,7 @@ NO_ANSWER = "it does not answer"
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamFormat:
     """What a connection says of its pictures."""
 
     codec: str
@@ -50,7 +50,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Shot:
+class ReceivedFrame:
     """A decoded picture as it comes from the camera."""
 
     frame: av.VideoFrame
@@ -58,18 +58,18 @@ class Shot:
     """Its time by the camera's clock."""
 
 
-class Taker(Protocol):
+class FrameReceiver(Protocol):
     """Where a link's pictures go."""
 
-    def take(self, link: Link, shot: Shot) -> None:
+    def take(self, link: Connection, shot: ReceivedFrame) -> None:
         """Take a picture; one of a link that was left behind is refused."""
         ...
 
 
-class Link(threading.Thread):
+class Connection(threading.Thread):
     """A connection under way; `ended` is set when it is over, and `why` says the reason."""
 
-    def __init__(self, source: Source, options: Config, taker: Taker) -> None:
+    def __init__(self, source: Source, options: Config, taker: FrameReceiver) -> None:
         super().__init__(name="camera-link", daemon=True)
         self._source = source
         self._options = options
@@ -77,7 +77,7 @@ class Link(threading.Thread):
         self._left = False
         self._waiting_since: float | None = None
         self._spoilt_since: float | None = None
-        self.stream: Stream | None = None
+        self.stream: StreamFormat | None = None
         """Known once the connection stands."""
         self.sign_at = self.picture_at = time.monotonic()
         """When the last packet and the last picture came."""
@@ -156,7 +156,7 @@ class Link(threading.Thread):
                 said = None if frame.pts is None else int(to_ns(frame.pts, base))
                 self.pictures += 1
                 self.picture_at = time.monotonic()
-                self._taker.take(self, Shot(frame, said))
+                self._taker.take(self, ReceivedFrame(frame, said))
 
     def _video(self, container: InputContainer) -> VideoStream:
         shown = named(self._source)
@@ -171,7 +171,7 @@ class Link(threading.Thread):
         context.thread_count = 1
         context.options = {"max_pixels": str(self._options.max_pixels)}
         rate = frame_rate(stream)
-        self.stream = Stream(
+        self.stream = StreamFormat(
             codec=context.name,
             fps=rate if rate and 0 < rate <= self._options.max_fps else None,
             aspect=stream.sample_aspect_ratio or context.sample_aspect_ratio,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.contract.source import Probe, Source, Timeline
 from pipeline.errors import SourceError
-from stages.decode._camera.supervisor import Line, Received
+from stages.decode._camera.supervisor import ConnectionSupervisor, Received
 from stages.decode._delivery import Delivery, fitted
 from stages.decode._error_text import named
 from stages.decode._stereo_packing import Packing
-from stages.decode._video.frame import HDR, Converter, VideoPicture, orientation_of
+from stages.decode._video.frame import HDR, Converter, DecodedVideoFrame, orientation_of
 
 if TYPE_CHECKING:
     from stages.decode._camera.options import Config
@@ -48,7 +48,7 @@ class CameraReader:
         self.source = source
         self._options = options
         self._warn, self._measure = warn, measure
-        self._line = Line(source, options)
+        self._line = ConnectionSupervisor(source, options)
         self._held: Received | None = None
         self._told_change = False
         self._told_at = time.monotonic()
@@ -109,13 +109,13 @@ class CameraReader:
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[VideoPicture]:
+    ) -> Iterator[DecodedVideoFrame]:
         """Refuse, as `timeline` does."""
         del wanted, first, again
         self.timeline()
         return iter(())
 
-    def scan(self) -> Iterator[VideoPicture]:
+    def scan(self) -> Iterator[DecodedVideoFrame]:
         """Yield the pictures of one connection; wait for it where there is none.
 
         Empty when the camera was stopped, its time is up or it was given up.
@@ -140,7 +140,7 @@ class CameraReader:
             yield self._picture(received)
         self._tell()
 
-    def _picture(self, received: Received) -> VideoPicture:
+    def _picture(self, received: Received) -> DecodedVideoFrame:
         frame = received.frame
         if (frame.width, frame.height) != self._coded and not self._told_change:
             self._told_change = True
@@ -150,7 +150,7 @@ class CameraReader:
                 f"{received.pts_ns / 1e9:.2f} s; all are delivered in the first size"
             )
         left, right = self._packing.views(frame)
-        return VideoPicture(
+        return DecodedVideoFrame(
             left,
             self._converter,
             index=received.index,

@@ -20,14 +20,14 @@ import av
 from pipeline.contract.source import Source
 from pipeline.errors import SourceError
 from stages.decode._camera.clock import CameraClock
-from stages.decode._camera.connection import Link, Shot, Stream
+from stages.decode._camera.connection import Connection, ReceivedFrame, StreamFormat
 from stages.decode._camera.drop_oldest import DropOldest
 from stages.decode._error_text import named
 
 if TYPE_CHECKING:
     from stages.decode._camera.options import Config
 
-__all__ = ["Line", "Received"]
+__all__ = ["ConnectionSupervisor", "Received"]
 
 WATCH_S = 0.05
 GRACE_S = 2.0
@@ -53,7 +53,7 @@ class Received:
     """Number of the connection it came over, from 0, of those that gave pictures."""
 
 
-class Line:
+class ConnectionSupervisor:
     """Keeps the connection up from `start` until `close`, `stop` or the end of the time."""
 
     def __init__(self, source: Source, options: Config) -> None:
@@ -62,9 +62,9 @@ class Line:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._chance = random.Random()
-        self._link: Link | None = None
-        self._counted: Link | None = None
-        self._left_behind: list[Link] = []
+        self._link: Connection | None = None
+        self._counted: Connection | None = None
+        self._left_behind: list[Connection] = []
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self.edge: DropOldest[Received] = DropOldest(
             options.buffer_frames, options.buffer_mb * 2**20
@@ -75,7 +75,7 @@ class Line:
         """Why there never was a picture."""
         self.first = threading.Event()
         """Set with the first picture, or when it is clear that there will be none."""
-        self.stream: Stream | None = None
+        self.stream: StreamFormat | None = None
         self.over = False
         """Whether nothing more will come."""
         self.closed = -1
@@ -109,7 +109,7 @@ class Line:
         if link is not None and link.is_alive():
             link.join(1.0)
 
-    def take(self, link: Link, shot: Shot) -> None:
+    def take(self, link: Connection, shot: ReceivedFrame) -> None:
         """Give a picture its place and put it into the edge."""
         now_ns = time.monotonic_ns()
         with self._lock:
@@ -130,7 +130,7 @@ class Line:
         self.edge.put(picture, sum(plane.buffer_size for plane in shot.frame.planes))
         self.first.set()
 
-    def _begin_segment(self, link: Link) -> None:
+    def _begin_segment(self, link: Connection) -> None:
         self._clock.begin()
         if link.stream is not None and link.stream.fps:
             self._clock.step_ns = round(1e9 / link.stream.fps)
@@ -166,9 +166,9 @@ class Line:
             self.edge.close()
             self.first.set()
 
-    def _connection(self) -> Link:
+    def _connection(self) -> Connection:
         """Make one connection and stay until it is over."""
-        link = Link(self._source, self._options, self)
+        link = Connection(self._source, self._options, self)
         with self._lock:
             self._link = link
         link.start()
@@ -187,7 +187,7 @@ class Line:
             self.damaged += link.damaged
         return link
 
-    def _hung(self, link: Link) -> str:
+    def _hung(self, link: Connection) -> str:
         """Say why a link is to be left behind; empty where it is not."""
         options, now = self._options, time.monotonic()
         # Connecting has two parts, each with its own limit: the dialogue and the first packets.
@@ -203,7 +203,7 @@ class Line:
         for_s = self._options.for_s
         return for_s is not None and self.segments > 0 and time.monotonic() - self._first_at > for_s
 
-    def _ends(self, link: Link) -> bool:
+    def _ends(self, link: Connection) -> bool:
         """Say whether that was the last connection."""
         options = self._options
         if self._stop.is_set() or self._time_is_up():

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Calibration", "Camera", "Lens", "rigid"]
+__all__ = ["Calibration", "CameraModel", "Lens", "rigid"]
 
 Floats = npt.NDArray[np.float64]
 AnyImage = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Camera:
+class CameraModel:
     """A pinhole camera with radial and tangential distortion (OpenCV's model)."""
 
     width: int
@@ -40,7 +40,7 @@ class Calibration:
 
     origin: str
     """Where it was read, such as `transforms.json`; empty for nothing known."""
-    cameras: dict[Path, Camera] = field(default_factory=dict[Path, Camera])
+    cameras: dict[Path, CameraModel] = field(default_factory=dict[Path, CameraModel])
     poses: dict[Path, Floats] = field(default_factory=dict[Path, Floats])
     """T_world_camera, float64 [4, 4], OpenCV axes."""
     metric: bool = False
@@ -54,7 +54,7 @@ class Calibration:
 class Lens:
     """Takes images of one camera to the delivered size and straightens them."""
 
-    def __init__(self, camera: Camera, size: tuple[int, int]) -> None:
+    def __init__(self, camera: CameraModel, size: tuple[int, int]) -> None:
         scale = np.diag([size[0] / camera.width, size[1] / camera.height, 1.0])
         self.K = scale @ camera.K
         self._maps: tuple[AnyImage, AnyImage] | None = None

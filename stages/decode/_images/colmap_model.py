@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from stages.decode._error_text import one_line
-from stages.decode._images.calibration import Camera
+from stages.decode._images.calibration import CameraModel
 
 __all__ = ["ColmapImage", "ColmapModel", "read_colmap"]
 
@@ -49,7 +49,7 @@ class ColmapImage:
 class ColmapModel:
     """Cameras by number, images by name."""
 
-    cameras: dict[int, Camera]
+    cameras: dict[int, CameraModel]
     images: dict[str, ColmapImage]
     warnings: tuple[str, ...]
 
@@ -87,7 +87,7 @@ def read_colmap(folder: Path) -> ColmapModel:
 _Raw = dict[int, tuple[str, int, int, tuple[float, ...]]]
 
 
-def _camera(name: str, width: int, height: int, v: tuple[float, ...]) -> Camera | None:
+def _camera(name: str, width: int, height: int, v: tuple[float, ...]) -> CameraModel | None:
     if name in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
         fx = fy = v[0]
         cx, cy = v[1:3]
@@ -98,7 +98,7 @@ def _camera(name: str, width: int, height: int, v: tuple[float, ...]) -> Camera 
         distortion = v[4:]
     else:
         return None
-    return Camera(width, height, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), distortion)
+    return CameraModel(width, height, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), distortion)
 
 
 def _binary(folder: Path) -> tuple[_Raw, dict[str, ColmapImage]]:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import SourceError
 from stages._geometry.transforms import OPENCV_FROM_OPENGL, invert, rotation_from_wxyz
 from stages.decode._error_text import one_line
-from stages.decode._images.calibration import Calibration, Camera, Floats, rigid
+from stages.decode._images.calibration import Calibration, CameraModel, Floats, rigid
 from stages.decode._images.colmap_model import read_colmap
 
 __all__ = ["find_calibration"]
@@ -64,7 +64,7 @@ def _nerfstudio(path: Path, images: list[Path]) -> Calibration:
         ) from error
     known = {image.resolve(): image for image in images}
     by_stem = {image.resolve().with_suffix(""): image for image in images}
-    cameras: dict[Path, Camera] = {}
+    cameras: dict[Path, CameraModel] = {}
     poses: dict[Path, Floats] = {}
     missing, bent = 0, False
     for name, matrix, frame in rows:
@@ -96,7 +96,7 @@ def _nerfstudio(path: Path, images: list[Path]) -> Calibration:
     return Calibration("transforms.json", cameras, poses, warnings=tuple(warnings))
 
 
-def _nerfstudio_camera(values: dict[str, Any]) -> Camera | None:
+def _nerfstudio_camera(values: dict[str, Any]) -> CameraModel | None:
     if "FISHEYE" in str(values.get("camera_model", "")).upper():
         return None
     try:
@@ -112,7 +112,7 @@ def _nerfstudio_camera(values: dict[str, Any]) -> Camera | None:
     if not (fx > 0 and fy > 0 and width > 0 and height > 0):
         return None
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-    return Camera(round(width), round(height), K, distortion)
+    return CameraModel(round(width), round(height), K, distortion)
 
 
 # COLMAP
@@ -121,7 +121,7 @@ def _nerfstudio_camera(values: dict[str, Any]) -> Camera | None:
 def _colmap(folder: Path, name: str, images: list[Path]) -> Calibration:
     """Read a COLMAP model: world-to-camera, OpenCV axes, pixel centers at 0.5."""
     model = read_colmap(folder)
-    cameras: dict[Path, Camera] = {}
+    cameras: dict[Path, CameraModel] = {}
     poses: dict[Path, Floats] = {}
     for image in images:
         # Names are relative to COLMAP's image folder, which may be any folder above.
@@ -191,7 +191,7 @@ def _kitti(folder: Path, images: list[Path]) -> Calibration:
         numbered = [_trailing_number(image) for image in images]
         if all(n is not None and n < len(stated) for n in numbered):
             times = [stated[n] for n in numbered if n is not None]
-    camera = Camera(0, 0, K)
+    camera = CameraModel(0, 0, K)
     return Calibration(
         "calib.txt" + (" and poses.txt" if poses else ""),
         dict.fromkeys(images, camera),

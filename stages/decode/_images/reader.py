@@ -14,17 +14,17 @@ from pipeline.errors import SourceError
 from stages._geometry.transforms import scale_intrinsics
 from stages.decode._delivery import fitted
 from stages.decode._error_text import named, one_line
-from stages.decode._images.calibration import Camera, Lens
+from stages.decode._images.calibration import CameraModel, Lens
 from stages.decode._images.datasets import find_calibration
+from stages.decode._images.image_file import BadImage, read_still
 from stages.decode._images.listing import find_images
 from stages.decode._images.right_views import RightViews, find_right
 from stages.decode._images.sensor_depth import SensorDepth, find_depth, read_depth
-from stages.decode._images.still import BadImage, read_still
 from stages.decode._options import DecodeOptions
 from stages.decode._stereo_packing import split
-from stages.decode._video.gap_report import Notes
+from stages.decode._video.gap_report import Reporter
 
-__all__ = ["ImageReader", "Still"]
+__all__ = ["ImageReader", "StillImage"]
 
 AnyImage = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ MOST_LENSES = 8
 """Undistortion maps held at once; some data sets have a camera for each image."""
 
 
-class Still:
+class StillImage:
     """One frame that has its delivered size already."""
 
     __slots__ = (
@@ -94,7 +94,7 @@ class ImageReader:
         self,
         source: Source,
         options: DecodeOptions,
-        notes: Notes,
+        notes: Reporter,
         *,
         fps: float,
         stereo: str = "none",
@@ -162,13 +162,13 @@ class ImageReader:
             index=np.arange(count, dtype=np.int64),
         )
 
-    def scan(self) -> Iterator[Still]:
+    def scan(self) -> Iterator[StillImage]:
         """Read every image in order."""
         return self.pictures(range(len(self._images)))
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[Still]:
+    ) -> Iterator[StillImage]:
         """Read the images of these rising indices; those that cannot be read are lost.
 
         `first` and `again` go on where another reader of this source was left: of the frames
@@ -226,7 +226,7 @@ class ImageReader:
         except ValueError as error:
             raise BadImage(str(error)) from None
 
-    def _still(self, index: int, path: Path) -> Still:
+    def _still(self, index: int, path: Path) -> StillImage:
         image, right = self._views(path)
         h, w = image.shape[:2]
         if abs(w / h / self._aspect - 1) > SAME_SHAPE:
@@ -240,7 +240,7 @@ class ImageReader:
         if camera is not None:
             lens = self._lens(camera, (w, h))
             image, intrinsics = lens.straighten(image), lens.K
-        return Still(
+        return StillImage(
             image,
             index=index,
             pts_ns=int(self._pts_ns[index]),
@@ -300,16 +300,16 @@ class ImageReader:
                 return depth if lens is None else lens.straighten_depth(depth)
         return np.full(self._size[::-1], np.nan, np.float32)
 
-    def _lens(self, camera: Camera, size: tuple[int, int]) -> Lens:
+    def _lens(self, camera: CameraModel, size: tuple[int, int]) -> Lens:
         key = (camera.K.tobytes(), camera.distortion, camera.width, size)
         if key not in self._lenses:
             if len(self._lenses) == MOST_LENSES:
                 self._lenses.clear()
             if not camera.width:
                 # KITTI states no size: its numbers are of the images as they are.
-                camera = Camera(*size, camera.K, camera.distortion)
+                camera = CameraModel(*size, camera.K, camera.distortion)
             elif size != (camera.width, camera.height):
                 scaled = scale_intrinsics(camera.K, size[0] / camera.width, size[1] / camera.height)
-                camera = Camera(*size, scaled, camera.distortion)
+                camera = CameraModel(*size, scaled, camera.distortion)
             self._lenses[key] = Lens(camera, self._size)
         return self._lenses[key]

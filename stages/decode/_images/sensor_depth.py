@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.errors import SourceError
 from stages.decode._error_text import one_line
-from stages.decode._images.still import BadImage, stated_size
+from stages.decode._images.image_file import BadImage, stated_size
 
 __all__ = ["SensorDepth", "find_depth", "read_depth"]
 

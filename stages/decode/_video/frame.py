@@ -12,7 +12,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoRefo
 
 from stages.decode._delivery import Delivery, Orientation
 
-__all__ = ["Converter", "VideoPicture", "orientation_of"]
+__all__ = ["Converter", "DecodedVideoFrame", "orientation_of"]
 
 AnyImage = npt.NDArray[np.uint8]
 
@@ -100,7 +100,7 @@ def _luma_plane(frame: av.VideoFrame) -> npt.NDArray[Any] | None:
     return rows[: frame.height, : frame.width]
 
 
-class VideoPicture:
+class DecodedVideoFrame:
     """One decoded frame."""
 
     __slots__ = ("_converter", "_frame", "_right", "index", "keyframe", "pts_ns")

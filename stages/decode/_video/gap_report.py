@@ -10,24 +10,24 @@ import numpy.typing as npt
 
 from stages.decode._error_text import spans
 
-__all__ = ["Books", "Notes"]
+__all__ = ["GapReport", "Reporter"]
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Notes:
+class Reporter:
     """Where a reader tells of doubts and losses: the stage's own `warn` and `lost`."""
 
     warn: Callable[[str], None]
     lost: Callable[[str, str], None]
 
 
-class Books:
+class GapReport:
     """Keeps account of what was wanted and what came, and tells of the gaps once."""
 
     def __init__(
-        self, pts_ns: Ints, expected: int, span: tuple[int, int], notes: Notes, ranks: Ints
+        self, pts_ns: Ints, expected: int, span: tuple[int, int], notes: Reporter, ranks: Ints
     ) -> None:
         self._pts_ns = pts_ns
         self._expected = expected

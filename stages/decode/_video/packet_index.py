@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PacketIndex", "Run", "rising", "to_ns"]
+__all__ = ["PacketIndex", "PacketRun", "rising", "to_ns"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -23,7 +23,7 @@ def to_ns(ticks: npt.ArrayLike, time_base: Any) -> Ints:
 
 
 @dataclass(frozen=True)
-class Run:
+class PacketRun:
     """Packets to decode in one go: from a random access point to the last that is needed."""
 
     first: int
@@ -70,7 +70,7 @@ class PacketIndex:
                 governor[place] = keys[nearest[place]]
         return cls(pts, _filled(dts, pts), keyframe, shown.astype(np.int64), governor)
 
-    def plan(self, ranks: Ints) -> list[Run]:
+    def plan(self, ranks: Ints) -> list[PacketRun]:
         """Group the wanted frames (rising ranks) into runs that decode no packet in vain.
 
         Frames of one group of pictures share a run; two groups share one where nothing lies
@@ -82,7 +82,7 @@ class PacketIndex:
         begin = self.governor[ranks]
         breaks = np.flatnonzero(begin[1:] > needed[:-1] + 1) + 1
         return [
-            Run(int(begin[part].min()), int(needed[part].max()), ranks[part])
+            PacketRun(int(begin[part].min()), int(needed[part].max()), ranks[part])
             for part in np.split(np.arange(len(ranks)), breaks)
         ]
 

@@ -20,8 +20,8 @@ from stages.decode._error_text import named
 from stages.decode._options import VideoOptions
 from stages.decode._stereo_packing import Packing
 from stages.decode._video.container import check_duration, frame_rate, open_video, pixel_aspect
-from stages.decode._video.frame import HDR, Converter, VideoPicture, orientation_of
-from stages.decode._video.gap_report import Books, Notes
+from stages.decode._video.frame import HDR, Converter, DecodedVideoFrame, orientation_of
+from stages.decode._video.gap_report import GapReport, Reporter
 from stages.decode._video.packet_index import PacketIndex, nominal_step, rising, to_ns
 
 __all__ = ["VideoReader"]
@@ -57,7 +57,9 @@ class VideoReader:
     metric = False
     baseline_m = None
 
-    def __init__(self, source: Source, options: VideoOptions, notes: Notes, threads: int) -> None:
+    def __init__(
+        self, source: Source, options: VideoOptions, notes: Reporter, threads: int
+    ) -> None:
         self.source = source
         self._options = options
         self._notes = notes
@@ -87,13 +89,13 @@ class VideoReader:
             index=np.arange(*self._span, dtype=np.int64),
         )
 
-    def scan(self) -> Iterator[VideoPicture]:
+    def scan(self) -> Iterator[DecodedVideoFrame]:
         """Decode every frame in order."""
         return self.pictures(range(*self._span))
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[VideoPicture]:
+    ) -> Iterator[DecodedVideoFrame]:
         """Decode the frames of these rising indices.
 
         Frames that do not decode are left out; at the end each gap is told as a loss.
@@ -103,12 +105,12 @@ class VideoReader:
         ranks = np.fromiter(wanted, dtype=np.int64)
         if np.any(np.diff(ranks) <= 0) or np.any((ranks < 0) | (ranks >= len(self._pts_ns))):
             raise ValueError(f"indices must rise within 0..{len(self._pts_ns) - 1}")
-        books = Books(self._pts_ns, self._expected, self._span, self._notes, ranks)
+        books = GapReport(self._pts_ns, self._expected, self._span, self._notes, ranks)
         books.go_on(first)
         repeated = np.fromiter(again, dtype=np.int64)
         return self._until_stopped(np.union1d(repeated, ranks[ranks >= first]), books)
 
-    def _until_stopped(self, ranks: Ints, books: Books) -> Iterator[VideoPicture]:
+    def _until_stopped(self, ranks: Ints, books: GapReport) -> Iterator[DecodedVideoFrame]:
         # Closing tells what was missing so far.
         with closing(self._deliver(ranks, books)) as pictures:
             for picture in pictures:
@@ -299,7 +301,7 @@ class VideoReader:
 
     # Delivering
 
-    def _deliver(self, ranks: Ints, books: Books) -> Generator[VideoPicture]:
+    def _deliver(self, ranks: Ints, books: GapReport) -> Generator[DecodedVideoFrame]:
         if self._index is None:
             yield from self._deliver_in_sequence(ranks)
             return
@@ -319,7 +321,7 @@ class VideoReader:
         finally:
             books.close()
 
-    def _deliver_in_sequence(self, ranks: Ints) -> Iterator[VideoPicture]:
+    def _deliver_in_sequence(self, ranks: Ints) -> Iterator[DecodedVideoFrame]:
         """Decode from the start and count, where times do not identify a frame."""
         wanted = iter(ranks.tolist())
         rank = next(wanted, None)
@@ -331,7 +333,7 @@ class VideoReader:
                 yield self._picture(frame, rank)
                 rank = next(wanted, None)
 
-    def _picture(self, frame: av.VideoFrame, rank: int) -> VideoPicture:
+    def _picture(self, frame: av.VideoFrame, rank: int) -> DecodedVideoFrame:
         width, height, _ = self._coded
         if (frame.width, frame.height) != (width, height) and not self._told_change:
             self._told_change = True
@@ -340,7 +342,7 @@ class VideoReader:
                 f"{self._pts_ns[rank] / 1e9:.2f} s; all are delivered in the first size"
             )
         left, right = self._packing.views(frame)
-        return VideoPicture(
+        return DecodedVideoFrame(
             left,
             self._converter,
             index=rank,
@@ -350,7 +352,7 @@ class VideoReader:
         )
 
     def _run_surely(
-        self, first: int, last: int, want: dict[int, int], books: Books
+        self, first: int, last: int, want: dict[int, int], books: GapReport
     ) -> Iterator[av.VideoFrame]:
         """Decode a run; where its keyframe was none (gradual refresh), begin at the beginning."""
         count = len(want)
@@ -359,7 +361,7 @@ class VideoReader:
             yield from self._run(0, last, want, books)
 
     def _run(
-        self, first: int, last: int, want: dict[int, int], books: Books
+        self, first: int, last: int, want: dict[int, int], books: GapReport
     ) -> Iterator[av.VideoFrame]:
         """Decode the packets `first`..`last` and yield the frames whose ticks are in `want`."""
         assert self._index is not None

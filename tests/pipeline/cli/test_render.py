@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.cli.main import main
 from stages._rendering.colormaps import depth_colors, inverse_depth_range
-from stages._rendering.run_cameras import Keyframes, rigid
+from stages._rendering.run_cameras import RunCameras, rigid
 from tests.support import results
 from tests.support.splatted import psnr_db, room
 
@@ -65,7 +65,7 @@ K_ROUND = np.array([[300.0, 0, 160], [0, 300, 90], [0, 0, 1]])
 
 
 def test_frames_before_and_after_the_poses_and_at_cuts():
-    keyframes = Keyframes(
+    keyframes = RunCameras(
         index=np.array([10, 20, 40]),
         T_world_camera=results.poses(3),
         intrinsics=np.tile(K_ROUND, (3, 1, 1)),

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.contract.stage import Resources
 from pipeline.scheduling.admission import FIRST_GUESS, Admission
-from pipeline.scheduling.backend import Limits, WorkerDied
+from pipeline.scheduling.backend import Limits, WorkerLost
 from pipeline.scheduling.object_store_budget import ObjectStoreBudget
 from pipeline.scheduling.pools import Worker, WorkerPool
 from pipeline.scheduling.streams import Stream
@@ -154,7 +154,7 @@ def die(case: Case, *tasks: Task, exclusive: bool = False, **more: Any) -> None:
     worker.tasks.extend(tasks)
     pool.workers.append(worker)
     pool.suspects.clear()
-    recovery.died(WorkerDied(worker=worker, reason="a segfault", **more))
+    recovery.died(WorkerLost(worker=worker, reason="a segfault", **more))
 
 
 def clip(case: Case, number: int = 0) -> Task:

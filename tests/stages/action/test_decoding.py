@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from stages.action._decoding import Decoder, Run, Step
+from stages.action._decoding import Decoder, StateRun, Step
 
 S = 1_000_000_000
 
@@ -18,12 +18,12 @@ def steps(costs: np.ndarray, seconds: float = 0.1) -> list[Step]:
     ]
 
 
-def decoded(decoder: Decoder, given: list[Step]) -> list[Run]:
+def decoded(decoder: Decoder, given: list[Step]) -> list[StateRun]:
     runs = [run for step in given for run in decoder.push(step)]
     return runs + decoder.flush()
 
 
-def states(runs: list[Run], count: int, seconds: float = 0.1) -> list[int]:
+def states(runs: list[StateRun], count: int, seconds: float = 0.1) -> list[int]:
     middles = (np.arange(count) + 0.5) * seconds * S
     return [next(r.state for r in runs if r.start_ns <= m < r.end_ns) for m in middles]
 

@@ -16,7 +16,7 @@ from pipeline.contract.source import Source
 from pipeline.contract.stage import Context
 from pipeline.errors import SourceError
 from stages.decode._camera.clock import CameraClock
-from stages.decode._camera.connection import Link
+from stages.decode._camera.connection import Connection
 from stages.decode._camera.drop_oldest import DropOldest
 from stages.decode._camera.options import Config
 from stages.decode._camera.reader import CameraReader
@@ -294,15 +294,15 @@ def test_a_connection_that_hangs_for_ever_is_left_behind(
     film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FFmpeg's limits cannot be made to fail at will: here the second connection ignores them."""
-    opened, release, calls = Link._open, threading.Event(), list[int]()
+    opened, release, calls = Connection._open, threading.Event(), list[int]()
 
-    def sometimes(link: Link) -> Any:
+    def sometimes(link: Connection) -> Any:
         calls.append(1)
         if len(calls) == 2:
             release.wait()
         return opened(link)
 
-    monkeypatch.setattr(Link, "_open", sometimes)
+    monkeypatch.setattr(Connection, "_open", sometimes)
     told = Told()
     with Loopback(film, loop=True, drop_after=5) as server:
         reader = connect(server.url(), told, connect_s=0.9)

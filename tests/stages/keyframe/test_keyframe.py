@@ -8,7 +8,7 @@ from pipeline.contract.messages import Frames, Keyframes, Motion
 from pipeline.contract.stage import Context
 from pipeline.errors import PartNotMade
 from stages.keyframe import every, parallax
-from stages.keyframe._tracks import Tracks, parallax_between
+from stages.keyframe._tracks import PointTracks, parallax_between
 
 H, W = 90, 160
 
@@ -145,7 +145,7 @@ def test_it_says_how_many():
 
 
 def test_tracks_follow_the_flow_and_die_outside():
-    tracks = Tracks(H, W)
+    tracks = PointTracks(H, W)
     flow = np.zeros((H, W, 2), np.float32)
     flow[..., 0] = W / 4
     for _ in range(2):

@@ -15,9 +15,9 @@ from stages.pose import colmap
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd
+from stages.pose._image_transform import Grid
 from stages.pose._kornia import Nearest
-from stages.pose._learned import DetectorFree, Learned
-from stages.pose._sighted import Grid
+from stages.pose._learned import DetectorFree, LearnedFrontEnd
 from stages.pose.learned import Config, Model
 from tests.stages.pose.test_pose import keyframes_of
 from tests.support.scenes import Truth, alone, trajectory_error
@@ -153,7 +153,7 @@ def test_where_sift_finds_nothing_correspondences_give_poses(film: Truth) -> Non
 
 def test_where_sift_finds_nothing_keypoints_give_poses(film: Truth) -> None:
     what = keyframes_of(film, 8)
-    front_end = Learned(
+    front_end = LearnedFrontEnd(
         ExactPoints(film, what), Nearest(device="cpu"), sure=4, batch=3, threads=2, warn=quiet
     )
     views, _ = posed(what, front_end)

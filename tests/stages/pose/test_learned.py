@@ -17,7 +17,7 @@ from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd, Matched
-from stages.pose._sighted import Grid, reduced_size
+from stages.pose._image_transform import Grid, reduced_size
 from stages.pose.learned import Config, Model
 from tests.stages.pose.test_pose import keyframes
 from tests.support import learned_features as nets
@@ -519,7 +519,7 @@ def test_the_addresses_are_kornias_own() -> None:
     from kornia.feature.aliked import aliked
     from kornia.feature.disk import disk
 
-    from stages.pose._published import DETECTORS, GLUES
+    from stages.pose._known_weights import DETECTORS, GLUES
 
     assert DETECTORS["aliked"].url == aliked._CHECKPOINT_URLS[0].format("aliked-n16")
     assert DETECTORS["disk"].url == disk.urls["depth"][0]

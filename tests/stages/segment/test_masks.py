@@ -151,10 +151,10 @@ def test_no_surface_is_fused_from_what_moves(views: Views) -> None:
 
 def test_splats_do_not_learn_what_is_masked(views: Views) -> None:
     torch = pytest.importorskip("torch")
-    from stages.splat._photographs import Photographs
     from stages.splat._train import _seen
+    from stages.splat._training_views import TrainingViews
 
-    shot = Photographs(replace(views, masks=block(views)), 80, "cpu").shot(0)
+    shot = TrainingViews(replace(views, masks=block(views)), 80, "cpu").shot(0)
     assert shot.mask is not None
     assert shot.mask.shape == shot.target.shape[:2]
     np.testing.assert_array_equal(shot.mask.numpy(), block(views)[0, ::2, ::2])
@@ -163,7 +163,7 @@ def test_splats_do_not_learn_what_is_masked(views: Views) -> None:
     grad = image.grad.abs().sum(-1)
     assert (grad[shot.mask] == 0).all()
     assert (grad[~shot.mask] > 0).all()
-    assert Photographs(views, 80, "cpu").shot(0).mask is None
+    assert TrainingViews(views, 80, "cpu").shot(0).mask is None
 
 
 def boxes_of(t: int) -> list[tuple[str, list[float]]]:

@@ -12,7 +12,7 @@ from numba.core.caching import IndexDataCacheFile
 from pipeline.contract.messages import Splats
 from pipeline.errors import PartNotMade
 from stages._gaussians.draw import draw
-from stages._gaussians.kernels import _SOURCES, Team, exp_negative, kernel
+from stages._gaussians.kernels import _SOURCES, ThreadPool, exp_negative, kernel
 from stages._gaussians.passes import (
     Camera,
     project_pass,
@@ -60,7 +60,7 @@ def test_projection_is_gsplats(dtype, near, antialiased):
 
     arrays = [scene[k].to(dtype).numpy() for k in NAMES]
     camera = Camera.of(scene["view"].numpy(), lens().numpy(), SIZE, arrays[0].dtype)
-    got = project_pass(Team(2), *arrays, camera, antialiased)
+    got = project_pass(ThreadPool(2), *arrays, camera, antialiased)
     seen = torch.from_numpy(got.radii[:, 0] > 0)
     assert 100 < seen.sum() < 380
     # gsplat's torch does not shrink the box of what is faint, so it sees at least as many.
@@ -74,7 +74,7 @@ def test_projection_is_gsplats(dtype, near, antialiased):
     sum((w[seen] * x[seen]).sum() for w, x in zip(weights, truth, strict=True)).backward()
     gradients = tuple(w.to(dtype).numpy() for w in weights)
     outs = project_pass_backward(
-        Team(2), tuple(arrays), camera, antialiased, got.radii, gradients, True
+        ThreadPool(2), tuple(arrays), camera, antialiased, got.radii, gradients, True
     )
     for name, a, leaf in zip((*NAMES, "view"), outs, leaves.values(), strict=True):
         close(a, leaf.grad, near, f"by {name}")
@@ -88,7 +88,7 @@ def test_the_box_is_gsplats_where_all_is_opaque():
         scene["means"], covars, scene["view"][None], lens()[None], *SIZE
     )
     camera = Camera.of(scene["view"].numpy(), lens().numpy(), SIZE, np.float64)
-    got = project_pass(Team(1), *(scene[k].numpy() for k in NAMES), camera, False).radii
+    got = project_pass(ThreadPool(1), *(scene[k].numpy() for k in NAMES), camera, False).radii
     # 3.3291 standard deviations against 3.33: the whole pixel above may be another.
     both = (got > 0).all(axis=1)
     assert (both == (radii[0] > 0).all(dim=1).numpy()).mean() > 0.99
@@ -111,9 +111,11 @@ def test_colors_are_gsplats(dtype, near, degree):
 
     inputs = tuple(x.detach().to(dtype).numpy() for x in (means, center, sh0, shN))
     radii = np.ones((300, 2), np.int32)
-    colors = shade_pass(Team(2), degree, *inputs, radii)
+    colors = shade_pass(ThreadPool(2), degree, *inputs, radii)
     close(colors, truth.detach(), near, "colors")
-    outs = shade_pass_backward(Team(2), degree, inputs, radii, colors, weights.to(dtype).numpy())
+    outs = shade_pass_backward(
+        ThreadPool(2), degree, inputs, radii, colors, weights.to(dtype).numpy()
+    )
     for name, a, b, leaf in zip(
         ("means", "center", "sh0", "shN"), outs, gradients, (means, center, sh0, shN), strict=True
     ):

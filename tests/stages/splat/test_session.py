@@ -14,7 +14,7 @@ import torch
 from pipeline.contract.events import Progress, Warn
 from pipeline.contract.stage import Context
 from stages._gaussians import binning as _binning
-from stages._gaussians.kernels import Team
+from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.passes import Projection, draw_pass
 from stages.splat import _session
 from stages.splat._cpu import CpuBackend
@@ -143,7 +143,7 @@ def test_what_would_not_fit_is_refused_before_the_system_ends_the_process(monkey
         np.full((count, 2), 1000, np.int32),
     )
     with pytest.raises(MemoryError, match="24000000 tiles to draw need"):
-        draw_pass(Team(1), everywhere, np.zeros((count, 3), np.float32), np.zeros(3), size)
+        draw_pass(ThreadPool(1), everywhere, np.zeros((count, 3), np.float32), np.zeros(3), size)
 
 
 def failing(monkeypatch, name, calls):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from pipeline.contract.source import Picture, Probe, Reader, Source, Timeline
+from pipeline.contract.source import DecodedFrame, Probe, Reader, Source, Timeline
 from pipeline.contract.stage import Options, Stage
 
 
@@ -45,11 +45,11 @@ class Synthetic:
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[Picture]:
+    ) -> Iterator[DecodedFrame]:
         """There is nothing to decode."""
         raise NotImplementedError
 
-    def scan(self) -> Iterator[Picture]:
+    def scan(self) -> Iterator[DecodedFrame]:
         """There is nothing to decode."""
         raise NotImplementedError
 

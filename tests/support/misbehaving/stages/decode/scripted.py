@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.source import Picture, Probe, Reader, Source
+from pipeline.contract.source import DecodedFrame, Probe, Reader, Source
 from pipeline.contract.stage import Options, Stage
 from pipeline.errors import SourceError
 
@@ -62,7 +62,7 @@ class _Reader:
 
     def pictures(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
-    ) -> Iterator[Picture]:
+    ) -> Iterator[DecodedFrame]:
         for index in wanted:
             if index == self.breaks_at:
                 raise SourceError(f"{self.source.shown} is broken at frame {index}")

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.source import Picture, Reader
+from pipeline.contract.source import DecodedFrame, Reader
 from pipeline.errors import SourceError
 
-__all__ = ["Carry", "Course"]
+__all__ = ["CarryOver", "Cursor"]
 
 
 @dataclass
-class Carry:
+class CarryOver:
     """How the next clip begins: with frames that were kept before the last one was handed out."""
 
     frames: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])
@@ -28,14 +28,14 @@ class Carry:
         return {"frames": self.frames, "shared": self.shared}
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> Carry:
+    def restored(cls, state: dict[str, Any]) -> CarryOver:
         """Return what `snapshot` described."""
         return cls(
             [(index, sharp, shot) for index, sharp, shot in state["frames"]], state["shared"]
         )
 
 
-class Course:
+class Cursor:
     """The wanted pictures of a file in order, from the first or from where another was left.
 
     Args:
@@ -51,9 +51,9 @@ class Course:
         self._wanted = wanted
         self._over = False
         self._gaps = False
-        self._pictures: Iterator[Picture] | None = None
+        self._pictures: Iterator[DecodedFrame] | None = None
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield the pictures from where it stands."""
         if self._over:
             return
@@ -80,7 +80,7 @@ class Course:
             return None
         return {"done": self.done, "over": self._over}
 
-    def go_on(self, state: dict[str, Any], needed: Sequence[int]) -> dict[int, Picture]:
+    def go_on(self, state: dict[str, Any], needed: Sequence[int]) -> dict[int, DecodedFrame]:
         """Go to where a snapshot was taken; return the `needed` pictures from before it.
 
         Raises:
@@ -92,7 +92,7 @@ class Course:
         first = self._wanted[self.done - 1] + 1 if self.done else 0
         again = sorted(set(needed))
         self._pictures = iter(self._reader.pictures(self._wanted, first, again))
-        found: dict[int, Picture] = {}
+        found: dict[int, DecodedFrame] = {}
         for index in again:
             picture = next(self._pictures, None)
             if picture is None or picture.index != index:

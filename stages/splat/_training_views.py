@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.contract.messages import Views
 from stages._geometry.transforms import invert, scale_intrinsics
 
-__all__ = ["HELD_OUT_EVERY", "Photographs", "Shot"]
+__all__ = ["HELD_OUT_EVERY", "TrainingView", "TrainingViews"]
 
 HELD_OUT_EVERY = 8
 """Every 8th view, from the first, measures and does not train (Mip-NeRF 360, 3DGS, gsplat)."""
@@ -23,7 +23,7 @@ LEAST_TO_HOLD_OUT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class TrainingView:
     """One photograph at some resolution, with its camera."""
 
     number: int
@@ -43,7 +43,7 @@ class Shot:
         return self.target.shape[1], self.target.shape[0]
 
 
-class Photographs:
+class TrainingViews:
     """The views' pictures at the training's resolution, halved while it warms up.
 
     Args:
@@ -66,14 +66,14 @@ class Photographs:
         self._view = np.stack([invert(T) for T in views.T_world_camera]).astype(np.float32)
         self._scaled: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def shot(self, number: int, halvings: int = 0) -> Shot:
+    def shot(self, number: int, halvings: int = 0) -> TrainingView:
         """Return a view, its sides halved so many times."""
         size = self._size(halvings)
         picture = self._pictures(halvings)[number]
         height, width = self._views.images.shape[1:3]
         K = scale_intrinsics(self._views.intrinsics[number], size[0] / width, size[1] / height)
         target = torch.from_numpy(picture).to(self.device).float().mul_(1 / 255)
-        return Shot(
+        return TrainingView(
             number,
             target,
             torch.from_numpy(self._view[number]).to(self.device),

@@ -12,11 +12,11 @@ from pipeline.contract.messages import Array
 from stages._formats.packed_masks import packed, unpacked
 from stages._geometry.boxes import overlap_of
 
-__all__ = ["Seen", "Thing", "overlaps"]
+__all__ = ["FrameDetections", "ObjectTrack", "overlaps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class FrameDetections:
     """What a model saw in one frame."""
 
     box: Array
@@ -30,7 +30,7 @@ class Seen:
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Thing:
+class ObjectTrack:
     """A thing that is followed."""
 
     label: str
@@ -55,7 +55,7 @@ class Thing:
     """The number that the model has given it in the clip at hand; 0 none."""
 
     @classmethod
-    def first(cls, seen: Seen, now: int) -> Thing:
+    def first(cls, seen: FrameDetections, now: int) -> ObjectTrack:
         """Return a thing that was not there before."""
         return cls(
             label=seen.label,
@@ -69,7 +69,7 @@ class Thing:
             in_clip=seen.thing,
         )
 
-    def see(self, seen: Seen, now: int) -> None:
+    def see(self, seen: FrameDetections, now: int) -> None:
         """Take note of where it is now."""
         dt_s = (now - self.last_ns) / 1e9
         step = (_middle(seen.box) - _middle(self.box)) / dt_s
@@ -93,13 +93,13 @@ class Thing:
         return state if self.mask is None else {**state, "mask": self.mask}
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> Thing:
+    def restored(cls, state: dict[str, Any]) -> ObjectTrack:
         """Return the thing of a snapshot."""
         pairs = {name: tuple(state[name]) for name in ("shape", "speed")}
         return cls(**{"mask": None, **state, **pairs})
 
 
-def overlaps(things: list[Thing], seen: list[Seen], now: int) -> Array:
+def overlaps(things: list[ObjectTrack], seen: list[FrameDetections], now: int) -> Array:
     """Return the overlap of what is expected with what was seen, float64 [N, M] in 0..1.
 
     It is 0 where they are called differently. What the model has followed itself within a clip is
@@ -124,7 +124,7 @@ def overlaps(things: list[Thing], seen: list[Seen], now: int) -> Array:
     return out
 
 
-def _moved(thing: Thing, way: tuple[float, float]) -> Array:
+def _moved(thing: ObjectTrack, way: tuple[float, float]) -> Array:
     assert thing.mask is not None
     height, width = thing.shape
     mask = unpacked(thing.mask, height, width).astype(np.uint8)

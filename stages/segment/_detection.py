@@ -11,11 +11,11 @@ import numpy as np
 from pipeline.contract.messages import Array, Frames, Masks
 from stages.segment._patches import grown
 
-__all__ = ["Seen", "masks_of"]
+__all__ = ["Detection", "masks_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class Detection:
     """One thing in one frame."""
 
     box: Array
@@ -28,7 +28,9 @@ class Seen:
     """Its number in the clip, from 1, where it was followed."""
 
 
-def masks_of(frames: Frames, seen: Iterable[Sequence[Seen]], margin: float, model: str) -> Masks:
+def masks_of(
+    frames: Frames, seen: Iterable[Sequence[Detection]], margin: float, model: str
+) -> Masks:
     """Return the masks of a clip; where only boxes are known, all of a box is masked.
 
     Things without a pixel in the picture are left out.
