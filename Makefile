@@ -45,6 +45,7 @@ $(READY): requirements.lock pyproject.toml docker/debian-packages.txt
 	  --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import open3d' 2>/dev/null || $(MAKE) --no-print-directory debian
+	@$(BIN)/python -m stages._kernels >/dev/null
 	@touch $@
 
 # Open3D's wheel needs a few system libraries that it does not bring.

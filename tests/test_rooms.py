@@ -32,7 +32,7 @@ ROOMS = (
 )
 """Of `pipeline/`, from the bottom up; rooms on one line do not know each other."""
 
-LIBRARIES = ("_geometry", "_networks", "_gaussians", "_formats", "_rendering")
+LIBRARIES = ("_kernels", "_geometry", "_networks", "_gaussians", "_formats", "_rendering")
 """Of `stages/`, from the bottom up; every step stands above all of them."""
 
 OPEN_TO_STAGES = ("contract", "weights", "errors", "atomic")

@@ -34,6 +34,8 @@ OPTIONAL = {
     "torchvision": "pip install torchvision, of the release that belongs to torch",
     "transformers": "pip install transformers",
 }
+_KERNELS = "runpy.run_module('stages._kernels', run_name='__main__')"
+
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
 
 
@@ -51,7 +53,18 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at the machine; libraries are imported in processes of their own."""
     looks: list[Callable[[], list[Finding] | Finding]]
-    looks = [_python, _bytecode, _machine, _disk, _libraries, _codecs, _display, _offscreen, _gpu]
+    looks = [
+        _python,
+        _bytecode,
+        _kernels,
+        _machine,
+        _disk,
+        _libraries,
+        _codecs,
+        _display,
+        _offscreen,
+        _gpu,
+    ]
     # Some import something heavy, so as many at a time as there are cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(pool.map(lambda look: look(), looks))
@@ -88,6 +101,16 @@ def _bytecode() -> Finding:
         f"packages in {packages} are compiled anew by every process that starts",
         f"python -m compileall -q {packages}",
     )
+
+
+def _kernels() -> Finding:
+    """Say whether the first run must compile the numba kernels, which takes half a minute."""
+    done = _output("import runpy, sys; sys.argv[1:] = ['--check']\n" + _KERNELS)
+    state = "ok" if done.code == 0 else "missing"
+    told = (done.lines or [done.why])[-1].partition(": ")[2] or done.why
+    if done.code:
+        told = f"the first run compiles them: {told}"
+    return Finding("kernels", state, told, "" if done.code == 0 else "python -m stages._kernels")
 
 
 def _origin(name: str) -> Path | None:

@@ -33,6 +33,7 @@ from pipeline.errors import UsageError, did_you_mean
 from pipeline.weights.files import Weights, bring
 
 __all__ = [
+    "VIEW",
     "Context",
     "Options",
     "Ports",
@@ -45,6 +46,10 @@ __all__ = [
     "options_of",
     "ports",
 ]
+
+
+VIEW = "view"
+"""Folder of `stages/` that holds the viewers, which are not steps."""
 
 
 class Options(BaseModel):
@@ -128,6 +133,14 @@ class Stage(Generic[C]):
     def catalog(cls) -> tuple[Weights, ...]:
         """All files of weights that it can fetch, whatever its options say."""
         return ()
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """Compile what its first call would compile just in time, into a cache that stays.
+
+        Called when reel3d is installed. A stage with numba kernels calls them on small data; the
+        default does nothing.
+        """
 
     def fetch(self) -> None:
         """Bring weights to this node.
@@ -267,10 +280,10 @@ def models(step: str) -> tuple[str, ...]:
 
 @cache
 def steps() -> tuple[str, ...]:
-    """Return the names of the steps: the folders of `stages/` that are not private."""
+    """Return the names of the steps: the folders of `stages/` but for libraries and viewers."""
     package = importlib.import_module("stages")
-    found = pkgutil.iter_modules(package.__path__)
-    return tuple(sorted(m.name for m in found if m.ispkg and not m.name.startswith("_")))
+    names = {m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg}
+    return tuple(sorted(name for name in names - {VIEW} if not name.startswith("_")))
 
 
 def module_of(step: str, model: str) -> types.ModuleType:

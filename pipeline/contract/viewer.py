@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pipeline.contract.events import Progress, Warn
-from pipeline.contract.stage import Context, Options, module_of
+from pipeline.contract.stage import VIEW, Context, Options, module_of
 
 __all__ = ["VIEW", "Viewer", "find_viewer"]
-
-VIEW = "view"
-"""Folder of `stages/` that holds the viewers."""
 
 C = TypeVar("C", bound=Options)
 

@@ -7,11 +7,9 @@ Kernels take float32 (training) and float64 (to check gradients) alike.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,42 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
+
+from stages._kernels.compiling import kernel_decorator
 
 __all__ = ["ThreadPool", "exp_negative", "kernel"]
 
-_INLINED = ("kernels.py", "projection.py", "binning.py")
-"""The files whose functions and constants are compiled into the kernels of other files."""
-_SOURCES = hashlib.sha256(
-    b"".join(Path(__file__).with_name(name).read_bytes() for name in _INLINED)
-).hexdigest()
-
-
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles a function, once: the machine code is kept on disk."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        compiled = _compile(**options)(function)
-        # numba renews machine code when the function's own file has changed; what is inlined from
-        # other files would stay as it was, after an update too.
-        kept = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-        if kept is not None:
-            kept._source_stamp = f"{kept._source_stamp} {_SOURCES}"
-        return compiled
-
-    return decorate
-
-
-_compile = partial(
-    njit,
-    cache=True,
-    nogil=True,
-    # The default checks divisors, and a branch in the inner loop keeps it from SIMD: 10x.
-    error_model="numpy",
-    # Not nnan and ninf: they would drop the tests that keep NaN out.
-    fastmath={"reassoc", "contract", "arcp", "nsz", "afn"},
+kernel = kernel_decorator(
+    Path(__file__).with_name(name) for name in ("kernels.py", "projection.py", "binning.py")
 )
+"""Decorates the kernels of this library; functions of these files are inlined into others."""
 
 
 @intrinsic

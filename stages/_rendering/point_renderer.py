@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from stages._geometry.transforms import invert, project
+from stages._kernels.compiling import kernel_decorator
 from stages._rendering.overview import Overview, frusta
 from stages._rendering.scene import Scene
 
@@ -30,8 +30,10 @@ PATH_RGB, FRUSTUM_RGB = (255, 170, 60), (120, 190, 255)
 
 LARGEST_DISC_PX = 12.0
 
+kernel = kernel_decorator()
 
-@numba.njit(cache=True, nogil=True)
+
+@kernel(error_model="python", fastmath=False)
 def splat(uv, z, radius, depth, index):  # pragma: no cover (compiled)
     """Draw discs into a z-buffer; the nearest wins.
 
@@ -74,7 +76,7 @@ def eye_dome(depth: Array, strength: float, reach_px: int) -> npt.NDArray[np.flo
     return np.exp(np.float32(-strength / 8) * _steps_ahead(np.log2(depth), reach_px))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel(error_model="python", fastmath=False)
 def _steps_ahead(log, reach_px):  # pragma: no cover (compiled)
     """Sum how far the 8 neighbors lie in front, each at most 0.25: beyond is no fold."""
     height, width = log.shape

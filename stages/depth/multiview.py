@@ -13,6 +13,7 @@ import cv2
 
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Context, Stage
+from stages._kernels.textured_plane import textured_plane
 from stages.depth._flow_depth import FlowDepth, FlowDepthOptions
 
 __all__ = ["Config", "Model"]
@@ -25,8 +26,15 @@ class Config(FlowDepthOptions):
 class Model(Stage[Config]):
     """Triangulates flow to neighboring views."""
 
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """Compile the kernels on a small scene."""
+        model = cls(Config())
+        model.open(Context())
+        model.process(textured_plane()[0])
+
     def open(self, context: Context) -> None:
-        """Take the threads."""
+        """Set the number of threads."""
         super().open(context)
         cv2.setNumThreads(context.threads)
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline.contract.messages import DepthMaps, Views
 from pipeline.contract.stage import Context, Options, Stage
 from pipeline.errors import PartNotMade
+from stages._kernels.textured_plane import textured_plane
 from stages.depth._filter import finish_maps, neighbors_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, WORST, enlarge, shrink, sweep
@@ -38,8 +39,15 @@ class Config(Options):
 class Model(Stage[Config]):
     """Sweeps planes through each view's neighbors."""
 
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """Compile the kernels on a small scene."""
+        model = cls(Config())
+        model.open(Context())
+        model.process(textured_plane()[0])
+
     def open(self, context: Context) -> None:
-        """Take the threads."""
+        """Set the number of threads."""
         super().open(context)
         cv2.setNumThreads(context.threads)
 

@@ -14,6 +14,7 @@ from pipeline.atomic import write_text
 from pipeline.contract.events import Artifact
 from pipeline.contract.messages import RunSummary
 from pipeline.contract.stage import Context, Options, Stage
+from stages._kernels.textured_plane import textured_plane
 from stages.report._facts import Facts, read_facts
 from stages.report._markup import Markup, tag
 from stages.report._place import place
@@ -44,8 +45,24 @@ class Model(Stage[Config]):
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"
 
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """Compile the renderer of points on a small scene."""
+        from stages._rendering.point_renderer import render
+
+        views, points = textured_plane()
+        render(
+            points.xyz,
+            points.rgb,
+            points.normals,
+            K=views.intrinsics[0],
+            T_world_camera=views.T_world_camera[0],
+            size=(views.images.shape[2], views.images.shape[1]),
+            point_size=points.voxel_size,
+        )
+
     def open(self, context: Context) -> None:
-        """Take the threads."""
+        """Set the number of threads."""
         super().open(context)
         cv2.setNumThreads(context.threads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.contract.stage import Context
+from stages._kernels.textured_plane import textured_plane
 from stages.splat._options import TrainingOptions
 from stages.splat._stage import SplatStage
 
@@ -20,6 +21,19 @@ class Config(TrainingOptions):
 
 class Model(SplatStage[Config]):
     """Trains on the CPU; equal seeds and steps give equal splats for any number of threads."""
+
+    @classmethod
+    def compile_kernels(cls) -> None:
+        """Compile the kernels of training and drawing on a small scene."""
+        from stages._gaussians.draw import draw
+
+        views, points = textured_plane()
+        model = cls(Config(steps=60))
+        model.open(Context())
+        splats = model.process(views, points)
+        model.close()
+        size = views.images.shape[2], views.images.shape[1]
+        draw(splats, views.intrinsics[0], views.T_world_camera[0], size, depth=True)
 
     def backend(self, context: Context) -> RenderBackend:
         """Return the CPU backend."""

@@ -1,0 +1,36 @@
+"""Compile the kernels of every model, so that the first run is as quick as the second.
+
+python -m stages._kernels           # as `make setup` and docker/Dockerfile do
+python -m stages._kernels --check   # whether that has been done, for this machine
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from pipeline.contract.stage import find, models, steps
+from stages._kernels.state import examine, record
+
+
+def main() -> int:
+    """Compile, or check; return the exit code."""
+    if sys.argv[1:] == ["--check"]:
+        state, why = examine()
+        print(f"{state}: {why}")
+        return 0 if state == "warm" else 1
+    if sys.argv[1:]:
+        print(f"{sys.argv[1]} is not allowed; allowed: --check, or nothing", file=sys.stderr)
+        return 2
+    began = time.perf_counter()
+    for step in steps():
+        for model in models(step):
+            find(step, model).compile_kernels()
+    seconds = time.perf_counter() - began
+    where = "" if record() else " into your cache folder: the package's own cannot be written"
+    print(f"kernels are compiled{where} ({seconds:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
