@@ -68,7 +68,7 @@ class PreparedRun:
 
 
 def prepare(source: Source, config: RunConfig, out: Path, *, resume: bool = False) -> PreparedRun:
-    """Open the run folder and plan what is to be done; `leave` must follow, whatever happens.
+    """Open the run folder and plan what is to be done; `release` must follow, whatever happens.
 
     Args:
         source: What to read.
@@ -188,7 +188,7 @@ def run(
     *,
     resume: bool = False,
 ) -> RunResult:
-    """Turn one source into a run folder with the local runner; see `begin` for the arguments.
+    """Turn one source into a run folder with the local runner; see `prepare` for the arguments.
 
     Raises:
         UsageError: The configuration or the output folder is wrong, or the disk is full.

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Stage
+from pipeline.contract import Splats, Stage
 
 __all__ = ["opacity_bytes", "take", "to_bytes", "writable"]
 

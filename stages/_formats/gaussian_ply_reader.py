@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from pipeline.errors import UsageError
 
 __all__ = ["read_splats"]

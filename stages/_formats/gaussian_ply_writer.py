@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from stages._formats.gaussian_encoding import take
 from stages._gaussians.passes import EPS2D
 

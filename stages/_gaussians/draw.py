@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.passes import Camera, draw_pass, project_pass, shade_pass
 from stages._geometry.transforms import invert

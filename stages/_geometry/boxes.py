@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 
 __all__ = ["box_of", "overlap_of"]
 

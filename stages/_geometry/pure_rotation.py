@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 
 __all__ = ["RotationZoom", "fit_turn"]
 

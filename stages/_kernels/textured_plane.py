@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Points, Views
+from pipeline.contract import Points, Views
 
 __all__ = ["textured_plane"]
 

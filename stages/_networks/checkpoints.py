@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.contract.stage import Options, Resources
+from pipeline.contract import Options, Resources
 from pipeline.errors import UsageError, require
 from pipeline.weights.files import Weights, one_line, read_tensors
 from pipeline.weights.hub import Checkpoint

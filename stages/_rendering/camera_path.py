@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from stages._geometry.transforms import upright
 
 __all__ = [

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from stages._gaussians.draw import draw
 from stages._gaussians.kernels import ThreadPool
 from stages._rendering.colormaps import depth_colors, inverse_depth_range

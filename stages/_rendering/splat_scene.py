@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from pipeline.errors import UsageError
 from stages._formats.gaussian_ply_reader import read_splats
 from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Scores
-from pipeline.contract.stage import Options
+from pipeline.contract import Options, Scores
 
 __all__ = ["Recognized", "RecognizedOptions", "Segment"]
 

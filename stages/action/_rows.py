@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.contract.messages import Actions
+from pipeline.contract import Actions
 from stages.action._recognized import Segment
 
 __all__ = ["Row", "actions_of", "recognized_rows"]

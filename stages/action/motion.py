@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Actions, Frames, Motion, Scores
-from pipeline.contract.stage import Stage
+from pipeline.contract import Actions, Frames, Motion, Scores, Stage
 from stages.action._camera import (
     FEWEST,
     LABELS,

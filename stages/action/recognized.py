@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.contract.messages import Actions, Scores
-from pipeline.contract.stage import Stage
+from pipeline.contract import Actions, Scores, Stage
 from stages.action._recognized import Recognized, RecognizedOptions
 from stages.action._rows import actions_of, recognized_rows
 

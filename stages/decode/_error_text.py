@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 
 __all__ = ["named", "one_line", "spans"]
 

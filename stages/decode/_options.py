@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.contract.stage import Options
+from pipeline.contract import Options
 from stages.decode._stereo_packing import Layout
 
 __all__ = ["DecodeOptions", "PackedOptions", "VideoOptions"]

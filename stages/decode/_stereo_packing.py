@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from av.filter import Graph
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import SourceError
 from stages.decode._delivery import Orientation
 from stages.decode._error_text import named

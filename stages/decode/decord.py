@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from pipeline.contract.source import Reader, Source
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, Reader, Source, Stage
 from pipeline.errors import SourceError, require
 from stages.decode._error_text import named
 from stages.decode._images.reader import StillImage

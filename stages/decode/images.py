@@ -15,8 +15,7 @@ from typing import Literal
 import cv2
 from pydantic import Field
 
-from pipeline.contract.source import Reader, Source
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, Reader, Source, Stage
 from stages.decode._images.reader import ImageReader
 from stages.decode._options import DecodeOptions
 from stages.decode._video.gap_report import Reporter

@@ -7,8 +7,7 @@ BT.709. Pictures come out upright, with square pixels; interlaced video is not d
 
 from __future__ import annotations
 
-from pipeline.contract.source import Reader, Source
-from pipeline.contract.stage import Stage
+from pipeline.contract import Reader, Source, Stage
 from stages.decode._options import VideoOptions
 from stages.decode._video.gap_report import Reporter
 from stages.decode._video.reader import VideoReader

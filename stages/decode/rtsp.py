@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.contract.source import Reader, Source
-from pipeline.contract.stage import Stage
+from pipeline.contract import Reader, Source, Stage
 from pipeline.errors import SourceError
 from pipeline.sources.urls import CAMERAS, scheme, with_login
 from stages.decode._camera.options import Config

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from pipeline.errors import PartNotMade
 from stages.depth._robust import Fit, robust_fit
 from stages.depth._temporal_scale import steady

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Options
+from pipeline.contract import Options, Views
 from stages.depth._filter import finish_maps, neighbors_or_reason
 from stages.depth._rig import Rig
 from stages.depth._sweep import SURFACE_STEP, enlarge, shrink, sweep

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Stage
+from pipeline.contract import Stage, Views
 from pipeline.errors import PartNotMade
 from stages.depth._align import anchors_of, one_scale, residual_of
 

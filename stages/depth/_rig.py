@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from stages._geometry.transforms import invert
 
 __all__ = ["Rig", "choose_neighbors"]

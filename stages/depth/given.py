@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DepthMaps, Options, Stage, Views
 from pipeline.errors import PartNotMade
 from stages.depth._metric_scale import in_units_of
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import cv2
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, DepthMaps, Stage, Views
 from stages._kernels.textured_plane import textured_plane
 from stages.depth._flow_depth import FlowDepth, FlowDepthOptions
 

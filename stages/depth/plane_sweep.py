@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, DepthMaps, Options, Stage, Views
 from pipeline.errors import PartNotMade
 from stages._kernels.textured_plane import textured_plane
 from stages.depth._filter import finish_maps, neighbors_or_reason

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Frames, Views
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Context, DepthMaps, Frames, Resources, Stage, Views
 from pipeline.errors import PartNotMade
 from pipeline.weights.files import Weights
 from stages.depth._align import anchors_of

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Context, DepthMaps, Resources, Stage, Views
 from pipeline.errors import PartNotMade, UsageError
 from pipeline.weights.files import Weights
 from pipeline.weights.hub import Checkpoint, Known, checkpoint

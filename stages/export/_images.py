@@ -8,8 +8,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Stage
+from pipeline.contract import Stage, Views
 from stages.export._publish import publish_folder
 
 __all__ = ["ImageFormat", "find_images", "finite_views", "image_name", "write_images"]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import replacing, replacing_folder
-from pipeline.contract.events import Artifact
-from pipeline.contract.stage import Stage
+from pipeline.contract import Artifact, Stage
 
 __all__ = ["publish", "publish_folder"]
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from pipeline.atomic import disk_errors
-from pipeline.contract.stage import Stage
+from pipeline.contract import Stage
 
 __all__ = ["Scratch", "Spool"]
 

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Points, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Points, Stage, Views
 from stages._geometry.transforms import invert, quaternion_wxyz
 from stages.export._images import ImageFormat, finite_views, image_name, write_images
 from stages.export._publish import publish_folder

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DepthMaps, Options, Stage, Views
 from stages.export._publish import publish_folder
 
 __all__ = ["Config", "Model"]

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, DepthMaps, Options, Stage, Views
 from stages._rendering.colormaps import depth_colors, inverse_depth_range
 from stages._rendering.video_writer import PreviewVideo, fit_width
 from stages.export._publish import publish

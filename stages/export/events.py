@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Actions, Tracks
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Actions, Context, Options, Stage, Tracks
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
 from stages.export._vtt import chapters

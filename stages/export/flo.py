@@ -13,8 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.atomic import disk_errors
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Frames, Motion, Options, Stage
 from stages.export._publish import publish_folder
 from stages.export._scratch import Scratch
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Frames, Motion, Options, Stage
 from stages._rendering.colormaps import flow_colors
 from stages._rendering.video_writer import fit_width
 from stages.export._groups import GroupedVideo

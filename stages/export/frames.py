@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.contract.messages import Frames, Keyframes, Motion
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Frames, Keyframes, Motion, Options, Stage
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
 

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Splats, Views
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Options, Splats, Stage, Views
 from stages._gaussians.draw import draw
 from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.ssim import ssim

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Stage, Views
 from pipeline.errors import PartNotMade
 from stages.export._images import ImageFormat, image_name
 from stages.export._publish import publish_folder

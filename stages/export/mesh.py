@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pipeline.contract.messages import Points
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Points, Stage
 from stages._formats.ply_writer import write_ply
 from stages.export._publish import publish
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pipeline.contract.messages import Points
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Points, Stage
 from stages._formats.ply_writer import write_ply
 from stages.export._publish import publish
 

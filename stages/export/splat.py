@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Splats, Stage
 from pipeline.errors import PartNotMade
 from stages._formats.gaussian_encoding import opacity_bytes, take, to_bytes, writable
 from stages._gaussians.spherical_harmonics import SH0

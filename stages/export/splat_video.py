@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Splats, Stage
 from stages._rendering.camera_path import fit_intrinsics, orbit, solid_points, walk
 from stages._rendering.splat_renderer import SplatRenderer
 from stages.export._publish import publish

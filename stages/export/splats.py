@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Splats, Stage
 from stages._formats.gaussian_encoding import writable
 from stages._formats.gaussian_ply_reader import read_splats
 from stages._formats.gaussian_ply_writer import write_gaussian_ply

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Splats, Stage
 from pipeline.errors import PartNotMade
 from stages._formats.gaussian_encoding import opacity_bytes, take, to_bytes, writable
 from stages.export._publish import publish

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Frames, Options, Stage
 from stages.export._publish import publish
 from stages.export._vtt import timestamp
 

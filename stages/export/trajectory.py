@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Stage, Views
 from stages._geometry.transforms import quaternion_wxyz
 from stages.export._images import finite_views
 from stages.export._publish import publish

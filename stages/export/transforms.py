@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Points, Views
+from pipeline.contract import Context, Options, Points, Stage, Views
 from pipeline.contract.read_back import PosedCameras
-from pipeline.contract.stage import Context, Options, Stage
 from stages._geometry.transforms import OPENCV_FROM_OPENGL
 from stages._rendering.run_cameras import RunCameras
 from stages.export._images import ImageFormat, find_images, finite_views, write_images

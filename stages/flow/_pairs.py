@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Options
+from pipeline.contract import Frames, Motion, Options
 from stages.flow._consistency import confidence
 
 __all__ = ["SMALLEST_PX", "FlowOptions", "dense_motion", "lumas", "scaled_flow", "working_size"]

@@ -7,8 +7,7 @@ from typing import Any
 import cv2
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, Frames, Motion, Stage
 from stages.flow._pairs import FlowOptions, dense_motion
 
 __all__ = ["Config", "Model"]

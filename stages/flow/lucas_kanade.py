@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, Frames, Motion, Stage
 from stages.flow._consistency import OUTSIDE_PX, confidence_of
 from stages.flow._pairs import SMALLEST_PX, FlowOptions, lumas
 

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Context, Frames, Motion, Resources, Stage
 from pipeline.errors import require
 from pipeline.weights.files import Weights, own_file, torch_cache
 from stages._networks.batching import Batches

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import DepthMaps, Points, Views
-from pipeline.contract.stage import Context, Options, Resources, Stage
+from pipeline.contract import Context, DepthMaps, Options, Points, Resources, Stage, Views
 from pipeline.errors import PartNotMade, require
 from stages._geometry.transforms import invert
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.contract.messages import Array, Frames, Masks
+from pipeline.contract import Array, Frames, Masks
 from stages._formats.packed_masks import packed, unpacked
 
 __all__ = ["row_of", "stacked_masks"]

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Keyframes, Masks
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Array, Context, Frames, Keyframes, Masks, Options, Stage
 from pipeline.errors import PartNotMade
 from stages.keyframe._masks import row_of, stacked_masks
 from stages.keyframe._tracks import parallax_between

@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Keyframes, Masks, Motion
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Array, Context, Frames, Keyframes, Masks, Motion, Options, Stage
 from stages.keyframe._masks import row_of, stacked_masks
 from stages.keyframe._tracks import PointTracks, parallax_between
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.contract.messages import Keyframes
+from pipeline.contract import Keyframes
 from pipeline.errors import later
 
 pycolmap = later("pycolmap")

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 
 import cv2
 
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Context, Options, Stage
 from pipeline.errors import later
 
 pycolmap = later("pycolmap")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from stages.pose._features import Features
 from stages.pose._front_end import Matched
 

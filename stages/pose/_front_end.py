@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array, Keyframes
+from pipeline.contract import Array, Keyframes
 from stages.pose._features import Features, extract, match
 from stages.pose._masking import at_rest
 

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from stages.pose._features import Features
 
 __all__ = ["SMALLEST_SIDE", "Grid", "reduced", "reduced_size", "strongest"]

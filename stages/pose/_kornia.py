@@ -16,7 +16,7 @@ import kornia.feature
 import numpy as np
 import torch
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from pipeline.weights.files import Weights, fit, read_tensors
 from stages._networks.checkpoints import check_finite
 from stages.pose._features import Features

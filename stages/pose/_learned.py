@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.contract.messages import Array, Keyframes
+from pipeline.contract import Array, Keyframes
 from stages._networks.batching import Batches
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features

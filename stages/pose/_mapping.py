@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from pipeline.errors import later
 from stages.pose._features import Features
 from stages.pose._matching import Pair

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from pipeline.errors import later
 from stages.pose._features import Features, match
 from stages.pose._front_end import Matched

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from stages._geometry.pure_rotation import fit_turn
 from stages.pose._features import Features
 from stages.pose._matching import Pair

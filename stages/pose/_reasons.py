@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.contract.messages import Array, Keyframes, Views
+from pipeline.contract import Array, Keyframes, Views
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 from stages.pose._parallax import ParallaxEvidence

@@ -21,8 +21,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Keyframes, Views
-from pipeline.contract.stage import Options
+from pipeline.contract import Array, Keyframes, Options, Views
 from pipeline.errors import PartNotMade, later
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage

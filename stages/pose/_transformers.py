@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_finite, load, processor

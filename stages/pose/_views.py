@@ -7,7 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array, Keyframes, Views
+from pipeline.contract import Array, Keyframes, Views
 from pipeline.errors import later
 from stages._geometry.transforms import invert, upright
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Keyframes, Views
-from pipeline.contract.stage import Options
+from pipeline.contract import Array, Keyframes, Options, Views
 from pipeline.errors import PartNotMade, later
 from stages._geometry.transforms import invert
 from stages.pose._cameras import cameras_for

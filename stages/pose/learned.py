@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import cv2
 from pydantic import Field, model_validator
 
-from pipeline.contract.stage import Context, Resources
+from pipeline.contract import Context, Resources
 from pipeline.errors import require
 from pipeline.weights.files import Weights, own_file
 from pipeline.weights.hub import Checkpoint

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Frames, Scores
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Context, Frames, Resources, Scores, Stage
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import device_of, resources_of

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames
+from pipeline.contract import Frames
 from stages._networks.checkpoints import LearnedOptions
 
 __all__ = ["Window", "WindowOptions", "crops", "windows"]

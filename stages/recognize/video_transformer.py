@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Scores
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Frames, Scores
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint, Known
 from stages._networks.checkpoints import check_task, configuration, load, processor

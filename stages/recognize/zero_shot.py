@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Scores
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Frames, Scores
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Known
 from stages._networks.checkpoints import configuration, load, processor

@@ -11,9 +11,7 @@ import cv2
 from pydantic import Field
 
 from pipeline.atomic import write_text
-from pipeline.contract.events import Artifact
-from pipeline.contract.messages import RunSummary
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Artifact, Context, Options, RunSummary, Stage
 from stages._kernels.textured_plane import textured_plane
 from stages.report._facts import Facts, read_facts
 from stages.report._markup import Markup, tag

@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import DecodedFrame, Reader
-from pipeline.contract.stage import Options
+from pipeline.contract import DecodedFrame, Frames, Options, Reader
 from stages.sample._cursor import CarryOver
 
 __all__ = [

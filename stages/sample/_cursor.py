@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.source import DecodedFrame, Reader
+from pipeline.contract import DecodedFrame, Reader
 from pipeline.errors import SourceError
 
 __all__ = ["CarryOver", "Cursor"]

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import DecodedFrame, Reader, Timeline
-from pipeline.contract.stage import Stage
+from pipeline.contract import DecodedFrame, Frames, Reader, Stage, Timeline
 from stages.sample._clips import ClipOptions, SampleOptions, SelectedFrame, clips, keep, stretches
 from stages.sample._cursor import CarryOver, Cursor
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.source import DecodedFrame
+from pipeline.contract import DecodedFrame
 from stages.sample._clips import SHARPNESS_WIDTH_PX
 
 __all__ = [

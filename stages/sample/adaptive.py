@@ -19,9 +19,7 @@ from typing import Any, Self
 import cv2
 from pydantic import Field, model_validator
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Reader
-from pipeline.contract.stage import Context, Stage
+from pipeline.contract import Context, Frames, Reader, Stage
 from stages.sample._clips import SampleOptions, SelectedFrame, clips, keep, sharpness_of, stretches
 from stages.sample._cursor import CarryOver, Cursor
 from stages.sample._shots import Preview, PreviewFlow, ShotDetector, in_shot, looks, shots

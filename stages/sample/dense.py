@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.contract.source import DecodedFrame, Timeline
+from pipeline.contract import DecodedFrame, Timeline
 from stages.sample._clips import ClipOptions
 from stages.sample._listed import FollowingSampler, Ints
 

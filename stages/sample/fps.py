@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.source import DecodedFrame, Timeline
+from pipeline.contract import DecodedFrame, Timeline
 from stages.sample._clips import SampleOptions
 from stages.sample._listed import FollowingSampler, Ints, nearest_rows
 

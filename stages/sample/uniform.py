@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.source import Timeline
+from pipeline.contract import Timeline
 from stages.sample._clips import SampleOptions
 from stages.sample._listed import Ints, ListedSampler
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.contract.messages import Array, Frames, Masks
+from pipeline.contract import Array, Frames, Masks
 from stages.segment._patches import grown
 
 __all__ = ["Detection", "masks_of"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from stages.segment._change import beyond, change
 
 __all__ = ["MotionEvidence", "evidence_of_motion"]

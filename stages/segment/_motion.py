@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array, Frames, Motion
+from pipeline.contract import Array, Frames, Motion
 from stages.segment._evidence import evidence_of_motion
 from stages.segment._patches import followed, numbered, patches
 

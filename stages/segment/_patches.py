@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 
 __all__ = ["followed", "grown", "numbered", "patches"]
 

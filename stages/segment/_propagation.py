@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 
 __all__ = ["Followed", "Propagation"]
 

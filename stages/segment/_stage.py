@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Masks
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Array, Context, Frames, Masks, Resources, Stage
 from pipeline.weights.hub import Checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import LearnedOptions, device_of, resources_of

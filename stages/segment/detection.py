@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array
-from pipeline.contract.stage import Context
+from pipeline.contract import Array, Context
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._networks.checkpoints import check_task, load, processor

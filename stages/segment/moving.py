@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Masks, Motion
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Array, Context, Frames, Masks, Motion, Options, Stage
 from stages.segment._motion import MOVING, moving_patches
 from stages.segment._patches import grown
 

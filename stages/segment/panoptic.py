@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array
-from pipeline.contract.stage import Context
+from pipeline.contract import Array, Context
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of
 from stages._networks.checkpoints import check_task, load, processor

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Masks, Motion
-from pipeline.contract.stage import Context, Resources
+from pipeline.contract import Array, Context, Frames, Masks, Motion, Resources
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of, overlap_of
 from stages._networks.batching import Batches

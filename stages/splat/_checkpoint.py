@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.atomic import replacing
-from pipeline.contract.stage import Options
+from pipeline.contract import Options
 
 __all__ = ["key_of", "read", "write"]
 

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import Parameter
 
-from pipeline.contract.messages import Points, Views
+from pipeline.contract import Points, Views
 from pipeline.errors import PartNotMade
 from stages._gaussians.spherical_harmonics import SH0
 from stages._geometry.transforms import invert, project

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.contract.stage import Options
+from pipeline.contract import Options
 
 __all__ = ["TrainingOptions"]
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.contract.messages import Points, Splats, Views
-from pipeline.contract.stage import Stage
+from pipeline.contract import Points, Splats, Stage, Views
 from pipeline.errors import OutputError
 from stages._geometry.transforms import invert, project
 from stages.splat._checkpoint import key_of, read, write

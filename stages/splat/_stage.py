@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from pipeline.contract.messages import Points, Splats, Views
-from pipeline.contract.stage import Context, Resources, Stage
+from pipeline.contract import Context, Points, Resources, Splats, Stage, Views
 from pipeline.errors import PartNotMade
 from stages.splat._options import TrainingOptions
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from pipeline.errors import PartNotMade
 from stages._gaussians.ssim import ssim
 from stages._geometry.transforms import invert

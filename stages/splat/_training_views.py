@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from stages._geometry.transforms import invert, scale_intrinsics
 
 __all__ = ["HELD_OUT_EVERY", "TrainingView", "TrainingViews"]

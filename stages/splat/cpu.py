@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.contract.stage import Context
+from pipeline.contract import Context
 from stages._kernels.textured_plane import textured_plane
 from stages.splat._options import TrainingOptions
 from stages.splat._stage import SplatStage

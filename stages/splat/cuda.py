@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pipeline.contract.stage import Context, Resources
+from pipeline.contract import Context, Resources
 from stages.splat._options import TrainingOptions
 from stages.splat._stage import SplatStage
 

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 from stages._formats.packed_masks import packed, unpacked
 from stages._geometry.boxes import overlap_of
 

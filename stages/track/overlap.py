@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Array, Frames, Masks, Tracks
-from pipeline.contract.stage import Context, Options, Stage
+from pipeline.contract import Array, Context, Frames, Masks, Options, Stage, Tracks
 from stages.track._object_track import FrameDetections, ObjectTrack, overlaps
 
 __all__ = ["Config", "Model"]

@@ -18,8 +18,7 @@ from pydantic import Field
 
 import stages
 from pipeline.atomic import replacing
-from pipeline.contract.stage import Options
-from pipeline.contract.viewer import Viewer
+from pipeline.contract import Options, Viewer
 from pipeline.errors import UsageError, later
 from stages._rendering.overview import overview
 from stages._rendering.scene import Scene, read_scene

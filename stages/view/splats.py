@@ -11,9 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.atomic import replacing
-from pipeline.contract.messages import Splats
-from pipeline.contract.stage import Options
-from pipeline.contract.viewer import Viewer
+from pipeline.contract import Options, Splats, Viewer
 from pipeline.errors import UsageError, did_you_mean
 from stages._rendering.camera_path import (
     fit_intrinsics,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from pipeline.contract.source import Probe, Source, Timeline
+from pipeline.contract import Probe, Source, Timeline
 from pipeline.errors import SourceError
 from stages.decode._camera.supervisor import ConnectionSupervisor, Received
 from stages.decode._delivery import Delivery, fitted

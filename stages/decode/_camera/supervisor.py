@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import SourceError
 from stages.decode._camera.clock import CameraClock
 from stages.decode._camera.connection import Connection, ReceivedFrame, StreamFormat

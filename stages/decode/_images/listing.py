@@ -6,7 +6,7 @@ import glob
 import re
 from pathlib import Path
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import SourceError
 from stages.decode._error_text import named, one_line
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.source import Probe, Source, Timeline
+from pipeline.contract import Probe, Source, Timeline
 from pipeline.errors import SourceError
 from stages._geometry.transforms import scale_intrinsics
 from stages.decode._delivery import fitted

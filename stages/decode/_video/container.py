@@ -19,7 +19,7 @@ import av.logging
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import SourceError
 from stages.decode._error_text import named
 from stages.decode._options import VideoOptions

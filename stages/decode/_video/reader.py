@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from pipeline.contract.source import Probe, Source, Timeline
+from pipeline.contract import Probe, Source, Timeline
 from pipeline.errors import SourceError
 from stages.decode._delivery import Delivery, fitted
 from stages.decode._error_text import named

@@ -26,35 +26,22 @@ from tests.support import results
 from tests.support.paths import ROOT
 from tests.support.readme import python_examples
 from tests.support.splatted import room
+from tests.support.stage_ends import StageEnds
 
 Reel3d = Callable[..., subprocess.CompletedProcess[str]]
 
 QUICK: dict[str, Any] = {"preset": "understand", "sample": {"model": "fps", "fps": 15}}
 
 
-class Heard:
-    """A listener that remembers which stages ended how."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {}
-
-    def began(self, stage: str) -> None: ...
-
-    def reached(self, seconds: float, total_s: float | None) -> None: ...
-
-    def progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-
-    def ended(self, stage: str, state: str, meter: Any) -> None:
-        self.states[stage] = state
+@pytest.fixture(scope="module")
+def heard() -> StageEnds:
+    return StageEnds()
 
 
 @pytest.fixture(scope="module")
-def heard() -> Heard:
-    return Heard()
-
-
-@pytest.fixture(scope="module")
-def run(short_film: Path, tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> pipeline.Run:
+def run(
+    short_film: Path, tmp_path_factory: pytest.TempPathFactory, heard: StageEnds
+) -> pipeline.Run:
     out = tmp_path_factory.mktemp("api") / "truck"
     return pipeline.run(short_film, out=out, listener=heard, **QUICK)
 
@@ -97,7 +84,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_a_run_makes_what_the_command_makes(
-    run: pipeline.Run, heard: Heard, here: Reel3d, short_film: Path, tmp_path: Path
+    run: pipeline.Run, heard: StageEnds, here: Reel3d, short_film: Path, tmp_path: Path
 ) -> None:
     done = here(
         *("run", short_film, "--out", tmp_path / "b", "--preset", "understand"),
@@ -150,7 +137,7 @@ def test_what_the_options_left_out_is_named(run: pipeline.Run) -> None:
         ({"preset": "understnad"}, "did you mean 'understand'?"),
         ({"runner": "ray"}, "there is no runner 'ray'; allowed are local and cluster"),
         ({"address": "auto"}, "--address is for the cluster runner"),
-        ({"progress": True, "listener": Heard()}, "progress and listener exclude each other"),
+        ({"progress": True, "listener": StageEnds()}, "progress and listener exclude each other"),
     ],
 )
 def test_a_wrong_option_is_the_commands_error(

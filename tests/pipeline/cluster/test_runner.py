@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+import pipeline
 from pipeline.cluster.actors import _Actor, death_reason
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.cluster.local_ray import own_signals
@@ -39,6 +41,7 @@ from tests.support.on_ray import (
     store_stats,
     together,
 )
+from tests.support.stage_ends import StageEnds
 
 STORE_BYTES = 100_000_000
 Say = pytest.CaptureFixture[str]
@@ -115,6 +118,39 @@ def test_a_run_equals_that_of_the_local_runner(
     found = json.loads((there / "borrowed.json").read_text())
     assert {"Frames.images", "Motion.flow", "Views.images", "DepthMaps.depth"} <= set(found)
     assert set(found.values()) == {"SubBuffer"}
+
+
+def test_python_runs_on_the_cluster_and_hears_of_it(
+    cluster: Cluster, short_film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def joins(*words: Any, **named: Any) -> AbstractContextManager[Cluster]:
+        asked.append((words, named))
+        return nullcontext(cluster)
+
+    # The cluster of this file in place of one that ends with the run.
+    monkeypatch.setattr("pipeline.cluster.runner.joined", joins)
+    monkeypatch.setattr("pipeline.cluster.runner.Scheduler", Recorded)
+    heard = StageEnds()
+    good, bad = pipeline.run_all(
+        [short_film, tmp_path / "nowhere.mp4"],
+        preset="understand",
+        sample={"model": "fps", "fps": 5},
+        **{step: {"model": "none"} for step in ("flow", "action", "track", "report")},
+        export={"events": False, "storyboard": False, "flow_video": False},
+        out=tmp_path / "runs",
+        runner="cluster",
+        share=0.5,
+        listener=heard,
+    )
+    assert isinstance(bad, SourceError)
+    assert isinstance(good, pipeline.Run)
+    assert good.exit_code == 0
+    assert good.folder == tmp_path / "runs" / "truck"
+    assert good.frames.num_rows == 10
+    assert heard.states == dict.fromkeys(("decode/pyav", "sample/fps", "export/frames"), "made")
+    assert asked[0][1]["share"] == 0.5
 
 
 def test_workers_die_and_nothing_else_happens(cluster: Cluster, tmp_path: Path) -> None:
