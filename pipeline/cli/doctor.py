@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ctypes.util
+import functools
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +40,20 @@ OPTIONAL = {
 _KERNELS = "runpy.run_module('stages._kernels', run_name='__main__')"
 
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
+NATIVE = {
+    "av": "_core*.so",
+    "cv2": "cv2*.so",
+    "decord": "libdecord.so",
+    "numba": "../llvmlite/binding/libllvmlite.so",
+    "numpy": "_core/_multiarray_umath*.so",
+    "open3d": "libOpen3D.so*",
+    "pyarrow": "lib.*.so",
+    "pycolmap": "_core*.so",
+    "scipy": "linalg/_fblas*.so",
+    "torch": "lib/libtorch_python.so",
+}
+"""Package to the library of machine code that brings in all its others. Loading it shows what the
+system lacks in a tenth of the time of an import; `--imports` imports everything."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +67,17 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at the machine; libraries are imported in processes of their own."""
+def examine(*, imports: bool = False) -> list[Finding]:
+    """Examine the machine.
+
+    Args:
+        imports: Import every library and draw off screen, in processes of their own, instead of
+            loading the libraries' machine code only: takes several times as long.
+    """
     looks: list[Callable[[], list[Finding] | Finding]]
-    looks = [
-        _python,
-        _bytecode,
-        _kernels,
-        _machine,
-        _disk,
-        _libraries,
-        _codecs,
-        _display,
-        _offscreen,
-        _gpu,
-    ]
-    # Some import something heavy, so as many at a time as there are cores.
+    looks = [_python, _bytecode, _kernels, _machine, _disk]
+    looks += [functools.partial(_libraries, imports=imports), _codecs, _display]
+    looks += [_drawn if imports else _vulkan, _gpu]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(pool.map(lambda look: look(), looks))
     findings = [one for some in found for one in (some if isinstance(some, list) else [some])]
@@ -173,34 +185,91 @@ def _attempt(code: str) -> tuple[int, str]:
     return done.code, (done.lines[-1:] or [""])[0] if done.code == 0 else done.why
 
 
-def _libraries() -> list[Finding]:
-    """Import all libraries, one after the other; several bring torch, which takes seconds."""
-    told = _imported(tuple(name for name in (*NEEDED, *OPTIONAL) if _version(name)))
-    return [_library(name, told.get(name, "")) for name in (*NEEDED, *OPTIONAL)]
+def _libraries(*, imports: bool) -> list[Finding]:
+    names = tuple(name for name in (*NEEDED, *OPTIONAL) if _version(name))
+    faults = _imported(names) if imports else {**_loaded(names), **_mismatched()}
+    return [_library(name, faults.get(name, "")) for name in (*NEEDED, *OPTIONAL)]
+
+
+def _loaded(names: tuple[str, ...]) -> dict[str, str]:
+    """Load the machine code of libraries; return what went wrong with each."""
+    files: dict[str, str] = {}
+    faults: dict[str, str] = {}
+    for name in names:
+        origin = _origin(name)
+        if origin is None:
+            faults[name] = "its files are missing"
+        elif name in NATIVE:
+            found = sorted(origin.parent.glob(NATIVE[name]))
+            if found:
+                files[name] = str(found[0])
+            else:
+                faults[name] = f"{origin.parent / NATIVE[name]} is missing"
+    code = (
+        "import ctypes\n"
+        "def load(name):\n"
+        f"    ctypes.CDLL({files!r}[name], ctypes.RTLD_GLOBAL if name == 'torch' else 0)\n"
+    )
+    return {**faults, **_tried(tuple(files), code, "load(name)")}
+
+
+def _mismatched() -> dict[str, str]:
+    """Compare the CUDA that torch and torchvision were built for: unequal ones do not load.
+
+    PyPI's torchvision beside a torch for CPUs alone is the usual case: `operator torchvision::nms
+    does not exist`.
+    """
+    vision = _stated("torchvision", r"__version__ = '[^'+]+\+(cpu|cu\d+)'")
+    torch = _stated("torch", r"^cuda(?:: [^=]*)? = (?:'([^']+)'|None)")
+    if vision is None or torch is None:
+        return {}
+    torch = f"cu{torch.replace('.', '')}" if torch else "cpu"
+    if vision == torch:
+        return {}
+    return {"torchvision": f"it is built for {vision}, and torch for {torch}"}
+
+
+def _stated(package: str, pattern: str) -> str | None:
+    """Return what the `version.py` of a package says; None if it does not."""
+    origin = _origin(package)
+    if origin is None:
+        return None
+    try:
+        text = (origin.parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(pattern, text, re.MULTILINE)
+    return None if found is None else found[1] or ""
 
 
 def _imported(names: tuple[str, ...]) -> dict[str, str]:
-    """Import libraries in a process of its own; return what went wrong with each.
+    """Import libraries, one after the other; several bring torch, which takes seconds."""
+    return _tried(names, "import importlib\n", "importlib.import_module(name)")
 
-    A library that ends the process is told from the others by its place: the rest is tried anew.
+
+def _tried(names: tuple[str, ...], first: str, call: str) -> dict[str, str]:
+    """Try a call with each name in a process of its own; return what went wrong with each.
+
+    A library that ends the process is recognized by its place: the names after it are tried in
+    another process.
     """
     code = (
-        "import importlib\n"
+        f"{first}"
         f"for name in {names!r}:\n"
-        "    try: importlib.import_module(name); why = ''\n"
-        "    except Exception as error: why = repr(error)\n"
+        f"    try: {call}; why = ''\n"
+        "    except Exception as error: why = str(error) or repr(error)\n"
         "    print(name, ' '.join(why.split()), flush=True)\n"
     )
     done = _output(code)
-    told: dict[str, str] = {}
+    faults: dict[str, str] = {}
     for line in done.lines:
         name, _, why = line.partition(" ")
         if name in names:
-            told[name] = why
-    left = names[len(told) :]
+            faults[name] = why
+    left = names[len(faults) :]
     if not left:
-        return told
-    return {**told, left[0]: done.why, **_imported(left[1:])}
+        return faults
+    return {**faults, left[0]: done.why, **_tried(left[1:], first, call)}
 
 
 def _version(name: str) -> str | None:
@@ -235,14 +304,28 @@ def _display() -> Finding:
     return Finding("display", "missing", "none", "reel3d view shows report.html in a browser")
 
 
-def _offscreen() -> Finding:
+VULKAN = "apt-get install libvulkan1 mesa-vulkan-drivers; else a software renderer is used"
+
+
+def _vulkan() -> Finding:
+    """Say whether Open3D finds Vulkan, with which it draws off screen: its loader and a driver."""
+    if ctypes.util.find_library("vulkan") is None:
+        return Finding("off-screen rendering", "missing", "no Vulkan loader", VULKAN)
+    folders = (Path("/usr/share/vulkan/icd.d"), Path("/etc/vulkan/icd.d"))
+    drivers = sorted({file.stem for folder in folders for file in folder.glob("*.json")})
+    if not drivers:
+        return Finding("off-screen rendering", "missing", "no Vulkan driver", VULKAN)
+    return Finding("off-screen rendering", "ok", f"Vulkan: {', '.join(drivers)}")
+
+
+def _drawn() -> Finding:
+    """Draw off screen with Open3D."""
     code, told = _attempt(
         "import open3d as o3d; o3d.visualization.rendering.OffscreenRenderer(16, 16)"
     )
     if code == 0:
         return Finding("off-screen rendering", "ok", "Open3D on Vulkan")
-    advice = "apt-get install libvulkan1 mesa-vulkan-drivers; else a software renderer is used"
-    return Finding("off-screen rendering", "missing", told, advice)
+    return Finding("off-screen rendering", "missing", told, VULKAN)
 
 
 def _gpu() -> Finding:
@@ -260,8 +343,9 @@ def _gpu() -> Finding:
 
 
 def doctor_command(options: argparse.Namespace, console: Console) -> int:
-    del options, console
-    findings = examine()
+    """Print what was found; return 4 where the default preset cannot run."""
+    del console
+    findings = examine(imports=options.imports)
     out = Console(highlight=False)
     marks = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "broken": "[red]✗[/]"}
     for finding in findings:

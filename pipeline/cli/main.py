@@ -150,6 +150,11 @@ def _parser() -> _Parser:
     options.set_defaults(command=options_command)
 
     doctor = commands.add_parser("doctor", help="what this machine can run, what to install")
+    doctor.add_argument(
+        "--imports",
+        action="store_true",
+        help="import every library and draw off screen, instead of loading machine code only",
+    )
     doctor.set_defaults(command=doctor_command)
     add_log_options(parser, (commands.choices[name] for name in ("run", "watch")))
     return parser
