@@ -39,7 +39,7 @@ from stages._rendering.point_renderer import splat as draw_discs
 from stages.splat._cpu import CpuBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._options import TrainingOptions
-from stages.splat._schedule import ObjectStoreBudget
+from stages.splat._schedule import Budget
 from stages.splat._session import scene_scale, usual_count
 from stages.splat._train import Trainer
 from stages.splat._training_views import HELD_OUT_EVERY, TrainingViews
@@ -122,7 +122,7 @@ def train(
         initial_gaussians(xyz, rgb, options.degree, "cpu"),
         options,
         scale=scene_scale(views, xyz),
-        budget=ObjectStoreBudget(steps, seconds, clock),
+        budget=Budget(steps, seconds, clock),
         most=most,
         limit=most,
         seed=0,

@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.contract import Context, Frames, Motion, Options, Stage
 from stages._rendering.colormaps import flow_colors
 from stages._rendering.video_writer import fit_width
-from stages.export._groups import GroupedVideo
+from stages.export._gop_video import GroupedVideo
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
 

@@ -25,12 +25,12 @@ from pipeline.contract import Array, Keyframes, Options, Views
 from pipeline.errors import PartNotMade, later
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
+from stages.pose._failure_reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd
 from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, verify
 from stages.pose._parallax import ParallaxEvidence, parallax_evidence
-from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._views import views_from
 
 pycolmap = later("pycolmap")

@@ -7,8 +7,8 @@ import numpy as np
 
 from stages._rendering.colormaps import flow_colors
 from stages.report._facts import Facts
+from stages.report._images import jpeg_uri, video_pictures, video_uri
 from stages.report._markup import Markup, data_uri, tag
-from stages.report._pictures import jpeg_uri, video_pictures, video_uri
 
 __all__ = ["previews", "video_figure"]
 

@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from stages.report._facts import Facts, StageAccount
+from stages.report._formatting import amount, megabytes, metric, plural, span
 from stages.report._markup import Markup, tag
-from stages.report._wording import amount, megabytes, metric, plural, span
 
 __all__ = ["failures", "header", "numbers", "provenance", "timings"]
 

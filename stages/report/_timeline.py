@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.report._facts import EventRow, Facts, FrameTable
+from stages.report._formatting import clock, plural
+from stages.report._images import jpeg_uri, nearest, storyboard, video_pictures
 from stages.report._markup import Markup, tag
-from stages.report._pictures import jpeg_uri, nearest, storyboard, video_pictures
-from stages.report._wording import clock, plural
 
 __all__ = ["timeline"]
 

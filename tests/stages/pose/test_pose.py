@@ -11,8 +11,8 @@ from pipeline.contract.stage import Context
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import invert, project
 from stages.pose import colmap, given
+from stages.pose._failure_reasons import left_out
 from stages.pose._features import Features, extract, match
-from stages.pose._reasons import left_out
 from stages.pose._static_camera import still_share
 from tests.support.scenes import Truth, alone, trajectory_error
 
