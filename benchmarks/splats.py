@@ -112,13 +112,13 @@ def train(
     """Train by CPU time (or by steps) as `splat/cpu` does; return what came out."""
     options = TrainingOptions()
     backend = CpuBackend(threads)
-    photographs = TrainingViews(views, options.largest_px, "cpu")
-    most = usual_count(photographs)
+    training_views = TrainingViews(views, options.largest_px, "cpu")
+    most = usual_count(training_views)
     xyz, rgb = scene_points(views, points, most, 0)
     began = clock()
     trainer = Trainer(
         backend,
-        photographs,
+        training_views,
         initial_gaussians(xyz, rgb, options.degree, "cpu"),
         options,
         scale=scene_scale(views, xyz),
@@ -130,7 +130,7 @@ def train(
     )
     trainer.run()
     spent = clock() - began
-    psnr, ssim = trainer.measure(photographs.held_out)
+    psnr, ssim = trainer.measure(training_views.held_out)
     backend.close()
     found = {"steps": trainer.step, "splats": trainer.count, "PSNR": psnr, "SSIM": ssim}
     return trainer, {**found, "spent_s": spent}
