@@ -1,8 +1,8 @@
 """One connection to a camera: opened, read and decoded in a thread of its own.
 
 FFmpeg is told to give up in time, but reads have been known to block for ever all the same. A
-thread cannot be killed; so whoever started a link watches its signs of life and leaves it behind
-where there are none: a link that was left behind delivers nothing more.
+thread cannot be killed; so the supervisor watches for packets and frames, and abandons a
+connection that sends none: an abandoned connection delivers nothing more.
 
 No message of FFmpeg gets out of here as it is: they name the address with its password.
 """
@@ -59,10 +59,10 @@ class ReceivedFrame:
 
 
 class FrameReceiver(Protocol):
-    """Where a link's pictures go."""
+    """Where the frames of a connection go."""
 
     def take(self, connection: Connection, received: ReceivedFrame) -> None:
-        """Take a picture; one of a link that was left behind is refused."""
+        """Take a frame; those of an abandoned connection are refused."""
         ...
 
 
@@ -70,7 +70,7 @@ class Connection(threading.Thread):
     """A connection under way; `ended` is set when it is over, and `why` says the reason."""
 
     def __init__(self, source: Source, options: Config, receiver: FrameReceiver) -> None:
-        super().__init__(name="camera-link", daemon=True)
+        super().__init__(name="camera-connection", daemon=True)
         self._source = source
         self._options = options
         self._receiver = receiver

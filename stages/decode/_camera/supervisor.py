@@ -1,8 +1,8 @@
-"""The line to a camera that is kept up: connections one after another, and what came over them.
+"""Supervises the connection to a camera: reconnects, and queues the frames that arrive.
 
 A thread of its own connects, watches the connection, and connects again when it is lost, at
 growing intervals with some chance in them, so that many readers do not come back at once. The
-pictures wait in an edge that drops the oldest: a slow chain never holds up the camera.
+frames wait in a queue that drops the oldest: a slow chain never holds up the camera.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["ConnectionSupervisor", "Received"]
 
 WATCH_S = 0.05
 GRACE_S = 2.0
-"""How much later than FFmpeg's own limits a link counts as hung."""
+"""How much later than FFmpeg's own limits a connection counts as hung."""
 NO_FRAME_S = 10.0
 """A connection that sends, but no picture that can be decoded, is given up after this."""
 REFUSED_S = 30.0
 """Cameras lock out who tries wrong passwords in a row."""
 MAX_HUNG_CONNECTIONS = 16
-"""Links that hung, each a thread and its memory: with more of them something is wrong here."""
+"""Connections that hung, each a thread and its memory: with more of them something is wrong here."""
 MAX_REPORTED_BREAKS = 20
 """Breaks that are told one by one; the rest is counted."""
 
@@ -110,7 +110,7 @@ class ConnectionSupervisor:
             connection.join(1.0)
 
     def take(self, connection: Connection, received: ReceivedFrame) -> None:
-        """Give a picture its place and put it into the edge."""
+        """Number and time a frame, and put it into the queue."""
         now_ns = time.monotonic_ns()
         with self._lock:
             if connection is not self._current or self.finished:
@@ -181,14 +181,14 @@ class ConnectionSupervisor:
                 connection.abandon()
                 break
         with self._lock:
-            # From here on nothing of this link is taken, even where its thread goes on.
+            # From here on nothing of this connection is taken, even where its thread goes on.
             self._current = None
             self.closed = self.segments - 1
             self.damaged += connection.damaged
         return connection
 
     def _why_hung(self, connection: Connection) -> str:
-        """Say why a link is to be left behind; empty where it is not."""
+        """Return why a connection counts as hung; empty where it does not."""
         options, now = self._options, time.monotonic()
         # Connecting has two parts, each with its own limit: the dialogue and the first packets.
         limit_s = 2 * options.connect_s if connection.stream is None else options.read_s
