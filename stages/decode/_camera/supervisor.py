@@ -37,7 +37,7 @@ NO_FRAME_S = 10.0
 REFUSED_S = 30.0
 """Cameras lock out who tries wrong passwords in a row."""
 MAX_HUNG_CONNECTIONS = 16
-"""Connections that hung, each a thread and its memory: with more of them something is wrong here."""
+"""Connections that hung, each a thread and its memory: with more of them something is wrong."""
 MAX_REPORTED_BREAKS = 20
 """Breaks that are told one by one; the rest is counted."""
 
