@@ -82,7 +82,7 @@ def ours(path: Path, wanted: list[int], threads: int) -> Images:
     model = Model(Config(max_side=WIDTH))
     model.open(Context(threads=threads))
     reader = model.process(Source(uri=str(path), shown=path.name, name="bench"))
-    images = [picture.rgb() for picture in reader.pictures(wanted)]
+    images = [picture.rgb() for picture in reader.frames_at(wanted)]
     reader.close()
     return images
 

@@ -139,7 +139,9 @@ def _kornia(
     )
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     size = torch.tensor([[images.shape[2], images.shape[1]]])
-    center = np.tile(stage.front_end._detector.grid((images.shape[2], images.shape[1])).center, 2)
+    center = np.tile(
+        stage.front_end._detector.image_transform((images.shape[2], images.shape[1])).center, 2
+    )
 
     def look(image: Any) -> tuple[Any, Any]:
         if name == "xfeat":
@@ -221,8 +223,8 @@ def _transformers(
 @torch.inference_mode()
 def _same_scores(stage: Model, network: Any, processor: Any, images: np.ndarray) -> None:
     matcher: Any = stage.front_end._matcher
-    grid = matcher.grid((images.shape[2], images.shape[1]))
-    _, _, ours = matcher.pair(*matcher.look(images[:2]), grid)
+    grid = matcher.image_transform((images.shape[2], images.shape[1]))
+    _, _, ours = matcher.pair(*matcher.extract(images[:2]), grid)
     told = network(**processor([images[0], images[1]], return_tensors="pt"))
     theirs = told.matching_scores[0, 1][told.matches[0, 1] > -1].numpy()
     assert len(ours) == len(theirs) > 0

@@ -77,7 +77,7 @@ def decode_alone(seconds: float, films: list[str]) -> float:
     began = time.process_time()
     for film in films:
         reader = decode.process(Source(uri=film, shown=film, name="film"))
-        assert sum(1 for _ in reader.pictures(wanted)) == len(wanted)
+        assert sum(1 for _ in reader.frames_at(wanted)) == len(wanted)
         reader.close()
     spent = time.process_time() - began
     decode.close()

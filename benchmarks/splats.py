@@ -39,7 +39,7 @@ from stages._rendering.point_renderer import splat as draw_discs
 from stages.splat._cpu import CpuBackend
 from stages.splat._initial import initial_gaussians, scene_points
 from stages.splat._options import TrainingOptions
-from stages.splat._schedule import ObjectStoreBudget
+from stages.splat._schedule import Budget
 from stages.splat._session import scene_scale, usual_count
 from stages.splat._train import Trainer
 from stages.splat._training_views import HELD_OUT_EVERY, TrainingViews
@@ -112,17 +112,17 @@ def train(
     """Train by CPU time (or by steps) as `splat/cpu` does; return what came out."""
     options = TrainingOptions()
     backend = CpuBackend(threads)
-    photographs = TrainingViews(views, options.largest_px, "cpu")
-    most = usual_count(photographs)
+    training_views = TrainingViews(views, options.largest_px, "cpu")
+    most = usual_count(training_views)
     xyz, rgb = scene_points(views, points, most, 0)
     began = clock()
     trainer = Trainer(
         backend,
-        photographs,
+        training_views,
         initial_gaussians(xyz, rgb, options.degree, "cpu"),
         options,
         scale=scene_scale(views, xyz),
-        budget=ObjectStoreBudget(steps, seconds, clock),
+        budget=Budget(steps, seconds, clock),
         most=most,
         limit=most,
         seed=0,
@@ -130,7 +130,7 @@ def train(
     )
     trainer.run()
     spent = clock() - began
-    psnr, ssim = trainer.measure(photographs.held_out)
+    psnr, ssim = trainer.measure(training_views.held_out)
     backend.close()
     found = {"steps": trainer.step, "splats": trainer.count, "PSNR": psnr, "SSIM": ssim}
     return trainer, {**found, "spent_s": spent}

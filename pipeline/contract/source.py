@@ -81,7 +81,7 @@ class Timeline:
     keyframe: npt.NDArray[np.bool_]
     """bool [N]: the codec's random access points."""
     index: npt.NDArray[np.int64]
-    """int64 [N]: number in the source, rising; what `Reader.pictures` takes."""
+    """int64 [N]: number in the source, rising; what `Reader.frames_at` takes."""
 
 
 class DecodedFrame(Protocol):
@@ -143,7 +143,7 @@ class Reader(Protocol):
         """
         ...
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[DecodedFrame]:
         """Decode the frames of these rising indices, each group of pictures at most once.

@@ -102,13 +102,13 @@ class ClipSource:
         """Decode the frames of a clip again."""
         if self._again is None:
             self._again = self._decode.process(self._source)
-        pictures = [(p.rgb(), p.depth(), p.right()) for p in self._again.pictures(clip.index)]
-        if len(pictures) != len(clip.index):
+        frames = [(p.rgb(), p.depth(), p.right()) for p in self._again.frames_at(clip.index)]
+        if len(frames) != len(clip.index):
             raise ValueError(
-                f"{self._source.shown}: {len(pictures)} of {len(clip.index)} frames could be "
+                f"{self._source.shown}: {len(frames)} of {len(clip.index)} frames could be "
                 "decoded again"
             )
-        images, depth, right = zip(*pictures, strict=True)
+        images, depth, right = zip(*frames, strict=True)
         return clip.with_pixels(images, depth, right)
 
     def stop(self) -> None:

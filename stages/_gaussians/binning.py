@@ -195,7 +195,7 @@ def _check_memory(intersections: int) -> None:
 
 
 def bin_tiles(
-    team: ThreadPool,
+    pool: ThreadPool,
     means2d: Array,
     depths: Array,
     conics: Array,
@@ -207,7 +207,7 @@ def bin_tiles(
     """Return the tiles' lists.
 
     Args:
-        team: Runs the kernels.
+        pool: Runs the kernels.
         means2d: [N, 2] px.
         depths: [N].
         conics: [N, 3].
@@ -222,7 +222,7 @@ def bin_tiles(
     count = len(order)
     pack = np.empty((count, PACK), means2d.dtype)
     slots = np.zeros(count + 1, np.int64)
-    parts = 2 * team.threads if team.threads > 1 and count > 4096 else 1
+    parts = 2 * pool.threads if pool.threads > 1 and count > 4096 else 1
     bounds = [count * part // parts for part in range(parts + 1)]
     number = {start: part for part, start in enumerate(bounds[:-1])}
     counts = np.zeros((parts, across * down), np.int64)
@@ -231,14 +231,14 @@ def bin_tiles(
         _fill_pack(a, b, order, means2d, conics, opacities, colors, radii, pack)
         _count(a, b, number[a], pack, across, down, height, slots, counts)
 
-    team.each(count_tiles, bounds)
+    pool.each(count_tiles, bounds)
     np.cumsum(slots, out=slots)
     _check_memory(int(slots[-1]))
     tiles = np.empty(across * down + 1, np.int64)
     _offsets(counts, tiles)
     row = np.empty(slots[-1], np.int32)
     slot = np.empty(slots[-1], np.int32)
-    team.each(
+    pool.each(
         lambda a, b: _scatter(
             a, b, number[a], pack, across, down, height, slots, counts, row, slot
         ),

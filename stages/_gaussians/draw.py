@@ -42,7 +42,7 @@ def draw(
     *,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     depth: bool = False,
-    team: ThreadPool | None = None,
+    pool: ThreadPool | None = None,
 ) -> RenderedView:
     """Draw splats as they were trained.
 
@@ -53,13 +53,13 @@ def draw(
         size: (width, height) px.
         background: RGB in 0..1.
         depth: Whether to draw depth too, which takes half as long again; else it is NaN.
-        team: Threads to use; one by default.
+        pool: Threads to use; one by default.
     """
-    team = team or ThreadPool(1)
+    pool = pool or ThreadPool(1)
     camera = Camera.of(invert(np.asarray(T_world_camera)), K, size, np.float32)
     center = np.asarray(T_world_camera)[:3, 3].astype(np.float32)
     projection = project_pass(
-        team,
+        pool,
         splats.means,
         splats.quats,
         splats.log_scales,
@@ -69,12 +69,12 @@ def draw(
     )
     degree = int(np.sqrt(splats.sh.shape[1])) - 1
     sh0, shN = np.ascontiguousarray(splats.sh[:, :1]), np.ascontiguousarray(splats.sh[:, 1:])
-    colors = shade_pass(team, degree, splats.means, center, sh0, shN, projection.radii)
-    drawing = draw_pass(team, projection, colors, np.array(background), size)
+    colors = shade_pass(pool, degree, splats.means, center, sh0, shN, projection.radii)
+    drawing = draw_pass(pool, projection, colors, np.array(background), size)
     alpha = 1 - drawing.left
     z = np.full(alpha.shape, np.nan, np.float32)
     if depth:
         layers = np.repeat(projection.depths[:, None], 3, axis=1)
-        total = draw_pass(team, projection, layers, np.zeros(3), size).image[..., 0]
+        total = draw_pass(pool, projection, layers, np.zeros(3), size).image[..., 0]
         np.divide(total, alpha, out=z, where=alpha > 0)
     return RenderedView(np.clip(drawing.image, 0, 1), alpha, z)

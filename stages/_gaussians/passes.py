@@ -85,7 +85,7 @@ def _blocks(count: int) -> int:
 
 
 def project_pass(
-    team: ThreadPool,
+    pool: ThreadPool,
     means: Array,
     quats: Array,
     log_scales: Array,
@@ -102,7 +102,7 @@ def project_pass(
         np.empty(count, dtype),
         np.empty((count, 2), np.int32),
     )
-    team.rows(
+    pool.rows(
         lambda a, b: project(a, b, means, quats, log_scales, logits, *camera, antialiased, *out),
         count,
     )
@@ -110,7 +110,7 @@ def project_pass(
 
 
 def project_pass_backward(
-    team: ThreadPool,
+    pool: ThreadPool,
     inputs: tuple[Array, Array, Array, Array],
     camera: Camera,
     antialiased: bool,
@@ -122,7 +122,7 @@ def project_pass_backward(
     count, dtype = len(radii), inputs[0].dtype
     outs = tuple(np.empty_like(array) for array in inputs)
     v_view = np.zeros((_blocks(count), 3, 4), dtype)
-    team.rows(
+    pool.rows(
         lambda a, b: project_backward(
             a, b, *inputs, *camera, antialiased, radii, *gradients, *outs, v_view, wants_view
         ),
@@ -134,16 +134,16 @@ def project_pass_backward(
 
 
 def shade_pass(
-    team: ThreadPool, degree: int, means: Array, center: Array, sh0: Array, shN: Array, radii: Array
+    pool: ThreadPool, degree: int, means: Array, center: Array, sh0: Array, shN: Array, radii: Array
 ) -> Array:
     """Return the colors [N, 3]; arguments as for `shade`."""
     colors = np.empty((len(means), 3), means.dtype)
-    team.rows(lambda a, b: shade(a, b, degree, means, center, sh0, shN, radii, colors), len(means))
+    pool.rows(lambda a, b: shade(a, b, degree, means, center, sh0, shN, radii, colors), len(means))
     return colors
 
 
 def shade_pass_backward(
-    team: ThreadPool,
+    pool: ThreadPool,
     degree: int,
     inputs: tuple[Array, Array, Array, Array],
     radii: Array,
@@ -155,7 +155,7 @@ def shade_pass_backward(
     count, dtype = len(means), means.dtype
     v_means, v_sh0, v_shN = np.empty_like(means), np.empty_like(sh0), np.empty_like(shN)
     v_center = np.zeros((_blocks(count), 3), dtype)
-    team.rows(
+    pool.rows(
         lambda a, b: shade_backward(
             a, b, degree, means, center, sh0, shN, radii, colors, v_colors,
             v_means, v_center, v_sh0, v_shN,
@@ -188,7 +188,7 @@ class Drawing:
 
 
 def draw_pass(
-    team: ThreadPool,
+    pool: ThreadPool,
     projection: Projection,
     colors: Array,
     background: Array,
@@ -196,7 +196,7 @@ def draw_pass(
 ) -> Drawing:
     """Draw projected Gaussians in these colors [N, 3]; `size` is (width, height)."""
     width, height = size
-    bins = bin_tiles(team, *projection[:4], colors, projection.radii, size)
+    bins = bin_tiles(pool, *projection[:4], colors, projection.radii, size)
     dtype = colors.dtype
     drawing = Drawing(
         np.empty((height, width, 3), dtype),
@@ -206,7 +206,7 @@ def draw_pass(
         background.astype(dtype),
     )
     across = -(-width // WIDTH)
-    team.weighted(
+    pool.weighted(
         lambda a, b: rasterize(
             a, b, bins.pack, bins.tiles, bins.row, across, drawing.background,
             drawing.image, drawing.left, drawing.final,
@@ -217,13 +217,13 @@ def draw_pass(
 
 
 def draw_pass_backward(
-    team: ThreadPool, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
+    pool: ThreadPool, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Return the gradients by means2d, conics, opacities and colors of all N = `count`."""
     bins, dtype = drawing.bins, drawing.image.dtype
     across = -(-drawing.left.shape[1] // WIDTH)
     v_slots = np.empty((len(bins.row), GRADIENTS), dtype)
-    team.weighted(
+    pool.weighted(
         lambda a, b: rasterize_backward(
             a, b, bins.pack, bins.tiles, bins.row, bins.slot, across, drawing.background,
             drawing.left, drawing.final, v_image, v_alpha, v_slots,
@@ -236,7 +236,7 @@ def draw_pass_backward(
         np.zeros(count, dtype),
         np.zeros((count, 3), dtype),
     )
-    team.rows(
+    pool.rows(
         lambda a, b: gather(a, b, bins.gaussian, bins.slots, v_slots, *outs), len(bins.gaussian)
     )
     return outs

@@ -43,8 +43,8 @@ class SelectiveAdam:
     It is none: making the first of torch's optimizers imports its compiler, 3 s of CPU time.
     """
 
-    def __init__(self, team: ThreadPool, parameter: Tensor, lr: float) -> None:
-        self._team = team
+    def __init__(self, pool: ThreadPool, parameter: Tensor, lr: float) -> None:
+        self._pool = pool
         group = {"params": [parameter], "lr": lr, "betas": (0.9, 0.999), "eps": 1e-15}
         self.param_groups: list[dict[str, Any]] = [group]
         # gsplat's strategies look up parameters that never moved, such as harmonics of degree 0.
@@ -53,7 +53,7 @@ class SelectiveAdam:
     @torch.no_grad()
     def step(self, visibility: Tensor) -> None:
         """Move the rows where `visibility` [N] is true."""
-        step_together(self._team, [self], visibility)
+        step_together(self._pool, [self], visibility)
 
     def arguments(self) -> tuple[Any, ...] | None:
         """Return what the kernel takes after `seen`, or None if there is nothing to move."""
@@ -75,7 +75,7 @@ class SelectiveAdam:
 
 
 def step_together(
-    team: ThreadPool, optimizers: Iterable[SelectiveAdam], visibility: Tensor
+    pool: ThreadPool, optimizers: Iterable[SelectiveAdam], visibility: Tensor
 ) -> None:
     """Move the rows [N] that were seen of several parameters in one turn of the threads."""
     seen = visibility.numpy()
@@ -85,7 +85,7 @@ def step_together(
         for job in jobs:
             _step(first, last, seen, *job)
 
-    team.rows(work, len(seen))
+    pool.rows(work, len(seen))
 
 
 def _rows(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -131,12 +131,12 @@ def _gradient(first, last, image, target, slopes, window, l1, dssim, totals, out
 
 
 def photometric(
-    team: ThreadPool, image: Array, target: Array, dssim: float
+    pool: ThreadPool, image: Array, target: Array, dssim: float
 ) -> tuple[float, float, Array]:
     """Return (1 - dssim) L1 + dssim (1 - SSIM), the mean SSIM, and the loss's gradient.
 
     Args:
-        team: Runs the kernels.
+        pool: Runs the kernels.
         image: float [H, W, 3], contiguous.
         target: The same.
         dssim: The share of the structural term, 0 to 1.
@@ -151,9 +151,9 @@ def photometric(
     like, far, out = np.empty(height, a.dtype), np.empty(height, a.dtype), np.empty_like(a)
     count = a.size
     l1, weight = a.dtype.type((1 - dssim) / count), a.dtype.type(dssim / count)
-    team.rows(lambda y, z: _moments(y, z, a, b, window, maps), height, 16)
-    team.rows(lambda y, z: _compare(y, z, maps, window, slopes, like), height, 16)
-    team.rows(lambda y, z: _gradient(y, z, a, b, slopes, window, l1, weight, far, out), height, 16)
+    pool.rows(lambda y, z: _moments(y, z, a, b, window, maps), height, 16)
+    pool.rows(lambda y, z: _compare(y, z, maps, window, slopes, like), height, 16)
+    pool.rows(lambda y, z: _gradient(y, z, a, b, slopes, window, l1, weight, far, out), height, 16)
     similarity = float(like.sum(dtype=np.float64)) / count
     loss = (1 - dssim) * float(far.sum(dtype=np.float64)) / count + dssim * (1 - similarity)
     return loss, similarity, out.reshape(image.shape)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.contract import Array
 
-__all__ = ["RotationZoom", "fit_turn"]
+__all__ = ["RotationZoom", "fit_rotation_zoom"]
 
 FOCAL_PRIOR = (0.0, 0.5)
 """Mean and deviation of log(f / longer side): phones lie near 0.8, COLMAP's guess is 1.2."""
@@ -41,7 +41,7 @@ class RotationZoom:
         return float(np.degrees(np.arccos(np.clip((np.trace(self.R) - 1) / 2, -1, 1))))
 
 
-def fit_turn(
+def fit_rotation_zoom(
     p: Array, q: Array, size: tuple[int, int], *, focal_px: float | None = None, noise_px: float = 1
 ) -> RotationZoom:
     """Fit the turn and zoom that take points `p` to `q`, both [N, 2] px, with outliers.

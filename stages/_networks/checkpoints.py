@@ -191,7 +191,7 @@ def load(
             f"{weights.id} cannot be read ({one_line(error)}); it may be damaged or truncated: "
             "fetch or save it again"
         ) from None
-    _check_whole(told, weights, type(network).__name__)
+    _check_complete(told, weights, type(network).__name__)
     network = network.eval().requires_grad_(False).to(device)
     fold(network)
     if device == "cpu":
@@ -232,7 +232,7 @@ def _transformers() -> Any:
     return transformers
 
 
-def _check_whole(told: Mapping[str, Any], weights: Checkpoint, name: str) -> None:
+def _check_complete(told: Mapping[str, Any], weights: Checkpoint, name: str) -> None:
     faults = {
         "missing": told.get("missing_keys") or (),
         "of another shape": [key[0] for key in told.get("mismatched_keys") or ()],

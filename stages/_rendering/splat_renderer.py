@@ -41,7 +41,7 @@ class SplatRenderer:
 
     def __init__(self, splats: Splats, size: tuple[int, int], *, depth: bool, threads: int) -> None:
         self._splats, self._size, self._depth = splats, size, depth
-        self._team = ThreadPool(threads)
+        self._pool = ThreadPool(threads)
         self._threads = threads
         self._range: tuple[float, float] | None = None
 
@@ -49,18 +49,18 @@ class SplatRenderer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._team.close()
+        self._pool.close()
 
-    def picture(self, K: Array, T_world_camera: Array) -> npt.NDArray[np.uint8]:
+    def render(self, K: Array, T_world_camera: Array) -> npt.NDArray[np.uint8]:
         """Draw one camera's view; RGB [H, W, 3]."""
         if not self._depth:
-            drawn = draw(self._splats, K, T_world_camera, self._size, team=self._team)
+            drawn = draw(self._splats, K, T_world_camera, self._size, pool=self._pool)
             return drawn.bytes()
         depth = self._depth_of(K, T_world_camera)
         return depth_colors(depth, self._range or inverse_depth_range(depth))
 
     def _depth_of(self, K: Array, T_world_camera: Array) -> Array:
-        drawn = draw(self._splats, K, T_world_camera, self._size, depth=True, team=self._team)
+        drawn = draw(self._splats, K, T_world_camera, self._size, depth=True, pool=self._pool)
         return np.where(drawn.alpha >= SOLID, drawn.depth, np.nan)
 
     def video(
@@ -91,7 +91,7 @@ class SplatRenderer:
         video = PreviewVideo(path, quality=quality, threads=self._threads)
         starts = [round(n * SECOND_NS / fps) for n in range(count + 1)]
         for n in range(count):
-            image = self.picture(K[n], T_world_camera[n])
+            image = self.render(K[n], T_world_camera[n])
             video.add(image, starts[n], starts[n + 1] - starts[n])
             progress(n + 1, count)
         video.close()

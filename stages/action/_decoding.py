@@ -63,9 +63,9 @@ class Decoder:
     shortest_ns: int
     _steps: list[Step] = field(default_factory=list[Step])
     """What is not settled yet."""
-    _settled: int | None = None
+    _final_state: int | None = None
     """The state before them."""
-    _held: StateRun | None = None
+    _pending: StateRun | None = None
     """The last run that is long enough; it may still grow over a short one after it."""
     _fresh: StateRun | None = None
     """The run after it, not yet long enough to stand by itself."""
@@ -75,8 +75,8 @@ class Decoder:
         self._steps.append(step)
         final: list[StateRun] = []
         while self._steps and step.end_ns - self._steps[0].end_ns >= self.lag_ns:
-            self._settled = self._path()[0]
-            final += self._take(self._steps.pop(0), self._settled)
+            self._final_state = self._path()[0]
+            final += self._take(self._steps.pop(0), self._final_state)
         return final
 
     def flush(self) -> list[StateRun]:
@@ -84,11 +84,11 @@ class Decoder:
         final: list[StateRun] = []
         for step, state in zip(self._steps, self._path(), strict=True):
             final += self._take(step, state)
-        if self._held and self._fresh:
+        if self._pending and self._fresh:
             self._absorb()
-        final += [run for run in (self._held or self._fresh,) if run]
-        self._steps, self._settled = [], None
-        self._held = self._fresh = None
+        final += [run for run in (self._pending or self._fresh,) if run]
+        self._steps, self._final_state = [], None
+        self._pending = self._fresh = None
         return final
 
     def snapshot(self) -> dict[str, Any]:
@@ -98,8 +98,8 @@ class Decoder:
             "times_ns": np.array([(s.start_ns, s.end_ns) for s in steps], np.int64).reshape(-1, 2),
             "costs": np.array([s.costs for s in steps], np.float64),
             "trust": [float(s.trust) for s in steps],
-            "settled": self._settled,
-            "held": self._held and asdict(self._held),
+            "settled": self._final_state,
+            "held": self._pending and asdict(self._pending),
             "fresh": self._fresh and asdict(self._fresh),
         }
 
@@ -111,8 +111,8 @@ class Decoder:
                 state["times_ns"].tolist(), state["costs"], state["trust"], strict=True
             )
         ]
-        self._settled = state["settled"]
-        self._held = state["held"] and StateRun(**state["held"])
+        self._final_state = state["settled"]
+        self._pending = state["held"] and StateRun(**state["held"])
         self._fresh = state["fresh"] and StateRun(**state["fresh"])
 
     def _path(self) -> list[int]:
@@ -123,8 +123,8 @@ class Decoder:
             states = np.arange(len(step.costs))
             if total is None:
                 total = np.zeros(len(states))
-                if self._settled is not None:
-                    total[states != self._settled] = self.switch_s
+                if self._final_state is not None:
+                    total[states != self._final_state] = self.switch_s
             best = int(np.argmin(total))
             came_from.append(np.where(total <= total[best] + self.switch_s, states, best))
             total = np.minimum(total, total[best] + self.switch_s) + step.costs * step.seconds
@@ -147,28 +147,28 @@ class Decoder:
         )
         if self._fresh is not None and self._fresh.state == state:
             _extend(self._fresh, piece)
-        elif self._fresh is not None and self._held is None:
+        elif self._fresh is not None and self._pending is None:
             # Too short and nothing before it: what follows takes its time.
             piece.start_ns = self._fresh.start_ns
             self._fresh = piece
         else:
             if self._fresh is not None:
                 self._absorb()
-            if self._held is not None and self._held.state == state:
-                _extend(self._held, piece)
+            if self._pending is not None and self._pending.state == state:
+                _extend(self._pending, piece)
                 return []
             self._fresh = piece
         if self._fresh.end_ns - self._fresh.start_ns < self.shortest_ns:
             return []
-        final = [self._held] if self._held is not None else []
-        self._held, self._fresh = self._fresh, None
+        final = [self._pending] if self._pending is not None else []
+        self._pending, self._fresh = self._fresh, None
         return final
 
     def _absorb(self) -> None:
-        assert self._held is not None
+        assert self._pending is not None
         assert self._fresh is not None
-        self._held.end_ns = self._fresh.end_ns
-        self._held.seconds += self._fresh.seconds
+        self._pending.end_ns = self._fresh.end_ns
+        self._pending.seconds += self._fresh.seconds
         self._fresh = None
 
 

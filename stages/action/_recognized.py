@@ -81,7 +81,7 @@ class Recognized:
         self._open: dict[str, Segment] = {}
         self._closed: list[Segment] = []
         """Ended, but not decided."""
-        self._kept: list[Segment] = []
+        self._emitted: list[Segment] = []
         """Handed out, and may still lie over one that is not decided."""
 
     def push(self, scores: Scores) -> list[Segment]:
@@ -98,12 +98,12 @@ class Recognized:
             covers = (scores.start_ns < end_ns) & (scores.end_ns > start_ns)
             if covers.any():
                 self._step(start_ns, end_ns, scores.score[covers].mean(axis=0), scores)
-        return self._settled()
+        return self._finalized()
 
     def flush(self) -> list[Segment]:
         """Return the rest: the stream is over."""
         self._close_all()
-        return self._settled()
+        return self._finalized()
 
     def _step(
         self, start_ns: int, end_ns: int, score: npt.NDArray[np.float32], scores: Scores
@@ -137,7 +137,7 @@ class Recognized:
         for label in list(self._open):
             self._close(label)
 
-    def _settled(self) -> list[Segment]:
+    def _finalized(self) -> list[Segment]:
         """Decide over what nothing open can change any more."""
         most = self._options.most_overlap
         out: list[Segment] = []
@@ -148,14 +148,14 @@ class Recognized:
             if any(segment.overlap(other) >= most for other in undecided):
                 waiting.append(segment)
                 continue
-            over = [k for k in self._kept if segment.overlap(k) >= most]
-            if len(over) < self._options.top_k:
-                self._kept.append(segment)
+            overlapping = [k for k in self._emitted if segment.overlap(k) >= most]
+            if len(overlapping) < self._options.top_k:
+                self._emitted.append(segment)
                 out.append(segment)
         self._closed = waiting
         starts = [s.start_ns for s in (*waiting, *self._open.values())]
         since_ns = min(starts, default=self._until_ns)
-        self._kept = [k for k in self._kept if k.end_ns > since_ns]
+        self._emitted = [k for k in self._emitted if k.end_ns > since_ns]
         return sorted(out, key=lambda s: (s.start_ns, s.end_ns, s.label))
 
     def snapshot(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Recognized:
             "until_ns": self._until_ns,
             "open": [vars(s).copy() for s in self._open.values()],
             "closed": [vars(s).copy() for s in self._closed],
-            "kept": [vars(s).copy() for s in self._kept],
+            "kept": [vars(s).copy() for s in self._emitted],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -173,4 +173,4 @@ class Recognized:
         self._shot, self._until_ns = state["shot"], state["until_ns"]
         self._open = {s["label"]: Segment(**s) for s in state["open"]}
         self._closed = [Segment(**s) for s in state["closed"]]
-        self._kept = [Segment(**s) for s in state["kept"]]
+        self._emitted = [Segment(**s) for s in state["kept"]]

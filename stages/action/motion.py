@@ -44,7 +44,7 @@ UNSEEN_COST = 0.5
 """What it costs at most to say that an object moves: along epipolar lines nothing shows it."""
 FEWEST_SAMPLES = 24
 """Eight parameters need some redundancy."""
-STANDING_FRAME_NS = 40_000_000
+SINGLE_FRAME_NS = 40_000_000
 """How long a shot lasts of which only one frame was sampled and that nothing follows."""
 
 
@@ -151,7 +151,7 @@ class Model(Stage[Config]):
         rows = recognized_rows(self._recognized.flush())
         shot, self._shot = self._shot, None
         if shot is not None:
-            rows += self._end(shot, max(shot.last_ns, shot.start_ns + STANDING_FRAME_NS))
+            rows += self._end(shot, max(shot.last_ns, shot.start_ns + SINGLE_FRAME_NS))
         return actions_of(rows)
 
     def snapshot(self) -> Any:

@@ -107,22 +107,22 @@ class DecordReader(VideoReader):
             f"decord cannot read {named(self.source)} right: {why}; use decode.model=pyav"
         )
 
-    def _deliver(self, ranks: npt.NDArray[np.int64], books: GapReport) -> Generator[Any]:
+    def _deliver(self, ranks: npt.NDArray[np.int64], gaps: GapReport) -> Generator[Any]:
         try:
             for part in np.split(ranks, range(BATCH, len(ranks), BATCH)):
                 for rank, image in zip(part.tolist(), self._fetch(part.tolist()), strict=False):
-                    books.got(rank)
+                    gaps.mark_decoded(rank)
                     yield StillImage(
                         image,
                         index=rank,
                         pts_ns=int(self._pts_ns[rank]),
                         keyframe=bool(self._keyframe[rank]),
                     )
-                if part[-1] in books.missing:
-                    books.broke("decord stops at damaged data")
+                if part[-1] in gaps.missing:
+                    gaps.record_failure("decord stops at damaged data")
                     return
         finally:
-            books.close()
+            gaps.report()
 
     def _fetch(self, ranks: list[int]) -> list[npt.NDArray[np.uint8]]:
         """Return the frames up to the first that cannot be decoded."""

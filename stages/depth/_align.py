@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.contract import Views
 from pipeline.errors import PartNotMade
 from stages.depth._robust import Fit, robust_fit
-from stages.depth._temporal_scale import steady
+from stages.depth._temporal_scale import smooth_over_time
 
 __all__ = [
     "LEAST_POINTS",
@@ -146,7 +146,7 @@ def align(
         None if fit is None else fit.covariance * sample.dependence(fit.good)
         for fit, sample in zip(fits, samples, strict=True)
     ]
-    theta = steady(fits, certain, drift)
+    theta = smooth_over_time(fits, certain, drift)
     scale, shift = units.back(theta)
     every = np.concatenate([sample.z for sample in samples])
     near, far = np.percentile(every, [1, 99])

@@ -46,11 +46,11 @@ def filled(measured: Map, predicted: Map) -> Map:
     middle = float(np.median(ratio[both]))
     off = np.abs(ratio - middle)
     spread = 1.4826 * float(np.median(off[both]))
-    held = both & (off <= max(PLAIN * spread, LEAST_DISAGREEMENT))
-    if not held.any():
+    agreeing = both & (off <= max(PLAIN * spread, LEAST_DISAGREEMENT))
+    if not agreeing.any():
         return out
     reach_px = max(REACH * max(measured.shape), 1.0)
-    correction = extended(_smooth(ratio, held), held, reach_px)
+    correction = extended(_smooth(ratio, agreeing), agreeing, reach_px)
     hole = ~known & np.isfinite(predicted)
     out[hole] = predicted[hole] * np.exp(correction[hole])
     return out

@@ -12,7 +12,7 @@ from scipy.linalg import solveh_banded
 
 from stages.depth._robust import Fit
 
-__all__ = ["steady"]
+__all__ = ["smooth_over_time"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,7 +22,7 @@ LEAST_DRIFT = 1e-4
 """Stands for no drift at all, which would make the system singular."""
 
 
-def steady(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
+def smooth_over_time(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
     """Return theta [K, p]: each view's fit, tied to those of its neighbors.
 
     Args:

@@ -156,14 +156,14 @@ class Model(Stage[Config]):
         cv2.setNumThreads(context.threads)
         config, weights = self.config, self._checkpoint()
         network = load("AutoModelForDepthEstimation", weights, config, step="depth", task=TASK)
-        told = configuration(weights)
-        self._family = network_of(told, config.checkpoint)
+        settings = configuration(weights)
+        self._family = network_of(settings, config.checkpoint)
         if config.mirror and not self._family.mirrors:
             raise UsageError(
                 f"depth.mirror=on is for zoedepth, and {config.checkpoint} is a "
-                f"{told['model_type']}; leave it off"
+                f"{settings['model_type']}; leave it off"
             )
-        predicts = self._family.predicts(told) if config.predicts == "auto" else config.predicts
+        predicts = self._family.predicts(settings) if config.predicts == "auto" else config.predicts
         if config.shift and predicts == "inverse":
             raise UsageError(
                 "depth.shift=on is for networks that predict depth; the shift of inverse depth is "
@@ -208,7 +208,7 @@ class Model(Stage[Config]):
         made = align(
             predicted, anchors, self._kind, drift=self.config.drift, seed=self.context.seed
         )
-        self._tell(made)
+        self._report_alignment(made)
         for k in range(count):
             own = made.depth(k, predicted[k])
             predicted[k] = own if geometry is None else filled(geometry[k], own)
@@ -279,7 +279,7 @@ class Model(Stage[Config]):
             )
         ]
 
-    def _tell(self, made: Alignment) -> None:
+    def _report_alignment(self, made: Alignment) -> None:
         borrowed = np.count_nonzero(made.borrowed)
         if borrowed:
             self.warn(

@@ -98,8 +98,8 @@ class Model(Stage[Config]):
             path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         with publish(self, "actions.vtt", "chapters") as path:
             # Things that come and go side by side make no chapters.
-            told = (event for event in events if "track" not in event)
-            path.write_text(chapters(told), encoding="utf-8")
+            untracked = (event for event in events if "track" not in event)
+            path.write_text(chapters(untracked), encoding="utf-8")
         self._written_at = time.monotonic()
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.contract import Context, Frames, Motion, Options, Stage
 from stages._rendering.colormaps import flow_colors
 from stages._rendering.video_writer import fit_width
-from stages.export._groups import GroupedVideo
+from stages.export._gop_video import GopVideo
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
 
@@ -46,7 +46,7 @@ class Model(Stage[Config]):
         assert context.folder is not None, "exporters are opened with a run folder"
         self._scratch = Scratch(self)
         self._spool = Spool(self._scratch, "packets", context.folder / "flow.mp4")
-        self._video = GroupedVideo(self._spool, quality=self.config.quality)
+        self._video = GopVideo(self._spool, quality=self.config.quality)
         self._last_ns = -1
         self._shot = -1
         self._scale_px = 0.0

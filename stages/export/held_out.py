@@ -54,24 +54,24 @@ class Model(Stage[Config]):
         held_out = [int(k) for k in splats.held_out if 0 <= k < len(views.images)]
         if not held_out:
             return
-        team = ThreadPool(self.context.threads)
+        pool = ThreadPool(self.context.threads)
         try:
             with publish_folder(self, "splats", "held-out pictures") as folder:
                 rows: list[dict[str, Any]] = []
                 for k in held_out:
-                    rows.append(self._compare(folder, views, splats, k, team))
+                    rows.append(self._compare(folder, views, splats, k, pool))
                     self.progress(len(rows), len(held_out))
                 text = json.dumps(rows, indent=1, allow_nan=False)
                 (folder / "held_out.json").write_text(text + "\n", encoding="utf-8")
         finally:
-            team.close()
+            pool.close()
 
     def _compare(
-        self, folder: Path, views: Views, splats: Splats, k: int, team: ThreadPool
+        self, folder: Path, views: Views, splats: Splats, k: int, pool: ThreadPool
     ) -> dict[str, Any]:
         height, width = views.images.shape[1:3]
         K = fit_intrinsics(splats.intrinsics[k], splats.size, (width, height))
-        drawn = draw(splats, K, splats.T_world_camera[k], (width, height), team=team)
+        drawn = draw(splats, K, splats.T_world_camera[k], (width, height), pool=pool)
         photograph = views.images[k].astype(np.float32) / 255
         difference = drawn.rgb - photograph
         panels = [views.images[k], drawn.bytes(), _shown(difference)]

@@ -45,9 +45,9 @@ class Model(Stage[Config]):
         K = fit_intrinsics(np.median(splats.intrinsics[finite], axis=0), splats.size, size)
         with (
             publish(self, "splats.mp4", "splat video") as path,
-            SplatRenderer(splats, size, depth=False, threads=self.context.threads) as artist,
+            SplatRenderer(splats, size, depth=False, threads=self.context.threads) as renderer,
         ):
-            artist.video(
+            renderer.video(
                 path,
                 np.repeat(K[None], len(poses), axis=0),
                 poses,

@@ -87,12 +87,15 @@ class Model(Stage[Config]):
         """The file of the chosen network."""
         if self.config.weights:
             return (own_file(self.config.weights, task=TASK),)
-        return (published(self.config.size, self.instead),)
+        return (torchvision_weights(self.config.size, self.instead),)
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
         """All files that it can fetch."""
-        return (published("large", cls.instead), published("small", cls.instead))
+        return (
+            torchvision_weights("large", cls.instead),
+            torchvision_weights("small", cls.instead),
+        )
 
     def open(self, context: Context) -> None:
         """Load the network.
@@ -159,7 +162,7 @@ class Model(Stage[Config]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published(Weights):
+class TorchvisionWeights(Weights):
     """Weights that torchvision publishes; it is asked for their address only to fetch them.
 
     Importing it takes seconds, and what there is can be listed without it.
@@ -194,10 +197,10 @@ FILES = {
 ends with the first digits of its hash."""
 
 
-def published(size: str, instead: str = Model.instead) -> Published:
+def torchvision_weights(size: str, instead: str = Model.instead) -> TorchvisionWeights:
     """Return torchvision's own weights of a network, the ones that it takes by default."""
     name, file, nbytes = FILES[size]
-    return Published(
+    return TorchvisionWeights(
         id=f"raft_{size}-{name}",
         task=TASK,
         license="BSD-3-Clause",

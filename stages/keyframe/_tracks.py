@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pipeline.contract import Array
-from stages._geometry.pure_rotation import fit_turn
+from stages._geometry.pure_rotation import fit_rotation_zoom
 
 __all__ = ["PointTracks", "parallax_between"]
 
@@ -83,5 +83,7 @@ def parallax_between(a: Array, b: Array, most: int = 300) -> float:
     good = np.linalg.norm(back - corners, axis=2)[:, 0] < 1
     if good.sum() < max(20, len(corners) / 4):
         return float("nan")
-    turn = fit_turn(corners[good, 0], there[good, 0], (width, height), noise_px=0.5)
-    return float(np.median(turn.residual_px))
+    rotation_zoom = fit_rotation_zoom(
+        corners[good, 0], there[good, 0], (width, height), noise_px=0.5
+    )
+    return float(np.median(rotation_zoom.residual_px))

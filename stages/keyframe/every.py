@@ -36,7 +36,7 @@ class Model(Stage[Config]):
         """Start with an empty stream."""
         super().open(context)
         cv2.setNumThreads(context.threads)
-        self._kept: list[dict[str, Any]] = []
+        self._keyframes: list[dict[str, Any]] = []
         self._seen = 0
         self._last_index = -1
         self._metric = False
@@ -52,7 +52,7 @@ class Model(Stage[Config]):
             self._seen += 1
             if (self._seen - 1) % self.config.n:
                 continue
-            if len(self._kept) == self.config.max_keyframes:
+            if len(self._keyframes) == self.config.max_keyframes:
                 raise PartNotMade(
                     f"every {self.config.n}. frame gives more than {self.config.max_keyframes} "
                     "keyframes: raise keyframe.n or keyframe.max_keyframes"
@@ -68,12 +68,12 @@ class Model(Stage[Config]):
             mask = row_of(masks, frames, t)
             if mask is not None:
                 row["mask"] = mask
-            self._kept.append(row)
+            self._keyframes.append(row)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what was kept and where the stream stands."""
         return {
-            "kept": list(self._kept),
+            "kept": list(self._keyframes),
             "seen": self._seen,
             "last_index": self._last_index,
             "metric": self._metric,
@@ -82,7 +82,7 @@ class Model(Stage[Config]):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot."""
-        self._kept = list(state["kept"])
+        self._keyframes = list(state["kept"])
         self._seen, self._last_index = state["seen"], state["last_index"]
         self._metric, self._baseline_m = state["metric"], state["baseline_m"]
 
@@ -90,10 +90,10 @@ class Model(Stage[Config]):
         """Stack what was kept."""
 
         def stacked(name: str) -> Array | None:
-            known = [row[name] for row in self._kept if name in row]
-            return np.array(known, DTYPES.get(name)) if len(known) == len(self._kept) else None
+            known = [row[name] for row in self._keyframes if name in row]
+            return np.array(known, DTYPES.get(name)) if len(known) == len(self._keyframes) else None
 
-        kept = self._kept
+        kept = self._keyframes
         gray = [cv2.cvtColor(row["images"], cv2.COLOR_RGB2GRAY) for row in kept]
         parallax = np.full(len(kept), np.nan, np.float32)
         for i in range(1, len(kept)):

@@ -136,7 +136,7 @@ class Model(Stage[Config]):
         """Start with an empty stream."""
         super().open(context)
         cv2.setNumThreads(context.threads)
-        self._kept: list[_Frame] = []
+        self._keyframes: list[_Frame] = []
         self._candidates: list[_Frame] = []
         self._all: list[_Frame] = []
         self._fine = self.config.step * FINE
@@ -155,7 +155,7 @@ class Model(Stage[Config]):
             if t and frames.index[t - 1] == self._last_index:
                 self._follow(motion.flow[t - 1], motion.confidence[t - 1])
             elif frames.shot == self._shot:
-                for frame in (*self._kept[-1:], *self._candidates):
+                for frame in (*self._keyframes[-1:], *self._candidates):
                     frame.tracks.lose_all()
             if frames.shot != self._shot:
                 self._end_shot()
@@ -197,13 +197,13 @@ class Model(Stage[Config]):
 
     def snapshot(self) -> dict[str, Any]:
         """Return the frames that are held, each once, and where the stream stands."""
-        frames = list(dict.fromkeys((*self._all, *self._kept, *self._candidates)))
+        frames = list(dict.fromkeys((*self._all, *self._keyframes, *self._candidates)))
         place = {frame: n for n, frame in enumerate(frames)}
-        followed = (*self._kept[-1:], *self._candidates)
+        followed = (*self._keyframes[-1:], *self._candidates)
         return {
             "frames": [frame.snapshot() for frame in frames],
             "all": [place[frame] for frame in self._all],
-            "kept": [place[frame] for frame in self._kept],
+            "kept": [place[frame] for frame in self._keyframes],
             "candidates": [place[frame] for frame in self._candidates],
             "tracks": {str(place[frame]): frame.tracks.snapshot() for frame in followed},
             "fine": self._fine,
@@ -220,7 +220,7 @@ class Model(Stage[Config]):
         for n, tracks in state["tracks"].items():
             frames[int(n)].tracks.restore(tracks)
         self._all = [frames[n] for n in state["all"]]
-        self._kept = [frames[n] for n in state["kept"]]
+        self._keyframes = [frames[n] for n in state["kept"]]
         self._candidates = [frames[n] for n in state["candidates"]]
         self._fine, self._seen = state["fine"], state["seen"]
         self._metric, self._baseline_m = state["metric"], state["baseline_m"]
@@ -228,7 +228,7 @@ class Model(Stage[Config]):
         self._last_index = state["last_index"]
 
     def _follow(self, flow: Array, confidence: Array) -> None:
-        for frame in (*self._kept[-1:], *self._candidates):
+        for frame in (*self._keyframes[-1:], *self._candidates):
             frame.tracks.follow(flow, confidence)
 
     def _take(self, frames: Frames, t: int, mask: Array | None) -> None:
@@ -249,23 +249,23 @@ class Model(Stage[Config]):
         )
         if self._seen <= self.config.min_keyframes:
             self._all.append(frame.owned())
-        if not self._kept or self._kept[-1].shot != frame.shot:
-            self._keep(frame)
+        if not self._keyframes or self._keyframes[-1].shot != frame.shot:
+            self._add_keyframe(frame)
             return
         moved, lost = self._moved(), self._lost()
         # A frame that could not be followed is at least a whole step away.
-        frame.way = self._kept[-1].way + (max(self.config.step, moved) if lost else moved)
+        frame.way = self._keyframes[-1].way + (max(self.config.step, moved) if lost else moved)
         if not lost and moved >= self._fine * NEIGHBORHOOD:
-            self._offer(frame)
+            self._add_candidate(frame)
         if self._candidates and (lost or moved >= self._fine):
-            self._keep_sharpest()
+            self._add_sharpest()
             moved, lost = self._moved(), self._lost()
-            frame.way = self._kept[-1].way + (max(self.config.step, moved) if lost else moved)
-        if lost and frame.index > self._kept[-1].index:
-            self._keep(frame)
+            frame.way = self._keyframes[-1].way + (max(self.config.step, moved) if lost else moved)
+        if lost and frame.index > self._keyframes[-1].index:
+            self._add_keyframe(frame)
 
     def _moved(self) -> float:
-        frame = self._kept[-1]
+        frame = self._keyframes[-1]
         return frame.tracks.displacement_px / max(frame.image.shape)
 
     def _lost(self) -> bool:
@@ -274,36 +274,36 @@ class Model(Stage[Config]):
         People walking through a still picture cover point after point: that alone is no reason
         until few are left.
         """
-        share = self._kept[-1].tracks.share
+        share = self._keyframes[-1].tracks.share
         return share < 0.2 or (share < self.config.min_tracked and self._moved() > STILL)
 
-    def _offer(self, frame: _Frame) -> None:
+    def _add_candidate(self, frame: _Frame) -> None:
         self._candidates.append(frame.owned())
         if len(self._candidates) > CANDIDATES:
             self._candidates.remove(min(self._candidates, key=lambda c: c.sharpness))
 
-    def _keep_sharpest(self) -> None:
+    def _add_sharpest(self) -> None:
         best = max(self._candidates, key=lambda c: c.sharpness)
-        self._keep(best)
+        self._add_keyframe(best)
 
-    def _keep(self, frame: _Frame) -> None:
+    def _add_keyframe(self, frame: _Frame) -> None:
         """Make a frame a keyframe; later candidates are measured from it anew."""
-        self._kept.append(frame.owned())
+        self._keyframes.append(frame.owned())
         self._candidates = []
         limit = self.config.max_memory_mb * 2**20 // frame.nbytes
         limit = max(2, min(self.config.max_keyframes, limit))
-        while len(self._kept) > limit:
+        while len(self._keyframes) > limit:
             # The newest stays: it is followed. Doubling keeps old and new equally far apart.
-            *older, newest = self._kept
+            *older, newest = self._keyframes
             older = _thinned(older, self._fine) if self._fine < 1e3 else older[::2]
-            self._kept = [*older, newest]
-            if len(self._kept) > limit:
+            self._keyframes = [*older, newest]
+            if len(self._keyframes) > limit:
                 self._fine *= 2
 
     def _end_shot(self) -> None:
         """Keep the best of the candidates that the end of a shot leaves."""
         if self._candidates:
-            self._keep_sharpest()
+            self._add_sharpest()
         self._candidates = []
 
     def _thin_to_step(self) -> list[_Frame]:
@@ -313,11 +313,11 @@ class Model(Stage[Config]):
         step = self.config.step
         while step > self._fine:
             # Half a fine step early: the nearest to the step, not the first beyond it.
-            kept = _thinned(self._kept, step - self._fine / 2)
+            kept = _thinned(self._keyframes, step - self._fine / 2)
             if len(kept) >= self.config.min_keyframes:
                 return kept
             step *= 0.8
-        return _thinned(self._kept, self._fine)
+        return _thinned(self._keyframes, self._fine)
 
 
 def _thinned(frames: list[_Frame], step: float) -> list[_Frame]:

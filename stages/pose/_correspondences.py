@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from pipeline.contract import Array
 from stages.pose._features import Features
-from stages.pose._front_end import Matched
+from stages.pose._front_end import PairMatches
 
 __all__ = ["MERGE_PX", "Correspondences", "features_of"]
 
@@ -42,7 +42,7 @@ class Correspondences:
 
 def features_of(
     found: list[Correspondences], count: int, *, radius_px: float = MERGE_PX
-) -> tuple[list[Features], list[Matched]]:
+) -> tuple[list[Features], list[PairMatches]]:
     """Merge the points of each image, and return the matches of the features they become.
 
     Args:
@@ -68,7 +68,7 @@ def features_of(
         lengths = np.cumsum([len(part) for part, _ in image])[:-1]
         numbers.append(iter(np.split(which, lengths) if image else []))
     return features, [
-        Matched(i=one.i, j=one.j, matches=_unique(pair, one.score))
+        PairMatches(i=one.i, j=one.j, matches=_unique(pair, one.score))
         for one in found
         for pair in [np.stack([next(numbers[one.i]), next(numbers[one.j])], axis=1)]
     ]

@@ -17,11 +17,11 @@ from pipeline.contract import Array, Keyframes
 from stages.pose._features import Features, extract, match
 from stages.pose._masking import at_rest
 
-__all__ = ["FrontEnd", "Matched", "Sift", "admitted", "kept"]
+__all__ = ["FrontEnd", "PairMatches", "SiftFrontEnd", "drop_invalid", "valid_points"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Matched:
+class PairMatches:
     """What a front end takes for the same points in two images, before any geometry is asked."""
 
     i: int
@@ -47,12 +47,12 @@ class FrontEnd(Protocol):
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
-    ) -> tuple[list[Features], Iterable[Matched]]:
+    ) -> tuple[list[Features], Iterable[PairMatches]]:
         """Return the matches of the pairs, in their order, and the features that they number."""
         ...
 
 
-class Sift:
+class SiftFrontEnd:
     """SIFT and its nearest neighbors (`_features.py`)."""
 
     detects = True
@@ -66,19 +66,19 @@ class Sift:
         for i, image in enumerate(keyframes.images):
             features.append(extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), most=most))
             found(i)
-        return kept(keyframes, features)
+        return drop_invalid(keyframes, features)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
-    ) -> tuple[list[Features], Iterator[Matched]]:
+    ) -> tuple[list[Features], Iterator[PairMatches]]:
         """Return nearest neighbors, each pair when it is asked for."""
         del keyframes
         return features, (
-            Matched(i=i, j=j, matches=match(features[i], features[j])) for i, j in pairs
+            PairMatches(i=i, j=j, matches=match(features[i], features[j])) for i, j in pairs
         )
 
 
-def admitted(keyframes: Keyframes, i: int, xy: Array) -> Array:
+def valid_points(keyframes: Keyframes, i: int, xy: Array) -> Array:
     """Return which points [N, 2] px of keyframe i may take part, bool [N].
 
     The keypoints of every front end pass here: they are numbers, lie on the picture, and on nothing
@@ -92,11 +92,11 @@ def admitted(keyframes: Keyframes, i: int, xy: Array) -> Array:
     return inside & at_rest(xy, keyframes.masks[i])
 
 
-def kept(keyframes: Keyframes, features: list[Features]) -> list[Features]:
+def drop_invalid(keyframes: Keyframes, features: list[Features]) -> list[Features]:
     """Return the features whose points are admitted and whose descriptors are numbers."""
     result = []
     for i, some in enumerate(features):
-        rows = admitted(keyframes, i, some.xy) & np.isfinite(some.descriptors).all(axis=1)
+        rows = valid_points(keyframes, i, some.xy) & np.isfinite(some.descriptors).all(axis=1)
         if not rows.all():
             some = replace(some, xy=some.xy[rows], descriptors=some.descriptors[rows])
         result.append(some)

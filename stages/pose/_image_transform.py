@@ -11,14 +11,14 @@ import numpy as np
 from pipeline.contract import Array
 from stages.pose._features import Features
 
-__all__ = ["SMALLEST_SIDE", "Grid", "reduced", "reduced_size", "strongest"]
+__all__ = ["SMALLEST_SIDE", "ImageTransform", "reduced", "reduced_size", "strongest"]
 
 SMALLEST_SIDE = 32
 """Shorter sides leave the coarsest maps of the networks without a value to compare."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
+class ImageTransform:
     """How a network's coordinates become those of a keyframe.
 
     The networks put the center of the first pixel at 0; keyframes, as COLMAP, put it at 0.5.
@@ -56,11 +56,13 @@ def reduced(images: Array, size: tuple[int, int]) -> Array:
     return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
 
 
-def strongest(grid: Grid, xy: Any, descriptors: Any, scores: Any, most: int) -> Features:
+def strongest(
+    transform: ImageTransform, xy: Any, descriptors: Any, scores: Any, most: int
+) -> Features:
     """Return features in the keyframe, the strongest first.
 
     Args:
-        grid: Of the network.
+        transform: Of the network.
         xy: Tensor [N, 2], in the network's coordinates.
         descriptors: Tensor [N, D].
         scores: Tensor [N].
@@ -68,6 +70,6 @@ def strongest(grid: Grid, xy: Any, descriptors: Any, scores: Any, most: int) -> 
     """
     order = scores.argsort(descending=True, stable=True)[:most]
     return Features(
-        xy=grid.to_image(xy[order].float().cpu().numpy()),
+        xy=transform.to_image(xy[order].float().cpu().numpy()),
         descriptors=np.ascontiguousarray(descriptors[order].float().cpu().numpy()),
     )

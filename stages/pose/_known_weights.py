@@ -23,7 +23,7 @@ KORNIA = "https://huggingface.co/kornia"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Published:
+class _KnownWeights:
     """A file that kornia fetches."""
 
     id: str
@@ -36,7 +36,7 @@ class _Published:
 
 
 DETECTORS = {
-    "aliked": _Published(
+    "aliked": _KnownWeights(
         id="aliked-n16",
         task=FEATURES,
         license="BSD-3-Clause",
@@ -44,7 +44,7 @@ DETECTORS = {
         url=f"{KORNIA}/aliked/resolve/main/aliked-n16.pth",
         file="aliked-n16.pth",
     ),
-    "disk": _Published(
+    "disk": _KnownWeights(
         id="disk-depth",
         task=FEATURES,
         license="Apache-2.0",
@@ -52,7 +52,7 @@ DETECTORS = {
         url=f"{KORNIA}/disk/resolve/main/depth-save.pth",
         file="depth-save.pth",
     ),
-    "xfeat": _Published(
+    "xfeat": _KnownWeights(
         id="xfeat",
         task=FEATURES,
         license="Apache-2.0",
@@ -62,7 +62,7 @@ DETECTORS = {
     ),
 }
 GLUES = {
-    "aliked": _Published(
+    "aliked": _KnownWeights(
         id="lightglue-aliked",
         task=MATCHING,
         license="Apache-2.0",
@@ -70,7 +70,7 @@ GLUES = {
         url=f"{KORNIA}/lightglue/resolve/main/aliked_lightglue.pth",
         file="aliked_lightglue_v0-1_arxiv-pth",
     ),
-    "disk": _Published(
+    "disk": _KnownWeights(
         id="lightglue-disk",
         task=MATCHING,
         license="Apache-2.0",
@@ -78,7 +78,7 @@ GLUES = {
         url=f"{KORNIA}/lightglue/resolve/main/disk_lightglue.pth",
         file="disk_lightglue_v0-1_arxiv-pth",
     ),
-    "xfeat": _Published(
+    "xfeat": _KnownWeights(
         id="lighterglue-xfeat",
         task=MATCHING,
         license="Apache-2.0",
@@ -114,15 +114,15 @@ CHECKPOINTS = {
 }
 
 
-def kornia(published: _Published) -> Weights:
+def kornia(known: _KnownWeights) -> Weights:
     """Return a file of kornia's where torch keeps it."""
     return Weights(
-        id=published.id,
-        task=published.task,
-        license=published.license,
-        nbytes=published.nbytes,
-        url=published.url,
-        path=torch_cache() / published.file,
+        id=known.id,
+        task=known.task,
+        license=known.license,
+        nbytes=known.nbytes,
+        url=known.url,
+        path=torch_cache() / known.file,
         instead=INSTEAD,
     )
 

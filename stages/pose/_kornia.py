@@ -20,9 +20,15 @@ from pipeline.contract import Array
 from pipeline.weights.files import Weights, fit, read_tensors
 from stages._networks.checkpoints import check_finite
 from stages.pose._features import Features
-from stages.pose._image_transform import SMALLEST_SIDE, Grid, reduced, reduced_size, strongest
+from stages.pose._image_transform import (
+    SMALLEST_SIDE,
+    ImageTransform,
+    reduced,
+    reduced_size,
+    strongest,
+)
 
-__all__ = ["Detector", "LightGlue", "Nearest", "glue_configuration"]
+__all__ = ["KorniaDetector", "KorniaLightGlue", "NearestNeighborMatcher", "glue_configuration"]
 
 ALIKED = "aliked-n16"
 XFEAT_STEP = 32
@@ -31,7 +37,7 @@ MATCHER_PREFIX = "matcher."
 """How the names of LightGlue's tensors begin in a checkpoint of glue-factory."""
 
 
-class Detector:
+class KorniaDetector:
     """One of kornia's networks that find and describe keypoints."""
 
     def __init__(self, name: str, weights: Weights, *, device: str, side: int) -> None:
@@ -60,25 +66,25 @@ class Detector:
         self._device = device
         self._side = side
 
-    def grid(self, full: tuple[int, int]) -> Grid:
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
         """Return where the network's coordinates lie in keyframes of a size (width, height)."""
         width, height = size = reduced_size(full, self._side)
         if self._name != "xfeat":
-            return Grid(size=size, full=full)
+            return ImageTransform(size=size, full=full)
         # It resizes to multiples of 32 and scales pixel numbers back, not pixel centers.
         whole = (max(XFEAT_STEP, length // XFEAT_STEP * XFEAT_STEP) for length in size)
         across, down = whole
-        return Grid(size=size, full=full, center=(width / across / 2, height / down / 2))
+        return ImageTransform(size=size, full=full, center=(width / across / 2, height / down / 2))
 
     @torch.inference_mode()
-    def look(self, images: Array, most: int) -> list[Features]:
+    def extract(self, images: Array, most: int) -> list[Features]:
         """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
-        grid = self.grid((images.shape[2], images.shape[1]))
-        if min(grid.size) < SMALLEST_SIDE:
+        transform = self.image_transform((images.shape[2], images.shape[1]))
+        if min(transform.size) < SMALLEST_SIDE:
             return [Features.none()] * len(images)
-        pixels = torch.tensor(reduced(images, grid.size))
+        pixels = torch.tensor(reduced(images, transform.size))
         rgb = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255)
-        return [strongest(grid, *some, most) for some in self._found(rgb, most)]
+        return [strongest(transform, *some, most) for some in self._found(rgb, most)]
 
     def _found(self, rgb: Any, most: int) -> list[tuple[Any, Any, Any]]:
         """Return keypoints [N, 2], descriptors [N, D] and scores [N] of each of [B, 3, H, W]."""
@@ -93,7 +99,7 @@ class Detector:
         return [(f.keypoints, f.descriptors, f.keypoint_scores) for f in network(rgb)]
 
 
-class LightGlue:
+class KorniaLightGlue:
     """Kornia's LightGlue, for the features that it was trained on."""
 
     def __init__(self, name: str, weights: Weights, *, device: str) -> None:
@@ -114,18 +120,18 @@ class LightGlue:
         self._device = device
 
     @torch.inference_mode()
-    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+    def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
         """Return matches int64 [M, 2], None where the scores are no numbers; in any thread.
 
         One pair at a time: in a batch, kornia stops early only where all pairs would.
         """
         if min(len(a), len(b)) < 2:
             return np.zeros((0, 2), np.int64)
-        size = torch.tensor([grid.size], device=self._device)
-        told = self._network(
+        size = torch.tensor([transform.size], device=self._device)
+        output = self._network(
             {
                 f"image{n}": {
-                    "keypoints": self._tensor(grid.to_network(one.xy)),
+                    "keypoints": self._tensor(transform.to_network(one.xy)),
                     "descriptors": self._tensor(one.descriptors),
                     "image_size": size,
                 }
@@ -133,16 +139,16 @@ class LightGlue:
             }
         )
         # Not there where no keypoint of one of the two is worth a match.
-        certain = told.get("log_assignment", told["matching_scores0"])
+        certain = output.get("log_assignment", output["matching_scores0"])
         if torch.isnan(certain).any():
             return None
-        return told["matches"][0].cpu().numpy()
+        return output["matches"][0].cpu().numpy()
 
     def _tensor(self, array: Array) -> Any:
         return torch.from_numpy(np.ascontiguousarray(array))[None].to(self._device)
 
 
-class Nearest:
+class NearestNeighborMatcher:
     """Kornia's mutual nearest neighbors with the ratio test in both directions."""
 
     def __init__(self, *, device: str) -> None:
@@ -150,9 +156,9 @@ class Nearest:
         self._device = device
 
     @torch.inference_mode()
-    def pair(self, a: Features, b: Features, grid: Grid) -> Array:
+    def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array:
         """Return matches int64 [M, 2]; in any thread."""
-        del grid
+        del transform
         if min(len(a), len(b)) < 2:
             return np.zeros((0, 2), np.int64)
         one, other = (torch.from_numpy(f.descriptors).to(self._device) for f in (a, b))

@@ -15,48 +15,48 @@ from pipeline.contract import Array, Keyframes
 from stages._networks.batching import Batches
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
-from stages.pose._front_end import Matched, Sift, admitted, kept
-from stages.pose._image_transform import Grid
+from stages.pose._front_end import PairMatches, SiftFrontEnd, drop_invalid, valid_points
+from stages.pose._image_transform import ImageTransform
 
-__all__ = ["DetectorFree", "LearnedFrontEnd"]
+__all__ = ["DetectorFreeFrontEnd", "LearnedFrontEnd"]
 
-REMEMBERED = 12
+CACHED_IMAGES = 12
 """Pictures whose maps a matcher without keypoints keeps: a keyframe and its usual partners. They
 take 34 MB each in EfficientLoFTR at 640x480."""
 
 
-class Detector(Protocol):
+class FeatureDetector(Protocol):
     """Finds keypoints and describes them; may be called from several threads."""
 
-    def grid(self, full: tuple[int, int]) -> Grid:
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
         """Return where its coordinates lie in keyframes of a size (width, height)."""
         ...
 
-    def look(self, images: Array, most: int) -> list[Features]:
+    def extract(self, images: Array, most: int) -> list[Features]:
         """Return up to `most` features of each of uint8 [N, H, W, 3], the strongest first."""
         ...
 
 
-class Matcher(Protocol):
+class FeatureMatcher(Protocol):
     """Matches the features of two pictures; may be called from several threads."""
 
-    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+    def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
         """Return int64 [M, 2], or None where its scores are no numbers."""
         ...
 
 
-class PairMatcher(Protocol):
+class DetectorFreeMatcher(Protocol):
     """Matches two pictures without keypoints; may be called from several threads."""
 
-    def grid(self, full: tuple[int, int]) -> Grid:
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
         """Return where its coordinates lie in keyframes of a size (width, height)."""
         ...
 
-    def look(self, images: Array) -> list[Any]:
+    def extract(self, images: Array) -> list[Any]:
         """Return what it needs to know of each of uint8 [N, H, W, 3]."""
         ...
 
-    def pair(self, a: Any, b: Any, grid: Grid) -> tuple[Array, Array, Array] | None:
+    def pair(self, a: Any, b: Any, transform: ImageTransform) -> tuple[Array, Array, Array] | None:
         """Return points [M, 2] px of both, and scores [M]; None where those are no numbers."""
         ...
 
@@ -77,8 +77,8 @@ class LearnedFrontEnd:
 
     def __init__(
         self,
-        detector: Detector,
-        matcher: Matcher,
+        detector: FeatureDetector,
+        matcher: FeatureMatcher,
         *,
         sure: int,
         batch: int,
@@ -101,16 +101,17 @@ class LearnedFrontEnd:
         images, features = keyframes.images, list[Features]()
         with ThreadPoolExecutor(self._threads) as pool:
 
-            def look(size: int) -> list[Features]:
+            def extract(size: int) -> list[Features]:
                 first, last = len(features), len(features) + size * self._threads
                 starts = range(first, min(last, len(images)), size)
                 some = pool.map(
-                    lambda at: self._detector.look(images[at : min(at + size, last)], most), starts
+                    lambda at: self._detector.extract(images[at : min(at + size, last)], most),
+                    starts,
                 )
                 return [one for batch in some for one in batch]
 
             while len(features) < len(images):
-                for one in self._batches.attempt(look):
+                for one in self._batches.attempt(extract):
                     features.append(one)
                     found(len(features) - 1)
         numbers = [
@@ -120,18 +121,20 @@ class LearnedFrontEnd:
         lost, total = sum(int((~rows).sum()) for rows in numbers), sum(map(len, features))
         if lost:
             self._warn(f"{lost} of {total} learned keypoints are left out: they are no numbers")
-        return kept(keyframes, features)
+        return drop_invalid(keyframes, features)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
-    ) -> tuple[list[Features], Iterator[Matched]]:
+    ) -> tuple[list[Features], Iterator[PairMatches]]:
         """Return the matches of the pairs, worked out side by side."""
-        grid = self._detector.grid((keyframes.images.shape[2], keyframes.images.shape[1]))
-        return features, self._matched(features, pairs, grid)
+        transform = self._detector.image_transform(
+            (keyframes.images.shape[2], keyframes.images.shape[1])
+        )
+        return features, self._matched(features, pairs, transform)
 
     def _matched(
-        self, features: list[Features], pairs: list[tuple[int, int]], grid: Grid
-    ) -> Iterator[Matched]:
+        self, features: list[Features], pairs: list[tuple[int, int]], transform: ImageTransform
+    ) -> Iterator[PairMatches]:
         unsound = 0
         with ThreadPoolExecutor(self._threads) as pool:
             for at in range(0, len(pairs), self._threads):
@@ -139,16 +142,16 @@ class LearnedFrontEnd:
 
                 def together(_: int, some: list[tuple[int, int]] = some) -> list[Array | None]:
                     ends = ((features[i], features[j]) for i, j in some)
-                    return list(pool.map(lambda ab: self._matcher.pair(*ab, grid), ends))
+                    return list(pool.map(lambda ab: self._matcher.pair(*ab, transform), ends))
 
                 for (i, j), matches in zip(some, self._pairs.attempt(together), strict=True):
                     unsound += matches is None
                     none = np.zeros((0, 2), np.int64)
-                    yield Matched(i=i, j=j, matches=none if matches is None else matches)
-        _tell_unsound(unsound, len(pairs), self._warn)
+                    yield PairMatches(i=i, j=j, matches=none if matches is None else matches)
+        _warn_non_finite(unsound, len(pairs), self._warn)
 
 
-class DetectorFree:
+class DetectorFreeFrontEnd:
     """Correspondences of a network that looks at both pictures; SIFT only tells what is alike.
 
     Args:
@@ -161,7 +164,7 @@ class DetectorFree:
     detects = False
 
     def __init__(
-        self, matcher: PairMatcher, *, sure: int, threads: int, warn: Callable[[str], None]
+        self, matcher: DetectorFreeMatcher, *, sure: int, threads: int, warn: Callable[[str], None]
     ) -> None:
         self.sure = sure
         self._matcher = matcher
@@ -177,14 +180,14 @@ class DetectorFree:
     ) -> list[Features]:
         """Return SIFT features, by which the pairs are chosen."""
         self._most = most
-        return Sift().describe(keyframes, most, found)
+        return SiftFrontEnd().describe(keyframes, most, found)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
-    ) -> tuple[list[Features], list[Matched]]:
+    ) -> tuple[list[Features], list[PairMatches]]:
         """Return the correspondences of the pairs as features that they share."""
         del features
-        self._seen = _Described(self._matcher)
+        self._encoded = _Described(self._matcher)
         rows = [list(row) for _, row in groupby(sorted(pairs), key=lambda pair: pair[0])]
         found: list[Correspondences | None] = []
         with ThreadPoolExecutor(self._threads) as pool:
@@ -198,11 +201,11 @@ class DetectorFree:
                     return [one for row in done for one in row]
 
                 found.extend(self._rows.attempt(together))
-        del self._seen
-        _tell_unsound(sum(one is None for one in found), len(pairs), self._warn)
+        del self._encoded
+        _warn_non_finite(sum(one is None for one in found), len(pairs), self._warn)
         images = keyframes.images
-        grid = self._matcher.grid((images.shape[2], images.shape[1]))
-        radius_px = MERGE_PX * max(np.divide(grid.full, grid.size))
+        transform = self._matcher.image_transform((images.shape[2], images.shape[1]))
+        radius_px = MERGE_PX * max(np.divide(transform.full, transform.size))
         known = [one for one in found if one is not None]
         return features_of(known, len(images), radius_px=radius_px)
 
@@ -211,20 +214,22 @@ class DetectorFree:
     ) -> list[Correspondences | None]:
         """Match one keyframe with all its partners: it is looked at once for them."""
         images = keyframes.images
-        grid = self._matcher.grid((images.shape[2], images.shape[1]))
+        transform = self._matcher.image_transform((images.shape[2], images.shape[1]))
         first = pairs[0][0]
-        a = self._seen.get(images, first)
+        a = self._encoded.get(images, first)
         found: list[Correspondences | None] = []
         for i, j in pairs:
-            b = self._seen.get(images, j)
-            told = self._matcher.pair(a, b, grid)
-            if told is None:
+            b = self._encoded.get(images, j)
+            correspondences = self._matcher.pair(a, b, transform)
+            if correspondences is None:
                 found.append(None)
                 continue
-            xy_i, xy_j, score = told
+            xy_i, xy_j, score = correspondences
             # The best, where there are more than is wanted.
             best = np.sort(np.argsort(-score, kind="stable")[: self._most])
-            rows = best[admitted(keyframes, i, xy_i[best]) & admitted(keyframes, j, xy_j[best])]
+            rows = best[
+                valid_points(keyframes, i, xy_i[best]) & valid_points(keyframes, j, xy_j[best])
+            ]
             found.append(
                 Correspondences(i=i, j=j, xy_i=xy_i[rows], xy_j=xy_j[rows], score=score[rows])
             )
@@ -234,25 +239,25 @@ class DetectorFree:
 class _Described:
     """What a matcher saw in the pictures that were asked for last."""
 
-    def __init__(self, matcher: PairMatcher) -> None:
+    def __init__(self, matcher: DetectorFreeMatcher) -> None:
         self._matcher = matcher
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
 
     def get(self, images: Array, i: int) -> Any:
         """Return what it sees in picture i, which it looks at unless it did so lately."""
         with self._lock:
-            if i in self._kept:
-                self._kept.move_to_end(i)
-                return self._kept[i]
-        (seen,) = self._matcher.look(images[i : i + 1])
+            if i in self._cache:
+                self._cache.move_to_end(i)
+                return self._cache[i]
+        (encoded,) = self._matcher.extract(images[i : i + 1])
         with self._lock:
-            self._kept[i] = seen
-            if len(self._kept) > REMEMBERED:
-                self._kept.popitem(last=False)
-        return seen
+            self._cache[i] = encoded
+            if len(self._cache) > CACHED_IMAGES:
+                self._cache.popitem(last=False)
+        return encoded
 
 
-def _tell_unsound(count: int, pairs: int, warn: Callable[[str], None]) -> None:
+def _warn_non_finite(count: int, pairs: int, warn: Callable[[str], None]) -> None:
     if count:
         warn(f"{count} of {pairs} pairs have no matches: the network's scores are no numbers")

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.contract import Array
 from pipeline.errors import later
 from stages.pose._features import Features, match
-from stages.pose._front_end import Matched
+from stages.pose._front_end import PairMatches
 
 pycolmap = later("pycolmap")
 
@@ -71,7 +71,7 @@ def choose_pairs(
 
 
 def verify(
-    matched: Iterable[Matched],
+    matched: Iterable[PairMatches],
     features: list[Features],
     cameras: list[pycolmap.Camera],
     *,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.contract import Array
-from stages._geometry.pure_rotation import fit_turn
+from stages._geometry.pure_rotation import fit_rotation_zoom
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 
@@ -67,7 +67,7 @@ def parallax_evidence(
     for pair in pairs[:: max(1, len(pairs) // PAIRS)]:
         spread = np.linspace(0, len(pair.inliers) - 1, min(MATCHES, len(pair.inliers)))
         p, q = _points(pair.i, pair.j, features, pair.inliers[spread.astype(np.int64)])
-        residual = fit_turn(p, q, size, focal_px=focal_px).residual_px
+        residual = fit_rotation_zoom(p, q, size, focal_px=focal_px).residual_px
         moved = np.linalg.norm(p - q, axis=1)
         tolerance = max(least_px, NOISE * _epipolar_noise_px(p, q))
         rows.append((np.mean(residual > tolerance), np.median(residual), np.median(moved)))

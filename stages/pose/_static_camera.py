@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.contract import Array
 
-__all__ = ["STILL_SHARE", "still_share"]
+__all__ = ["STATIC_SHARE", "static_share"]
 
 WIDTH = 480
 BLOCK = 16
@@ -15,12 +15,12 @@ TEXTURE = 3.0
 """Standard deviation of gray values, above compression noise, that lets a block be recognized."""
 ALIKE = 0.8
 """Normalized cross-correlation of a block with itself half a shot later."""
-STILL_SHARE = 0.06
+STATIC_SHARE = 0.06
 """Of the blocks. Measured (median over pairs): fixed cameras 0.12 (cars filling the road) to
 0.89; hand-held, driving, flying and orbiting ones 0.00 to 0.02."""
 
 
-def still_share(images: Array, shot: Array) -> float:
+def static_share(images: Array, shot: Array) -> float:
     """Return the share of textured blocks that show the same half a shot later.
 
     Taken as the median over such pairs of each shot [K], and of the shot with the least; NaN

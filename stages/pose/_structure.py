@@ -25,12 +25,12 @@ from pipeline.contract import Array, Keyframes, Options, Views
 from pipeline.errors import PartNotMade, later
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
+from stages.pose._failure_reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd
 from stages.pose._mapping import fill_database, map_incrementally
 from stages.pose._matching import Pair, choose_pairs, verify
 from stages.pose._parallax import ParallaxEvidence, parallax_evidence
-from stages.pose._reasons import left_out, why_no_model, why_no_motion, why_nothing_to_map
 from stages.pose._views import views_from
 
 pycolmap = later("pycolmap")
@@ -59,7 +59,7 @@ C = TypeVar("C", bound=MappingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Observation:
+class _MatchedKeyframes:
     """What the keyframes show, and what it says about the camera's motion."""
 
     features: list[Features]
@@ -71,7 +71,7 @@ class _Observation:
 class _Attempt:
     """What one strategy came to: its models, the largest first."""
 
-    seen: _Observation
+    matched: _MatchedKeyframes
     models: list[pycolmap.Reconstruction]
 
     @property
@@ -110,12 +110,14 @@ class StructureFromMotion(ColmapStage[C]):
         for attempt in islice(self._strategies(keyframes), self.config.attempts):
             if best is None or attempt.views >= BETTER * best.views:
                 best = attempt
-            if attempt.seen.evidence.no_parallax or _complete(best, keyframes):
+            if attempt.matched.evidence.no_parallax or _complete(best, keyframes):
                 break
         assert best is not None
-        seen = best.seen
-        if reason := why_no_model(keyframes, seen.features, seen.pairs, seen.evidence, best.views):
-            raise PartNotMade(reason if seen.evidence.no_parallax else reason + self.otherwise)
+        matched = best.matched
+        if reason := why_no_model(
+            keyframes, matched.features, matched.pairs, matched.evidence, best.views
+        ):
+            raise PartNotMade(reason if matched.evidence.no_parallax else reason + self.otherwise)
         views = views_from(best.models[0], keyframes, scale="arbitrary", normalize=True)
         if text := left_out(keyframes, views):
             self.warn(text)
@@ -125,19 +127,21 @@ class StructureFromMotion(ColmapStage[C]):
     def _strategies(self, keyframes: Keyframes) -> Iterator[_Attempt]:
         few = len(keyframes.index) <= FEW
         angle = self.config.init_angle_deg
-        seen = self._look(keyframes, self.most, exhaustive=few)
-        yield self._map(keyframes, seen, angle_deg=angle, inliers=60)
+        matched = self._match_keyframes(keyframes, self.most, exhaustive=few)
+        yield self._map(keyframes, matched, angle_deg=angle, inliers=60)
         if keyframes.intrinsics is None:
-            yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30, each=True)
-        seen = self._look(keyframes, 2 * self.most, exhaustive=True)
-        yield self._map(keyframes, seen, angle_deg=angle / 2, inliers=30)
+            yield self._map(keyframes, matched, angle_deg=angle / 2, inliers=30, each=True)
+        matched = self._match_keyframes(keyframes, 2 * self.most, exhaustive=True)
+        yield self._map(keyframes, matched, angle_deg=angle / 2, inliers=30)
 
-    def _look(self, keyframes: Keyframes, most: int, *, exhaustive: bool) -> _Observation:
+    def _match_keyframes(
+        self, keyframes: Keyframes, most: int, *, exhaustive: bool
+    ) -> _MatchedKeyframes:
         """Find features, match them and weigh the evidence for parallax."""
         front_end, count = self.front_end, len(keyframes.index)
         features = front_end.describe(keyframes, most, lambda i: self.progress(i, 4 * count))
         if front_end.detects and why_nothing_to_map(keyframes, features):
-            return _Observation(features=features, pairs=[], evidence=ParallaxEvidence())
+            return _MatchedKeyframes(features=features, pairs=[], evidence=ParallaxEvidence())
         wanted = choose_pairs(
             features,
             keyframes.shot,
@@ -152,30 +156,30 @@ class StructureFromMotion(ColmapStage[C]):
         height, width = keyframes.images.shape[1:3]
         focal_px = None if keyframes.intrinsics is None else float(keyframes.intrinsics[0, 0, 0])
         evidence = parallax_evidence(pairs, features, (width, height), focal_px)
-        return _Observation(features=features, pairs=pairs, evidence=evidence)
+        return _MatchedKeyframes(features=features, pairs=pairs, evidence=evidence)
 
     def _map(
         self,
         keyframes: Keyframes,
-        seen: _Observation,
+        matched: _MatchedKeyframes,
         *,
         angle_deg: float,
         inliers: int,
         each: bool = False,
     ) -> _Attempt:
         """Build models from what was seen; `each` keyframe may have its own focal length."""
-        if not seen.pairs or seen.evidence.no_parallax:
-            return _Attempt(seen=seen, models=[])
+        if not matched.pairs or matched.evidence.no_parallax:
+            return _Attempt(matched=matched, models=[])
         count = len(keyframes.index)
         models = map_incrementally(
-            fill_database(seen.features, cameras_for(keyframes, each=each), seen.pairs),
+            fill_database(matched.features, cameras_for(keyframes, each=each), matched.pairs),
             seed=self.context.seed,
             refine_focal=keyframes.intrinsics is None,
             init_min_tri_angle_deg=angle_deg,
             init_min_num_inliers=inliers,
             registered=self._counter(3 * count, 1, 4 * count),
         )
-        return _Attempt(seen=seen, models=models)
+        return _Attempt(matched=matched, models=models)
 
     def _counter(self, start: float, step: float, total: float) -> Callable[[], None]:
         done = start
@@ -193,7 +197,7 @@ class StructureFromMotion(ColmapStage[C]):
         self.measure("reprojection_error_px", model.compute_mean_reprojection_error())
         self.measure("points_count", len(views.points))
         self.measure("track_length_views", model.compute_mean_track_length())
-        self.measure("unexplained_by_turn_share", attempt.seen.evidence.unexplained)
+        self.measure("unexplained_by_turn_share", attempt.matched.evidence.unexplained)
         self.measure("focal_length_px", float(np.median(views.intrinsics[:, 0, 0])))
 
 

@@ -22,7 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_finite, load, processor
 from stages.pose._features import Features
-from stages.pose._image_transform import SMALLEST_SIDE, Grid, reduced_size, strongest
+from stages.pose._image_transform import SMALLEST_SIDE, ImageTransform, reduced_size, strongest
 
 __all__ = ["EfficientLoftr", "LightGlue", "SuperPoint"]
 
@@ -116,22 +116,24 @@ class SuperPoint:
             )
             self._network = self._prepared.network
 
-    def grid(self, full: tuple[int, int]) -> Grid:
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
         """Return where the network's coordinates lie in keyframes of a size (width, height)."""
-        return Grid(size=self._prepared.size(full), full=full)
+        return ImageTransform(size=self._prepared.size(full), full=full)
 
     @torch.inference_mode()
-    def look(self, images: Array, most: int) -> list[Features]:
+    def extract(self, images: Array, most: int) -> list[Features]:
         """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
-        grid = self.grid((images.shape[2], images.shape[1]))
-        if min(*grid.size, *grid.full) < SMALLEST_SIDE:
+        transform = self.image_transform((images.shape[2], images.shape[1]))
+        if min(*transform.size, *transform.full) < SMALLEST_SIDE:
             return [Features.none()] * len(images)
-        told = self._network(self._prepared.pixels(images, pairs=self._pairs))
+        output = self._network(self._prepared.pixels(images, pairs=self._pairs))
         # Its post-processing cuts the decimals off; here they are kept.
-        xy = told.keypoints * torch.tensor(grid.size, device=told.keypoints.device)
+        xy = output.keypoints * torch.tensor(transform.size, device=output.keypoints.device)
         return [
-            strongest(grid, xy[n, mask], told.descriptors[n, mask], told.scores[n, mask], most)
-            for n, mask in enumerate(told.mask.bool())
+            strongest(
+                transform, xy[n, mask], output.descriptors[n, mask], output.scores[n, mask], most
+            )
+            for n, mask in enumerate(output.mask.bool())
         ]
 
 
@@ -151,25 +153,27 @@ class LightGlue:
         self._remembered = network.keypoint_detector = _Remembered()
 
     @torch.inference_mode()
-    def pair(self, a: Features, b: Features, grid: Grid) -> Array | None:
+    def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
         """Return matches int64 [M, 2], None where the scores are no numbers; in any thread."""
         if min(len(a), len(b)) < 2:
             return np.zeros((0, 2), np.int64)
-        width, height = grid.size
+        width, height = transform.size
         device, most = self.prepared.device, max(len(a), len(b))
         keypoints = torch.zeros((2, most, 2))
         descriptors = torch.zeros((2, most, a.descriptors.shape[1]))
         mask = torch.zeros((2, most), dtype=torch.int)
         for n, one in enumerate((a, b)):
-            relative = grid.to_network(one.xy) / np.array([width, height], np.float32)
+            relative = transform.to_network(one.xy) / np.array([width, height], np.float32)
             keypoints[n, : len(one)] = torch.from_numpy(relative)
             descriptors[n, : len(one)] = torch.from_numpy(one.descriptors)
             mask[n, : len(one)] = 1
         seen = (keypoints.to(device), None, descriptors.to(device), mask.to(device))
         self._remembered.remind(seen)
         # Of the pictures only their size is asked for.
-        told = self.prepared.network(torch.zeros((), device=device).expand(1, 2, 1, height, width))
-        matches, scores = told.matches[0, 0, : len(a)], told.matching_scores[0, 0, : len(a)]
+        output = self.prepared.network(
+            torch.zeros((), device=device).expand(1, 2, 1, height, width)
+        )
+        matches, scores = output.matches[0, 0, : len(a)], output.matching_scores[0, 0, : len(a)]
         if torch.isnan(scores).any():
             return None
         good = (scores > 0) & (matches > -1) & (matches < len(b))
@@ -200,36 +204,40 @@ class EfficientLoftr:
         self._backbone = network.efficientloftr.backbone
         self._remembered = network.efficientloftr.backbone = _Remembered()
 
-    def grid(self, full: tuple[int, int]) -> Grid:
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
         """Return where the network's coordinates lie in keyframes of a size (width, height)."""
-        return Grid(size=self.prepared.size(full), full=full)
+        return ImageTransform(size=self.prepared.size(full), full=full)
 
     @torch.inference_mode()
-    def look(self, images: Array) -> list[Any]:
+    def extract(self, images: Array) -> list[Any]:
         """Return the maps that the network makes of each picture, uint8 [N, H, W, 3]."""
         gray = self.prepared.pixels(images, pairs=True)[:, :1]
         return list(zip(*(maps.split(1) for maps in self._backbone(gray)), strict=True))
 
     @torch.inference_mode()
-    def pair(self, a: Any, b: Any, grid: Grid) -> tuple[Array, Array, Array] | None:
+    def pair(self, a: Any, b: Any, transform: ImageTransform) -> tuple[Array, Array, Array] | None:
         """Return points [M, 2] px of both, and scores [M]; None where those are no numbers.
 
         Args:
-            a: What `look` saw of the first picture.
+            a: What `extract` saw of the first picture.
             b: And of the second.
-            grid: Of both.
+            transform: Of both.
         """
-        width, height = grid.size
+        width, height = transform.size
         self._remembered.remind([torch.cat(both) for both in zip(a, b, strict=True)])
         blank = torch.zeros((), device=self.prepared.device).expand(1, 2, 1, height, width)
-        told = self.prepared.network(blank)
-        scores = told.matching_scores[0, 0]
+        output = self.prepared.network(blank)
+        scores = output.matching_scores[0, 0]
         if torch.isnan(scores).any():
             return None
-        good = (scores > 0) & (told.matches[0] > -1).all(0)
-        size = torch.tensor(grid.size, device=scores.device)
-        xy = (told.keypoints[0, :, good] * size).float().cpu().numpy()
-        return grid.to_image(xy[0]), grid.to_image(xy[1]), scores[good].float().cpu().numpy()
+        good = (scores > 0) & (output.matches[0] > -1).all(0)
+        size = torch.tensor(transform.size, device=scores.device)
+        xy = (output.keypoints[0, :, good] * size).float().cpu().numpy()
+        return (
+            transform.to_image(xy[0]),
+            transform.to_image(xy[1]),
+            scores[good].float().cpu().numpy(),
+        )
 
 
 def _numbered_alike(indices: Any, scores: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.pose._front_end import FrontEnd, Sift
+from stages.pose._front_end import FrontEnd, SiftFrontEnd
 from stages.pose._structure import MappingOptions, StructureFromMotion
 
 __all__ = ["Config", "Model"]
@@ -35,4 +35,4 @@ class Model(StructureFromMotion[Config]):
     @property
     def front_end(self) -> FrontEnd:
         """SIFT."""
-        return Sift()
+        return SiftFrontEnd()

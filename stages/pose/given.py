@@ -15,7 +15,7 @@ from pipeline.errors import PartNotMade, later
 from stages._geometry.transforms import invert
 from stages.pose._cameras import cameras_for
 from stages.pose._colmap_stage import ColmapStage
-from stages.pose._front_end import Sift
+from stages.pose._front_end import SiftFrontEnd
 from stages.pose._mapping import fill_database, triangulate
 from stages.pose._matching import choose_pairs, verify
 from stages.pose._views import views_from
@@ -52,7 +52,7 @@ class Model(ColmapStage[Config]):
             )
         count = len(posed.index)
         cameras = cameras_for(posed)
-        front_end = Sift()
+        front_end = SiftFrontEnd()
         features = front_end.describe(
             posed, self.config.features, lambda i: self.progress(i, 2 * count)
         )

@@ -22,7 +22,7 @@ from pipeline.errors import require
 from pipeline.weights.files import Weights, own_file
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_device, device_of, resources_of
-from stages.pose import _known_weights as published
+from stages.pose import _known_weights as known_weights
 from stages.pose._front_end import FrontEnd
 from stages.pose._structure import MappingOptions, StructureFromMotion
 
@@ -123,10 +123,10 @@ class Model(StructureFromMotion[Config]):
         config, checkpoint = self.config, self._checkpoint
         if checkpoint is not None:
             return (checkpoint,)
-        features = (config.weights, published.DETECTORS[config.features])
-        glue = (config.matcher_weights, published.GLUES[config.features])
+        features = (config.weights, known_weights.DETECTORS[config.features])
+        glue = (config.matcher_weights, known_weights.GLUES[config.features])
         return tuple(
-            own_file(own, task=file.task) if own else published.kornia(file)
+            own_file(own, task=file.task) if own else known_weights.kornia(file)
             for own, file in ((features, glue) if config.matcher == "lightglue" else (features,))
         )
 
@@ -135,16 +135,16 @@ class Model(StructureFromMotion[Config]):
         """The checkpoint of transformers; None where the networks are kornia's."""
         config = self.config
         if config.matcher == "efficient_loftr":
-            return published.hub("efficient_loftr", config.checkpoint)
+            return known_weights.hub("efficient_loftr", config.checkpoint)
         if config.features != "superpoint":
             return None
         kind = "superpoint+lightglue" if config.matcher == "lightglue" else "superpoint"
-        return published.hub(kind, config.checkpoint)
+        return known_weights.hub(kind, config.checkpoint)
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
         """All that it can fetch."""
-        return published.every()
+        return known_weights.every()
 
     def open(self, context: Context) -> None:
         """Load the networks.
@@ -165,7 +165,9 @@ class Model(StructureFromMotion[Config]):
         threads = threads if self.device == "cpu" else 1
         if self.config.matcher == "efficient_loftr":
             matcher = self._transformers()[1]
-            return _learned.DetectorFree(matcher, sure=sure, threads=threads, warn=self.warn)
+            return _learned.DetectorFreeFrontEnd(
+                matcher, sure=sure, threads=threads, warn=self.warn
+            )
         found = self._kornia() if self._checkpoint is None else self._transformers()
         batch = self.config.batch or (GPU_BATCH if self.device == "cuda" else 1)
         return _learned.LearnedFrontEnd(
@@ -174,18 +176,18 @@ class Model(StructureFromMotion[Config]):
 
     def _kornia(self) -> tuple[Any, Any]:
         """Return kornia's detector and what matches its keypoints."""
-        from stages.pose._kornia import Detector, LightGlue, Nearest
+        from stages.pose._kornia import KorniaDetector, KorniaLightGlue, NearestNeighborMatcher
 
         config, device, weights = self.config, self.device, self.weights
         side = config.working_side or KORNIA_SIDE
-        detector = Detector(config.features, weights[0], device=device, side=side)
+        detector = KorniaDetector(config.features, weights[0], device=device, side=side)
         if config.matcher == "nearest":
-            return detector, Nearest(device=device)
-        return detector, LightGlue(config.features, weights[1], device=device)
+            return detector, NearestNeighborMatcher(device=device)
+        return detector, KorniaLightGlue(config.features, weights[1], device=device)
 
     def _transformers(self) -> tuple[Any, Any]:
         """Return a detector of transformers, where there is one, and its matcher."""
-        from stages.pose._kornia import Nearest
+        from stages.pose._kornia import NearestNeighborMatcher
         from stages.pose._transformers import EfficientLoftr, LightGlue, SuperPoint
 
         weights = self._checkpoint
@@ -194,6 +196,6 @@ class Model(StructureFromMotion[Config]):
         if self.config.matcher == "efficient_loftr":
             return None, EfficientLoftr(weights, **where)
         if self.config.matcher == "nearest":
-            return SuperPoint(weights, **where), Nearest(device=self.device)
+            return SuperPoint(weights, **where), NearestNeighborMatcher(device=self.device)
         glue = LightGlue(weights, **where)
         return SuperPoint(weights, inside=glue, **where), glue

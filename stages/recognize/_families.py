@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FAMILIES", "Family", "Watcher"]
+__all__ = ["FAMILIES", "Family", "VideoTextModel"]
 
 VIDEOPRISM_TEMPERATURE = 0.01
 
@@ -45,7 +45,7 @@ FAMILIES = {
 """By `model_type`."""
 
 
-class Watcher:
+class VideoTextModel:
     """A network with the texts that it looks for.
 
     Args:

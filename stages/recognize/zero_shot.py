@@ -15,7 +15,7 @@ from pipeline.contract import Context, Frames, Scores
 from pipeline.errors import UsageError
 from pipeline.weights.hub import Known
 from stages._networks.checkpoints import configuration, load, processor
-from stages.recognize._families import FAMILIES, Family, Watcher
+from stages.recognize._families import FAMILIES, Family, VideoTextModel
 from stages.recognize._labels import read_lines
 from stages.recognize._stage import Recognizer
 from stages.recognize._windows import WindowOptions
@@ -98,8 +98,8 @@ class Model(Recognizer[Config]):
         if self.config.none_of_these and family.exclusive:
             texts.append([t.replace("{}", none) for none in NONE_OF_THESE for t in templates])
         self._names = tuple(actions)
-        self._watcher = Watcher(network, processor("AutoProcessor", weights), texts)
-        self._frames = self._watcher.frames or self.config.frames
+        self._model = VideoTextModel(network, processor("AutoProcessor", weights), texts)
+        self._frames = self._model.frames or self.config.frames
 
     def process(self, frames: Frames) -> Scores | None:
         """Return how well each action fits the windows of a clip."""
@@ -107,7 +107,7 @@ class Model(Recognizer[Config]):
 
     def score_windows(self, videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Return the scores [N, labels] of N windows, each uint8 [frames, H, W, 3]."""
-        return self._watcher.scores(videos)[:, : len(self._names)]
+        return self._model.scores(videos)[:, : len(self._names)]
 
     def _actions(self) -> list[str]:
         given = self.config.actions

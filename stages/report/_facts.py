@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["EventRow", "Facts", "FrameTable", "StageAccount", "read_facts"]
+__all__ = ["EventRow", "Facts", "FrameTable", "StageSummary", "read_facts"]
 
 MOST_EVENTS = 2000
 
@@ -31,7 +31,7 @@ class EventRow:
 
 
 @dataclass(frozen=True)
-class StageAccount:
+class StageSummary:
     """A stage's part of the manifest."""
 
     name: str
@@ -65,7 +65,7 @@ class Facts:
     folder: Path
     manifest: dict[str, Any]
     source: dict[str, Any]
-    stages: list[StageAccount]
+    stages: list[StageSummary]
     events: list[EventRow]
     frames: FrameTable | None
     duration_s: float
@@ -126,7 +126,7 @@ def _number(value: Any) -> float:
     return float(value) if real and math.isfinite(value) else 0.0
 
 
-def _stage(row: dict[str, Any]) -> StageAccount:
+def _stage(row: dict[str, Any]) -> StageSummary:
     metrics = {
         str(name): float(value)
         for name, value in _dict(row.get("metrics")).items()
@@ -138,7 +138,7 @@ def _stage(row: dict[str, Any]) -> StageAccount:
     ]
     weights = [_dict(one) for one in _list(row.get("weights"))]
     licenses = sorted({str(one.get("license", "")) for one in weights})
-    return StageAccount(
+    return StageSummary(
         name=f"{row.get('step', '?')}/{row.get('model', '?')}",
         state=str(row.get("state", "")),
         device=str(row.get("device", "")),

@@ -7,8 +7,8 @@ import numpy as np
 
 from stages._rendering.colormaps import flow_colors
 from stages.report._facts import Facts
+from stages.report._images import jpeg_uri, video_frames, video_uri
 from stages.report._markup import Markup, data_uri, tag
-from stages.report._pictures import jpeg_uri, video_pictures, video_uri
 
 __all__ = ["previews", "video_figure"]
 
@@ -38,7 +38,7 @@ def video_figure(
 ) -> Markup | None:
     """Return a video of the run folder as a figure with a still at a time; None without one."""
     path = facts.folder / name
-    stills = video_pictures(path, [time_s], STILL_WIDTH)
+    stills = video_frames(path, [time_s], STILL_WIDTH)
     if not stills:
         return None
     image = stills[0][1]

@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from stages.report._facts import Facts, StageAccount
+from stages.report._facts import Facts, StageSummary
+from stages.report._formatting import amount, megabytes, metric, plural, span
 from stages.report._markup import Markup, tag
-from stages.report._wording import amount, megabytes, metric, plural, span
 
 __all__ = ["failures", "header", "numbers", "provenance", "timings"]
 
@@ -161,7 +161,7 @@ def provenance(facts: Facts) -> Markup:
     )
 
 
-def _models(stages: list[StageAccount]) -> Markup:
+def _models(stages: list[StageSummary]) -> Markup:
     head = ("Stage", "State", "Items", "Device", "Weights", "License")
     rows = [
         tag(

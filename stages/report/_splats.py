@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.report._facts import Facts
+from stages.report._formatting import amount, plural
+from stages.report._images import jpeg_uri
 from stages.report._markup import Markup, tag
-from stages.report._pictures import jpeg_uri
 from stages.report._previews import video_figure
-from stages.report._wording import amount, plural
 
 __all__ = ["splats"]
 

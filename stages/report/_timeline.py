@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.report._facts import EventRow, Facts, FrameTable
+from stages.report._formatting import clock, plural
+from stages.report._images import jpeg_uri, nearest, storyboard, video_frames
 from stages.report._markup import Markup, tag
-from stages.report._pictures import jpeg_uri, nearest, storyboard, video_pictures
-from stages.report._wording import clock, plural
 
 __all__ = ["timeline"]
 
@@ -72,8 +72,8 @@ def _strips(facts: Facts) -> list[Markup]:
     middles = [(i + 0.5) * facts.duration_s / SLOTS for i in range(SLOTS)]
     boards = {
         "Video": storyboard(facts.folder),
-        "Flow": video_pictures(facts.folder / "flow.mp4", middles, SLOT_WIDTH),
-        "Depth": video_pictures(facts.folder / "depth.mp4", middles, SLOT_WIDTH),
+        "Flow": video_frames(facts.folder / "flow.mp4", middles, SLOT_WIDTH),
+        "Depth": video_frames(facts.folder / "depth.mp4", middles, SLOT_WIDTH),
     }
     rows = []
     for name, pictures in boards.items():

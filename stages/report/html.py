@@ -15,8 +15,8 @@ from pipeline.contract import Artifact, Context, Options, RunSummary, Stage
 from stages._kernels.textured_plane import textured_plane
 from stages.report._facts import Facts, read_facts
 from stages.report._markup import Markup, tag
-from stages.report._place import place
 from stages.report._previews import previews
+from stages.report._scene import place
 from stages.report._sections import failures, header, numbers, provenance, timings
 from stages.report._splats import splats
 from stages.report._timeline import timeline

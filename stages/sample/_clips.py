@@ -20,9 +20,9 @@ __all__ = [
     "SampleOptions",
     "SelectedFrame",
     "clips",
-    "keep",
+    "contiguous_scans",
+    "convert",
     "sharpness_of",
-    "stretches",
 ]
 
 SHARPNESS_WIDTH_PX = 320
@@ -67,24 +67,24 @@ def sharpness_of(luma: npt.NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(luma, cv2.CV_16S).var())
 
 
-def keep(picture: DecodedFrame, *, shot: int = 0, sharpness: float | None = None) -> SelectedFrame:
+def convert(frame: DecodedFrame, *, shot: int = 0, sharpness: float | None = None) -> SelectedFrame:
     """Convert a chosen frame."""
     if sharpness is None:
-        sharpness = sharpness_of(picture.luma(SHARPNESS_WIDTH_PX))
+        sharpness = sharpness_of(frame.luma(SHARPNESS_WIDTH_PX))
     return SelectedFrame(
-        picture.rgb(),
-        picture.pts_ns,
-        picture.index,
+        frame.rgb(),
+        frame.pts_ns,
+        frame.index,
         sharpness,
         shot,
-        picture.intrinsics,
-        picture.T_world_camera,
-        picture.depth(),
-        picture.right(),
+        frame.intrinsics,
+        frame.T_world_camera,
+        frame.depth(),
+        frame.right(),
     )
 
 
-def stretches(reader: Reader) -> Iterator[Iterator[DecodedFrame]]:
+def contiguous_scans(reader: Reader) -> Iterator[Iterator[DecodedFrame]]:
     """Yield the pictures between which nothing is missing: all of a file at once.
 
     A camera's end where the connection is lost; no shot and no clip may reach across.
@@ -93,21 +93,21 @@ def stretches(reader: Reader) -> Iterator[Iterator[DecodedFrame]]:
         yield iter(reader.scan())
         return
     while True:
-        pictures = iter(reader.scan())
-        first = next(pictures, None)
+        frames = iter(reader.scan())
+        first = next(frames, None)
         if first is None:
             return
-        yield chain([first], pictures)
+        yield chain([first], frames)
 
 
 def clips(
     reader: Reader,
-    kept: Iterable[SelectedFrame],
+    selected: Iterable[SelectedFrame],
     *,
     frames: int,
     overlap: int = 1,
     seconds: float | None = None,
-    carry: CarryOver | None = None,
+    carry_over: CarryOver | None = None,
 ) -> Iterator[Frames]:
     """Group frames in order into clips of at most `frames`, as soon as each is full.
 
@@ -115,61 +115,61 @@ def clips(
     no limit elsewhere. Within a shot each clip begins with the last `overlap` frames of the one
     before, so that every pair of neighbors lies in some clip. Memory is bounded by one clip.
 
-    Before a clip is handed out, `carry` is told how the next one begins. One that was told so
+    Before a clip is handed out, `carry_over` is told how the next one begins. One that was told so
     before says how many of the first frames another clip held.
     """
-    carry = carry or CarryOver()
+    carry_over = carry_over or CarryOver()
     if seconds is None and reader.probe.kind == "camera":
         seconds = CAMERA_CLIP_S
     longest_ns = None if seconds is None else round(seconds * 1e9)
-    held: list[SelectedFrame] = []
-    shared = carry.shared
-    for frame in kept:
-        if held and frame.shot != held[-1].shot:
-            if len(held) > shared:
-                _tell(carry, [frame], 0)
-                yield _frames(reader, held, shared)
-            held, shared = [], 0
-        held.append(frame)
-        lasts_ns = frame.pts_ns - held[0].pts_ns
-        full = len(held) == frames or (longest_ns is not None and lasts_ns >= longest_ns)
-        if full and len(held) > shared:
-            rest = held[max(len(held) - overlap, 0) :]
-            _tell(carry, rest, len(rest))
-            yield _frames(reader, held, shared)
-            held, shared = rest, len(rest)
-    if len(held) > shared:
-        _tell(carry, [], 0)
-        yield _frames(reader, held, shared)
+    current: list[SelectedFrame] = []
+    shared = carry_over.shared
+    for frame in selected:
+        if current and frame.shot != current[-1].shot:
+            if len(current) > shared:
+                _update_carry_over(carry_over, [frame], 0)
+                yield _frames(reader, current, shared)
+            current, shared = [], 0
+        current.append(frame)
+        lasts_ns = frame.pts_ns - current[0].pts_ns
+        full = len(current) == frames or (longest_ns is not None and lasts_ns >= longest_ns)
+        if full and len(current) > shared:
+            rest = current[max(len(current) - overlap, 0) :]
+            _update_carry_over(carry_over, rest, len(rest))
+            yield _frames(reader, current, shared)
+            current, shared = rest, len(rest)
+    if len(current) > shared:
+        _update_carry_over(carry_over, [], 0)
+        yield _frames(reader, current, shared)
 
 
-def _tell(carry: CarryOver, frames: list[SelectedFrame], shared: int) -> None:
-    carry.frames = [(k.index, k.sharpness, k.shot) for k in frames]
-    carry.shared = shared
+def _update_carry_over(carry_over: CarryOver, frames: list[SelectedFrame], shared: int) -> None:
+    carry_over.frames = [(k.index, k.sharpness, k.shot) for k in frames]
+    carry_over.shared = shared
 
 
-def _frames(reader: Reader, held: list[SelectedFrame], shared: int) -> Frames:
-    poses = [k.T_world_camera for k in held if k.T_world_camera is not None]
-    intrinsics = [k.intrinsics for k in held if k.intrinsics is not None]
-    depth = [k.depth for k in held if k.depth is not None]
-    right = [k.right for k in held if k.right is not None]
+def _frames(reader: Reader, current: list[SelectedFrame], shared: int) -> Frames:
+    poses = [k.T_world_camera for k in current if k.T_world_camera is not None]
+    intrinsics = [k.intrinsics for k in current if k.intrinsics is not None]
+    depth = [k.depth for k in current if k.depth is not None]
+    right = [k.right for k in current if k.right is not None]
     unknown = np.full((4, 4), np.nan)
     return Frames(
-        clip=f"{reader.source.name}/{held[0].index}-{held[-1].index}",
-        images=np.stack([k.image for k in held]),
-        pts_ns=np.array([k.pts_ns for k in held], dtype=np.int64),
-        index=np.array([k.index for k in held], dtype=np.int64),
-        sharpness=np.array([k.sharpness for k in held], dtype=np.float32),
-        shot=held[0].shot,
+        clip=f"{reader.source.name}/{current[0].index}-{current[-1].index}",
+        images=np.stack([k.image for k in current]),
+        pts_ns=np.array([k.pts_ns for k in current], dtype=np.int64),
+        index=np.array([k.index for k in current], dtype=np.int64),
+        sharpness=np.array([k.sharpness for k in current], dtype=np.float32),
+        shot=current[0].shot,
         overlap=shared,
-        intrinsics=np.stack(intrinsics) if len(intrinsics) == len(held) else None,
+        intrinsics=np.stack(intrinsics) if len(intrinsics) == len(current) else None,
         T_world_camera=(
-            np.stack([unknown if k.T_world_camera is None else k.T_world_camera for k in held])
+            np.stack([unknown if k.T_world_camera is None else k.T_world_camera for k in current])
             if poses
             else None
         ),
         metric=reader.metric,
-        depth=np.stack(depth) if len(depth) == len(held) else None,
-        right=np.stack(right) if len(right) == len(held) else None,
+        depth=np.stack(depth) if len(depth) == len(current) else None,
+        right=np.stack(right) if len(right) == len(current) else None,
         baseline_m=reader.baseline_m,
     )

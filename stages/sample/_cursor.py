@@ -49,22 +49,22 @@ class Cursor:
         """How many of them came."""
         self._reader = reader
         self._wanted = wanted
-        self._over = False
+        self._exhausted = False
         self._gaps = False
-        self._pictures: Iterator[DecodedFrame] | None = None
+        self._frames_left: Iterator[DecodedFrame] | None = None
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield the pictures from where it stands."""
-        if self._over:
+        if self._exhausted:
             return
-        pictures = self._pictures or iter(self._reader.pictures(self._wanted))
-        for picture in pictures:
-            place = int(np.searchsorted(self._wanted, picture.index))
+        frames = self._frames_left or iter(self._reader.frames_at(self._wanted))
+        for frame in frames:
+            place = int(np.searchsorted(self._wanted, frame.index))
             self._gaps |= place != self.done
             self.done = place + 1
-            yield picture
+            yield frame
         self._gaps |= self.done != self.total
-        self._over = True
+        self._exhausted = True
 
     def snapshot(self, *, waiting: bool = False) -> dict[str, Any] | None:
         """Return where it stands, or None where another could not go on just like this one.
@@ -76,29 +76,29 @@ class Cursor:
             waiting: Whether pictures that came are still to be handled.
         """
         damaged = self._gaps and self._reader.probe.kind == "video"
-        if damaged or (self._over and waiting):
+        if damaged or (self._exhausted and waiting):
             return None
-        return {"done": self.done, "over": self._over}
+        return {"done": self.done, "over": self._exhausted}
 
-    def go_on(self, state: dict[str, Any], needed: Sequence[int]) -> dict[int, DecodedFrame]:
+    def resume(self, state: dict[str, Any], needed: Sequence[int]) -> dict[int, DecodedFrame]:
         """Go to where a snapshot was taken; return the `needed` pictures from before it.
 
         Raises:
             SourceError: The source does not hold them any more.
         """
-        self.done, self._over = state["done"], state["over"]
-        if self._over:
+        self.done, self._exhausted = state["done"], state["over"]
+        if self._exhausted:
             return {}
         first = self._wanted[self.done - 1] + 1 if self.done else 0
         again = sorted(set(needed))
-        self._pictures = iter(self._reader.pictures(self._wanted, first, again))
+        self._frames_left = iter(self._reader.frames_at(self._wanted, first, again))
         found: dict[int, DecodedFrame] = {}
         for index in again:
-            picture = next(self._pictures, None)
-            if picture is None or picture.index != index:
+            frame = next(self._frames_left, None)
+            if frame is None or frame.index != index:
                 raise SourceError(
                     f"{self._reader.source.shown}: its frame {index} came before and does not come "
                     "again; leave the source as it is while it is read"
                 )
-            found[index] = picture
+            found[index] = frame
         return found

@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contract import DecodedFrame, Frames, Reader, Stage, Timeline
-from stages.sample._clips import ClipOptions, SampleOptions, SelectedFrame, clips, keep, stretches
+from stages.sample._clips import (
+    ClipOptions,
+    SampleOptions,
+    SelectedFrame,
+    clips,
+    contiguous_scans,
+    convert,
+)
 from stages.sample._cursor import CarryOver, Cursor
 
 __all__ = ["FollowingSampler", "ListedSampler", "nearest_rows"]
@@ -45,51 +52,51 @@ class ListedSampler(Stage[C]):
             SourceError: The source is a camera, which has no timeline.
         """
         timeline = reader.timeline()
-        course = Cursor(reader, timeline.index[self.choose(timeline)].tolist())
-        carry, carried = CarryOver(), list[SelectedFrame]()
+        cursor = Cursor(reader, timeline.index[self.choose(timeline)].tolist())
+        carry_over, carried_over = CarryOver(), list[SelectedFrame]()
         if self._restored is not None:
-            carry = CarryOver.restored(self._restored["carry"])
-            needed = [index for index, _, _ in carry.frames]
-            again = course.go_on(self._restored["course"], needed)
-            carried = [keep(picture) for picture in again.values()]
-        self._course, self._carry = course, carry
-        return self._clips(reader, chain(carried, self._take(course)), carry)
+            carry_over = CarryOver.restored(self._restored["carry"])
+            needed = [index for index, _, _ in carry_over.frames]
+            again = cursor.resume(self._restored["course"], needed)
+            carried_over = [convert(frame) for frame in again.values()]
+        self._cursor, self._carry_over = cursor, carry_over
+        return self._clips(reader, chain(carried_over, self._take(cursor)), carry_over)
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return where it stands between two clips; None with a camera."""
-        course = self._course and self._course.snapshot()
-        return course and {"course": course, "carry": self._carry.snapshot()}
+        cursor = self._cursor and self._cursor.snapshot()
+        return cursor and {"course": cursor, "carry": self._carry_over.snapshot()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Let `process` yield the clips after a snapshot."""
         self._restored = state
 
-    _course: Cursor | None = None
-    _carry = CarryOver()
+    _cursor: Cursor | None = None
+    _carry_over = CarryOver()
     _restored: dict[str, Any] | None = None
 
     def _clips(
-        self, reader: Reader, kept: Iterator[SelectedFrame], carry: CarryOver | None = None
+        self, reader: Reader, selected: Iterator[SelectedFrame], carry_over: CarryOver | None = None
     ) -> Iterator[Frames]:
         return clips(
             reader,
-            kept,
+            selected,
             frames=self.clip_frames,
             overlap=self.overlap,
             seconds=self.config.clip_s,
-            carry=carry,
+            carry_over=carry_over,
         )
 
-    def _take(self, course: Cursor) -> Iterator[SelectedFrame]:
-        for picture in course:
-            yield keep(picture)
-            self.progress(course.done, course.total)
+    def _take(self, cursor: Cursor) -> Iterator[SelectedFrame]:
+        for frame in cursor:
+            yield convert(frame)
+            self.progress(cursor.done, cursor.total)
 
 
 class FollowingSampler(ListedSampler[C]):
     """One that can also choose from a camera's pictures as they come, by `follow`."""
 
-    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
+    def follow(self, frames: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield those that `choose` would take if these were all; hold one at most."""
         raise NotImplementedError
 
@@ -100,9 +107,9 @@ class FollowingSampler(ListedSampler[C]):
         return self._clips(reader, self._from_camera(reader))
 
     def _from_camera(self, reader: Reader) -> Iterator[SelectedFrame]:
-        for shot, pictures in enumerate(stretches(reader)):
-            for picture in self.follow(pictures):
-                yield keep(picture, shot=shot)
+        for shot, frames in enumerate(contiguous_scans(reader)):
+            for frame in self.follow(frames):
+                yield convert(frame, shot=shot)
 
 
 def nearest_rows(times_ns: npt.NDArray[Any], pts_ns: Ints) -> Ints:

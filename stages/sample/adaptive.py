@@ -20,9 +20,23 @@ import cv2
 from pydantic import Field, model_validator
 
 from pipeline.contract import Context, Frames, Reader, Stage
-from stages.sample._clips import SampleOptions, SelectedFrame, clips, keep, sharpness_of, stretches
+from stages.sample._clips import (
+    SampleOptions,
+    SelectedFrame,
+    clips,
+    contiguous_scans,
+    convert,
+    sharpness_of,
+)
 from stages.sample._cursor import CarryOver, Cursor
-from stages.sample._shots import Preview, PreviewFlow, ShotDetector, in_shot, looks, shots
+from stages.sample._shot_detection import (
+    Preview,
+    PreviewFlow,
+    ShotDetector,
+    detect_shots,
+    preview_frames,
+    with_shot,
+)
 
 __all__ = ["Config", "Model"]
 
@@ -71,22 +85,22 @@ class SelectionState:
         return {
             "last": self.last and _named(self.last),
             "before": self.before and _named(self.before),
-            "near": [(*_named(look), sharp, ripe) for look, sharp, ripe in self.near],
-            "ready": [(*_named(look), sharp) for look, sharp in self.ready],
+            "near": [(*_named(preview), sharp, ripe) for preview, sharp, ripe in self.near],
+            "ready": [(*_named(preview), sharp) for preview, sharp in self.ready],
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any], seen: Mapping[int, Preview]) -> SelectionState:
+    def restored(cls, state: dict[str, Any], previews: Mapping[int, Preview]) -> SelectionState:
         """Return what `snapshot` described, with a new look at its frames."""
 
-        def look(index: int, shot: int) -> Preview:
-            return in_shot(seen[index], shot)
+        def preview(index: int, shot: int) -> Preview:
+            return with_shot(previews[index], shot)
 
         return cls(
-            state["last"] and look(*state["last"]),
-            state["before"] and look(*state["before"]),
-            [(look(index, shot), sharp, ripe) for index, shot, sharp, ripe in state["near"]],
-            deque((look(index, shot), sharp) for index, shot, sharp in state["ready"]),
+            state["last"] and preview(*state["last"]),
+            state["before"] and preview(*state["before"]),
+            [(preview(index, shot), sharp, ripe) for index, shot, sharp, ripe in state["near"]],
+            deque((preview(index, shot), sharp) for index, shot, sharp in state["ready"]),
         )
 
 
@@ -108,145 +122,159 @@ class Model(Stage[Config]):
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return where it stands between two clips; None with a camera."""
-        if self._course is None:
+        if self._cursor is None:
             return None
-        pending = len(self._carry.frames) > self._carry.shared
-        waiting = pending or bool(self._shots.ready or self._choice.ready)
-        course = self._course.snapshot(waiting=waiting)
-        return course and {
-            "course": course,
-            "carry": self._carry.snapshot(),
-            "shots": self._shots.snapshot(),
-            "choice": self._choice.snapshot(),
+        pending = len(self._carry_over.frames) > self._carry_over.shared
+        waiting = pending or bool(self._shot_detector.ready or self._selection.ready)
+        cursor = self._cursor.snapshot(waiting=waiting)
+        return cursor and {
+            "course": cursor,
+            "carry": self._carry_over.snapshot(),
+            "shots": self._shot_detector.snapshot(),
+            "choice": self._selection.snapshot(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Let `process` yield the clips after a snapshot."""
         self._restored = state
 
-    _course: Cursor | None = None
+    _cursor: Cursor | None = None
     _restored: dict[str, Any] | None = None
 
     def _from_camera(self, reader: Reader) -> Iterator[Frames]:
         shot = 0
-        for pictures in stretches(reader):
+        for scan in contiguous_scans(reader):
             matcher = PreviewFlow()
-            seen = shots(looks(pictures), matcher, ShotDetector())
-            kept = self._kept(self._select(seen, matcher, SelectionState(), timed=True), shot)
+            previews = detect_shots(preview_frames(scan), matcher, ShotDetector())
+            selected = self._selected(
+                self._select(previews, matcher, SelectionState(), timed=True), shot
+            )
             seconds, frames = self.config.clip_s, self.config.clip_frames
-            for clip in clips(reader, kept, frames=frames, seconds=seconds):
+            for clip in clips(reader, selected, frames=frames, seconds=seconds):
                 yield clip
                 shot = clip.shot + 1
 
     def _from_file(self, reader: Reader) -> Iterator[Frames]:
-        self._course = course = Cursor(reader, reader.timeline().index.tolist())
-        self._carry, self._shots, self._choice = CarryOver(), ShotDetector(), SelectionState()
-        carried: list[SelectedFrame] = []
+        self._cursor = cursor = Cursor(reader, reader.timeline().index.tolist())
+        self._carry_over, self._shot_detector, self._selection = (
+            CarryOver(),
+            ShotDetector(),
+            SelectionState(),
+        )
+        carried_over: list[SelectedFrame] = []
         if self._restored is not None and not self._restored["course"]["over"]:
-            carried = self._go_on(course, self._restored)
+            carried_over = self._resume(cursor, self._restored)
         elif self._restored is not None:
             return iter(())
         matcher = PreviewFlow()
-        seen: Iterator[Preview] = self._counted(looks(course), course)
+        previews: Iterator[Preview] = self._counted(preview_frames(cursor), cursor)
         timed = reader.probe.fps is not None
         if timed:
-            seen = shots(seen, matcher, self._shots)
-        kept = self._kept(self._select(seen, matcher, self._choice, timed=timed))
+            previews = detect_shots(previews, matcher, self._shot_detector)
+        selected = self._selected(self._select(previews, matcher, self._selection, timed=timed))
         return clips(
             reader,
-            chain(carried, kept),
+            chain(carried_over, selected),
             frames=self.config.clip_frames,
             seconds=self.config.clip_s,
-            carry=self._carry,
+            carry_over=self._carry_over,
         )
 
-    def _go_on(self, course: Cursor, state: dict[str, Any]) -> list[SelectedFrame]:
+    def _resume(self, cursor: Cursor, state: dict[str, Any]) -> list[SelectedFrame]:
         """Take up everything where a snapshot left it; return how the next clip begins."""
-        carry, cuts, choice = state["carry"], state["shots"], state["choice"]
-        needed = [index for index, _, _ in carry["frames"]]
+        carry_over, cuts, selection = state["carry"], state["shots"], state["choice"]
+        needed = [index for index, _, _ in carry_over["frames"]]
         needed += [index for index in (cuts["before"], cuts["waiting"]) if index is not None]
-        needed += [row[0] for row in (choice["last"], choice["before"]) if row is not None]
-        needed += [row[0] for row in (*cuts["ready"], *choice["near"], *choice["ready"])]
-        pictures = course.go_on(state["course"], needed)
-        seen = {look.picture.index: look for look in looks(pictures.values())}
-        self._carry = CarryOver.restored(carry)
-        self._shots = ShotDetector.restored(cuts, seen)
-        self._choice = SelectionState.restored(choice, seen)
+        needed += [row[0] for row in (selection["last"], selection["before"]) if row is not None]
+        needed += [row[0] for row in (*cuts["ready"], *selection["near"], *selection["ready"])]
+        frames = cursor.resume(state["course"], needed)
+        previews = {preview.frame.index: preview for preview in preview_frames(frames.values())}
+        self._carry_over = CarryOver.restored(carry_over)
+        self._shot_detector = ShotDetector.restored(cuts, previews)
+        self._selection = SelectionState.restored(selection, previews)
         return [
-            keep(pictures[index], shot=shot, sharpness=sharpness)
-            for index, sharpness, shot in self._carry.frames
+            convert(frames[index], shot=shot, sharpness=sharpness)
+            for index, sharpness, shot in self._carry_over.frames
         ]
 
-    def _kept(
+    def _selected(
         self, chosen: Iterable[tuple[Preview, float]], first_shot: int = 0
     ) -> Iterator[SelectedFrame]:
-        for look, sharpness in chosen:
-            yield keep(look.picture, shot=first_shot + look.shot, sharpness=sharpness)
+        for preview, sharpness in chosen:
+            yield convert(preview.frame, shot=first_shot + preview.shot, sharpness=sharpness)
 
-    def _counted(self, seen: Iterable[Preview], course: Cursor) -> Iterator[Preview]:
-        for look in seen:
-            yield look
-            if course.done % PROGRESS_EVERY == 0 or course.done == course.total:
-                self.progress(course.done, course.total)
+    def _counted(self, previews: Iterable[Preview], cursor: Cursor) -> Iterator[Preview]:
+        for preview in previews:
+            yield preview
+            if cursor.done % PROGRESS_EVERY == 0 or cursor.done == cursor.total:
+                self.progress(cursor.done, cursor.total)
 
     def _select(
-        self, seen: Iterable[Preview], matcher: PreviewFlow, choice: SelectionState, *, timed: bool
+        self,
+        previews: Iterable[Preview],
+        matcher: PreviewFlow,
+        selection: SelectionState,
+        *,
+        timed: bool,
     ) -> Iterator[tuple[Preview, float]]:
-        """Yield the frames to keep with their sharpness; `choice` is complete at every one."""
+        """Yield the frames to keep with their sharpness; `selection` is complete at every one."""
         # Containers round times: a frame may come a little early or late.
         shortest_ns = round(0.95e9 / self.config.max_fps) if timed else 1
-        while choice.ready:
-            yield choice.ready.popleft()
-        for look in seen:
-            self._weigh(look, matcher, choice, shortest_ns)
-            while choice.ready:
-                yield choice.ready.popleft()
-        _close(choice, shortest_ns)
-        while choice.ready:
-            yield choice.ready.popleft()
+        while selection.ready:
+            yield selection.ready.popleft()
+        for preview in previews:
+            self._weigh(preview, matcher, selection, shortest_ns)
+            while selection.ready:
+                yield selection.ready.popleft()
+        _close(selection, shortest_ns)
+        while selection.ready:
+            yield selection.ready.popleft()
 
     def _weigh(
-        self, look: Preview, matcher: PreviewFlow, choice: SelectionState, shortest_ns: int
+        self, preview: Preview, matcher: PreviewFlow, selection: SelectionState, shortest_ns: int
     ) -> None:
-        last, before = choice.last, choice.before
-        if last is None or before is None or look.shot != last.shot:
-            _close(choice, shortest_ns)
-            choice.ready.append((look, sharpness_of(look.luma)))
-            choice.last, choice.before, choice.near = look, look, []
+        last, before = selection.last, selection.before
+        if last is None or before is None or preview.shot != last.shot:
+            _close(selection, shortest_ns)
+            selection.ready.append((preview, sharpness_of(preview.luma)))
+            selection.last, selection.before, selection.near = preview, preview, []
             return
         longest_ns = round(1.02e9 / self.config.min_fps)
-        step_ns = look.picture.pts_ns - before.picture.pts_ns
-        gap_ns = look.picture.pts_ns - last.picture.pts_ns
-        choice.before = look
+        step_ns = preview.frame.pts_ns - before.frame.pts_ns
+        gap_ns = preview.frame.pts_ns - last.frame.pts_ns
+        selection.before = preview
         if gap_ns < shortest_ns:
             return
-        motion = matcher.motion(last.preview, look.preview)
+        motion = matcher.motion(last.thumbnail, preview.thumbnail)
         # As good as due: a sharp one of these may stand for one that is due.
         ripe = motion > 0.6 * self.config.motion or gap_ns > 0.7 * longest_ns
-        choice.near = [*choice.near[1 - NEIGHBORS :], (look, sharpness_of(look.luma), ripe)]
+        selection.near = [
+            *selection.near[1 - NEIGHBORS :],
+            (preview, sharpness_of(preview.luma), ripe),
+        ]
         if motion >= self.config.motion or gap_ns + step_ns > longest_ns:
-            choice.last, sharpness = _sharpest(choice.near)
-            choice.near = []
-            choice.ready.append((choice.last, sharpness))
+            selection.last, sharpness = _sharpest(selection.near)
+            selection.near = []
+            selection.ready.append((selection.last, sharpness))
 
 
-def _named(look: Preview) -> tuple[int, int]:
-    return look.picture.index, look.shot
+def _named(preview: Preview) -> tuple[int, int]:
+    return preview.frame.index, preview.shot
 
 
-def _close(choice: SelectionState, shortest_ns: int) -> None:
+def _close(selection: SelectionState, shortest_ns: int) -> None:
     """Keep the last frame of a shot too, so that what happens at its end is seen."""
-    end, last = choice.before, choice.last
+    end, last = selection.before, selection.last
     if end is None or last is None:
         return
-    if end.picture.pts_ns - last.picture.pts_ns >= shortest_ns:
-        choice.ready.append((end, sharpness_of(end.luma)))
+    if end.frame.pts_ns - last.frame.pts_ns >= shortest_ns:
+        selection.ready.append((end, sharpness_of(end.luma)))
 
 
 def _sharpest(near: list[tuple[Preview, float, bool]]) -> tuple[Preview, float]:
     """Return the newest frame, or a ripe neighbor that is clearly sharper."""
     best, sharpness, _ = near[-1]
-    for look, other, ripe in near[:-1]:
+    for preview, other, ripe in near[:-1]:
         if ripe and other > SHARPER * sharpness:
-            best, sharpness = look, other
+            best, sharpness = preview, other
     return best, sharpness

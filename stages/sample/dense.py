@@ -47,6 +47,6 @@ class Model(FollowingSampler[Config]):
         """Return the wanted rows of the timeline, rising."""
         return np.arange(0, len(timeline.pts_ns), self.config.stride, dtype=np.int64)
 
-    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
+    def follow(self, frames: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield every so-many-th picture."""
-        return islice(pictures, 0, None, self.config.stride)
+        return islice(frames, 0, None, self.config.stride)

@@ -31,23 +31,23 @@ class Model(FollowingSampler[Config]):
         ticks = np.arange(int((pts[-1] - pts[0]) / step + 1e-6) + 1)
         return nearest_rows(pts[0] + ticks * step, pts)
 
-    def follow(self, pictures: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
+    def follow(self, frames: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
         """Yield the picture nearest to each tick; the clock starts with the first."""
         step = 1e9 / self.config.fps
-        before = next(pictures, None)
+        before = next(frames, None)
         if before is None:
             return
         start_ns = before.pts_ns
         yield before
         taken = True
-        for picture in pictures:
-            # The ticks after `before` and up to `picture`; most often there is none or one.
+        for frame in frames:
+            # The ticks after `before` and up to `frame`; most often there is none or one.
             first = math.floor((before.pts_ns - start_ns) / step + 1e-6) + 1
-            last = math.floor((picture.pts_ns - start_ns) / step + 1e-6)
-            middle = (before.pts_ns + picture.pts_ns) / 2 - start_ns
+            last = math.floor((frame.pts_ns - start_ns) / step + 1e-6)
+            middle = (before.pts_ns + frame.pts_ns) / 2 - start_ns
             if first <= last and first * step <= middle and not taken:
                 yield before
             taken = first <= last and last * step > middle
             if taken:
-                yield picture
-            before = picture
+                yield frame
+            before = frame

@@ -24,12 +24,12 @@ class Detection:
     label: str
     mask: Array | None = None
     """bool [H, W], or None where only the box is known."""
-    thing: int = 0
+    object_id: int = 0
     """Its number in the clip, from 1, where it was followed."""
 
 
 def masks_of(
-    frames: Frames, seen: Iterable[Sequence[Detection]], margin: float, model: str
+    frames: Frames, detections: Iterable[Sequence[Detection]], margin: float, model: str
 ) -> Masks:
     """Return the masks of a clip; where only boxes are known, all of a box is masked.
 
@@ -37,7 +37,7 @@ def masks_of(
 
     Args:
         frames: The clip.
-        seen: What was seen in each of its frames.
+        detections: What was seen in each of its frames.
         margin: How far the masks are grown, in shares of the longer side.
         model: Who saw it.
     """
@@ -45,26 +45,26 @@ def masks_of(
     moving = np.zeros((count, height, width), np.bool_)
     instance = np.zeros((count, height, width), np.uint16)
     frame, box, score, label = list[int](), list[Array](), list[float](), list[str]()
-    thing_of, whole = list[int](), True
-    for t, things in enumerate(seen):
+    object_ids, whole = list[int](), True
+    for t, frame_detections in enumerate(detections):
         number = 0
-        for thing in things:
-            whole &= thing.mask is not None
-            inside = np.clip(thing.box, 0, [width, height, width, height]).astype(np.float32)
+        for detection in frame_detections:
+            whole &= detection.mask is not None
+            inside = np.clip(detection.box, 0, [width, height, width, height]).astype(np.float32)
             left, top, right, bottom = inside.tolist()
             if left >= right or top >= bottom:
                 continue
-            if thing.mask is None:
+            if detection.mask is None:
                 rows = slice(math.floor(top), math.ceil(bottom))
                 moving[t, rows, math.floor(left) : math.ceil(right)] = True
             number += 1
-            if thing.mask is not None:
-                instance[t][thing.mask] = number
+            if detection.mask is not None:
+                instance[t][detection.mask] = number
             frame.append(t)
             box.append(inside)
-            score.append(thing.score)
-            label.append(thing.label)
-            thing_of.append(thing.thing)
+            score.append(detection.score)
+            label.append(detection.label)
+            object_ids.append(detection.object_id)
         moving[t] = grown(moving[t] | (instance[t] > 0), margin)
     return Masks(
         clip=frames.clip,
@@ -75,5 +75,5 @@ def masks_of(
         label=tuple(label),
         model=model,
         instance=instance if whole else None,
-        thing=np.array(thing_of, np.int32) if thing_of and all(thing_of) else None,
+        thing=np.array(object_ids, np.int32) if object_ids and all(object_ids) else None,
     )

@@ -8,7 +8,7 @@ from pipeline.errors import UsageError, did_you_mean
 from pipeline.weights.hub import Checkpoint
 from stages._networks.checkpoints import configuration
 
-__all__ = ["MOVERS", "check_labels", "kept_labels", "listed"]
+__all__ = ["MOVERS", "check_labels", "listed", "selected_labels"]
 
 MOVERS = (
     "person, bicycle, car, motorcycle, motorbike, airplane, aeroplane, bus, train, truck, boat, "
@@ -24,7 +24,7 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def kept_labels(wanted: str, known: Mapping[int, str], option: str) -> dict[int, str]:
+def selected_labels(wanted: str, known: Mapping[int, str], option: str) -> dict[int, str]:
     """Return the classes of a network that are wanted, by number.
 
     Args:
@@ -59,9 +59,9 @@ def check_labels(wanted: str, weights: Checkpoint, option: str) -> None:
     """See that a checkpoint names what is wanted, by its configuration alone.
 
     Raises:
-        UsageError: As `kept_labels`.
+        UsageError: As `selected_labels`.
     """
     # One that names nothing has the labels that transformers makes up, which loading tells.
-    told = configuration(weights).get("id2label")
-    if isinstance(told, Mapping) and told:
-        kept_labels(wanted, {n: str(label) for n, label in enumerate(told.values())}, option)
+    names = configuration(weights).get("id2label")
+    if isinstance(names, Mapping) and names:
+        selected_labels(wanted, {n: str(label) for n, label in enumerate(names.values())}, option)

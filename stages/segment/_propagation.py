@@ -94,15 +94,15 @@ class Propagation:
             for m, s, g in zip(masks, score, good, strict=True)
         ]
 
-    def enlarged(self, thing: Followed, frame: int) -> Array:
+    def enlarged(self, followed: Followed, frame: int) -> Array:
         """Return the logits of a thing in a frame, float32 [H, W]."""
         import torch
 
-        if not (thing.logits[frame] > 0).any():
+        if not (followed.logits[frame] > 0).any():
             return np.full(self.size, -np.inf, np.float32)
         with torch.inference_mode():
             (logits,) = self._processor.post_process_masks(
-                [torch.from_numpy(thing.logits[frame])[None, None]],
+                [torch.from_numpy(followed.logits[frame])[None, None]],
                 original_sizes=[list(self.size)],
                 binarize=False,
             )

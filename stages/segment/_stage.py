@@ -80,7 +80,7 @@ class ObjectDetector(LearnedSegmenter[C]):
     """
 
     @abstractmethod
-    def look(self, images: list[Array]) -> list[list[Detection] | None]:
+    def detect(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return what is seen in each picture, uint8 [H, W, 3]; None where scores are no numbers.
 
         Called from several threads.
@@ -104,32 +104,38 @@ class ObjectDetector(LearnedSegmenter[C]):
             UsageError: Not even one frame fits into the memory of the GPU.
         """
         step, _, model = type(self).__module__.removeprefix("stages.").partition(".")
-        found = self.seen(frames.images, frames.clip)
+        found = self.detect_frames(frames.images, frames.clip)
         return masks_of(frames, found, self.config.margin, f"{step}/{model}")
 
-    def seen(self, images: Array, clip: str) -> list[list[Detection]]:
+    def detect_frames(self, images: Array, clip: str) -> list[list[Detection]]:
         """Return what is seen in each of some frames of a clip, uint8 [T, H, W, 3].
 
         Raises:
             UsageError: Not even one frame fits into the memory of the GPU.
         """
-        seen: list[list[Detection] | None] = []
+        detections: list[list[Detection] | None] = []
         threads = 1 if self.device == "cuda" else self.context.threads
-        while len(seen) < len(images):
+        while len(detections) < len(images):
             # As many as run side by side: what does not fit is not begun.
-            group = images[len(seen) : len(seen) + self._batches.size * threads]
-            seen += self._batches.attempt(lambda size, g=group: self._looked(g, size, threads))
-        lost = sum(things is None for things in seen)
+            group = images[len(detections) : len(detections) + self._batches.size * threads]
+            detections += self._batches.attempt(
+                lambda size, g=group: self._detect_batch(g, size, threads)
+            )
+        lost = sum(frame_detections is None for frame_detections in detections)
         if lost:
             self.warn(
-                f"in {lost} of {len(seen)} frames of {clip} the network's scores are no "
+                f"in {lost} of {len(detections)} frames of {clip} the network's scores are no "
                 "numbers: nothing was seen there; try segment.precision=float32"
             )
-        return [things or [] for things in seen]
+        return [frame_detections or [] for frame_detections in detections]
 
-    def _looked(self, images: Array, size: int, threads: int) -> list[list[Detection] | None]:
+    def _detect_batch(self, images: Array, size: int, threads: int) -> list[list[Detection] | None]:
         # Messages are read-only, which torch warns of.
         own = [np.require(image, requirements="W") for image in images]
         spans: Sequence[Any] = [own[at : at + size] for at in range(0, len(own), size)]
         with ThreadPoolExecutor(threads) as pool:
-            return [things for batch in pool.map(self.look, spans) for things in batch]
+            return [
+                frame_detections
+                for batch in pool.map(self.detect, spans)
+                for frame_detections in batch
+            ]

@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._detection import Detection
-from stages.segment._labels import check_labels, kept_labels, listed
+from stages.segment._labels import check_labels, listed, selected_labels
 from stages.segment._stage import ObjectDetector, ObjectDetectorOptions
 
 __all__ = ["Config", "Model"]
@@ -127,11 +127,11 @@ class Model(ObjectDetector[Config]):
                 )
         else:
             self._processor = processor("AutoImageProcessor", weights)
-            self._labels = kept_labels(
+            self._labels = selected_labels(
                 self.config.labels, self._network.config.id2label, "segment.labels"
             )
 
-    def look(self, images: list[Array]) -> list[list[Detection] | None]:
+    def detect(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return the things in each picture; None where scores are no numbers."""
         import torch
 
@@ -150,7 +150,10 @@ class Model(ObjectDetector[Config]):
             # Logits of words that are not there are minus infinity, and no fault.
             faulty = torch.isnan(outputs.logits).flatten(1).any(1)
             faulty |= ~torch.isfinite(outputs.pred_boxes).flatten(1).all(1)
-        return [None if bad else things for bad, things in zip(faulty.tolist(), found, strict=True)]
+        return [
+            None if bad else detections
+            for bad, detections in zip(faulty.tolist(), found, strict=True)
+        ]
 
     def _listed(self) -> tuple[str, ...]:
         """Return the words to look for; none where labels are looked for."""
@@ -171,17 +174,17 @@ class Model(ObjectDetector[Config]):
                 text_threshold=self.config.text_threshold,
                 target_sizes=sizes,
             )
-            return [_things(one, one["text_labels"]) for one in results]
+            return [_to_detections(one, one["text_labels"]) for one in results]
         results = self._processor.post_process_object_detection(
             outputs, threshold=threshold, target_sizes=sizes
         )
         return [
-            _things(one, [self._labels.get(n, "") for n in one["labels"].tolist()])
+            _to_detections(one, [self._labels.get(n, "") for n in one["labels"].tolist()])
             for one in results
         ]
 
 
-def _things(result: Any, labels: list[str]) -> list[Detection]:
+def _to_detections(result: Any, labels: list[str]) -> list[Detection]:
     """Return the things of a picture that have a label."""
     boxes, scores = result["boxes"].cpu().numpy(), result["scores"].tolist()
     rows = zip(boxes.astype(np.float32), scores, labels, strict=True)

@@ -17,7 +17,7 @@ from pipeline.weights.hub import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of
 from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._detection import Detection
-from stages.segment._labels import check_labels, kept_labels
+from stages.segment._labels import check_labels, selected_labels
 from stages.segment._stage import ObjectDetector, ObjectDetectorOptions
 
 __all__ = ["Config", "Model"]
@@ -77,11 +77,11 @@ class Model(ObjectDetector[Config]):
         weights = self.weights[0]
         self._network = load(AUTO, weights, self.config, step="segment", task=TASK, kinds=FAMILIES)
         self._processor = processor("AutoImageProcessor", weights)
-        self._labels = kept_labels(
+        self._labels = selected_labels(
             self.config.labels, self._network.config.id2label, "segment.labels"
         )
 
-    def look(self, images: list[Array]) -> list[list[Detection] | None]:
+    def detect(self, images: list[Array]) -> list[list[Detection] | None]:
         """Return the things in each picture; None where scores are no numbers."""
         import torch
 
@@ -109,7 +109,7 @@ class Model(ObjectDetector[Config]):
             good = torch.isfinite(outputs.class_queries_logits).flatten(1).all(1)
             good &= torch.isfinite(outputs.masks_queries_logits).flatten(1).all(1)
         return [
-            self._things(one, image.shape[:2]) if fine else None
+            self._to_detections(one, image.shape[:2]) if fine else None
             for fine, one, image in zip(good.tolist(), found, images, strict=True)
         ]
 
@@ -118,19 +118,19 @@ class Model(ObjectDetector[Config]):
         share = min(1.0, self.config.largest_px / max(height, width))
         return max(1, round(height * share)), max(1, round(width * share))
 
-    def _things(self, result: Any, shape: tuple[int, ...]) -> list[Detection]:
+    def _to_detections(self, result: Any, shape: tuple[int, ...]) -> list[Detection]:
         segmentation = result["segmentation"].cpu().numpy().astype(np.int16)
         if segmentation.shape != shape:
             size = (shape[1], shape[0])
             segmentation = cv2.resize(segmentation, size, interpolation=cv2.INTER_NEAREST)
-        things = list[Detection]()
+        detections = list[Detection]()
         for segment in result["segments_info"]:
             mask = segmentation == segment["id"]
             # One that others cover wholly has no pixel left.
             if segment["label_id"] in self._labels and mask.any():
                 label = self._labels[segment["label_id"]]
-                things.append(Detection(box_of(mask), float(segment["score"]), label, mask))
-        return things
+                detections.append(Detection(box_of(mask), float(segment["score"]), label, mask))
+        return detections
 
 
 def _checkpoint(name: str) -> Checkpoint:

@@ -162,83 +162,91 @@ class Model(LearnedSegmenter[Config]):
             )
             return None
         clip: Propagation | None = None
-        things: list[_TrackedObject] = []
+        tracked_objects: list[_TrackedObject] = []
         too_many = 0
-        for t, seen in self._looks(frames, motion):
-            masks = [clip.enlarged(thing.followed, t) > 0 for thing in things] if clip else []
-            fresh = [one for one in seen if not any(_same(one, mask) for mask in masks)]
+        for t, detections in self._detections(frames, motion):
+            masks = (
+                [clip.enlarged(tracked.followed, t) > 0 for tracked in tracked_objects]
+                if clip
+                else []
+            )
+            fresh = [one for one in detections if not any(_same(one, mask) for mask in masks)]
             fresh.sort(key=lambda one: -one.score)
-            room = self.config.most_things - len(things)
+            room = self.config.most_things - len(tracked_objects)
             too_many += max(len(fresh) - room, 0)
             fresh = fresh[:room]
             if fresh:
                 clip = clip or Propagation(self._network, self._processor, frames.images)
-                things += self._followed(clip, t, fresh)
-        self._tell(frames, things, too_many)
+                tracked_objects += self._followed(clip, t, fresh)
+        self._warn_incomplete(frames, tracked_objects, too_many)
         # One frame after the other: all masks of all things would not fit in.
-        found = (_in_frame(clip, things, t) if clip else [] for t in range(len(frames.images)))
+        found = (
+            _in_frame(clip, tracked_objects, t) if clip else [] for t in range(len(frames.images))
+        )
         return masks_of(frames, found, self.config.margin, "segment/sam2")
 
-    def _looks(
+    def _detections(
         self, frames: Frames, motion: Motion | None
     ) -> Iterator[tuple[int, list[Detection]]]:
         """Yield the frames in which things are looked for, and what is found there."""
         at = range(0, len(frames.images), self.config.every)
         height, width = frames.images.shape[1:3]
         if self._detector:
-            found = self._detector.seen(frames.images[:: self.config.every], frames.clip)
-            for t, seen in zip(at, found, strict=True):
-                inside = [_inside(one, width, height) for one in seen]
+            found = self._detector.detect_frames(frames.images[:: self.config.every], frames.clip)
+            for t, detections in zip(at, found, strict=True):
+                inside = [_inside(one, width, height) for one in detections]
                 yield t, [one for one in inside if np.all(one.box[:2] < one.box[2:])]
         elif motion is not None:
             patches = moving_patches(frames, motion, self.config.working_side)
             for t in at:
-                yield t, _moving_now(patches[t], width, height)
+                yield t, _moving_detections(patches[t], width, height)
 
     def _followed(self, clip: Propagation, t: int, fresh: list[Detection]) -> list[_TrackedObject]:
         boxes = [one.box for one in fresh]
 
         def follow(size: int) -> list[Followed]:
             groups = [boxes[at : at + size] for at in range(0, len(boxes), size)]
-            return [thing for group in groups for thing in clip.follow(t, group)]
+            return [tracked for group in groups for tracked in clip.follow(t, group)]
 
         followed = self._batches.attempt(follow)
         return [
-            _TrackedObject(one.label, thing) for one, thing in zip(fresh, followed, strict=True)
+            _TrackedObject(one.label, tracked) for one, tracked in zip(fresh, followed, strict=True)
         ]
 
-    def _tell(self, frames: Frames, things: list[_TrackedObject], too_many: int) -> None:
+    def _warn_incomplete(
+        self, frames: Frames, tracked_objects: list[_TrackedObject], too_many: int
+    ) -> None:
         if too_many:
             self.warn(
                 f"{too_many} things found in {frames.clip} were not followed: it has more than "
                 f"segment.most_things={self.config.most_things}"
             )
-        lost = sum(thing.followed.lost for thing in things)
+        lost = sum(tracked.followed.lost for tracked in tracked_objects)
         if lost:
             self.warn(
-                f"{lost} of {len(things) * len(frames.images)} masks of {frames.clip} are no "
-                "numbers: nothing was seen there; try segment.precision=float32"
+                f"{lost} of {len(tracked_objects) * len(frames.images)} masks of {frames.clip} are "
+                "no numbers: nothing was seen there; try segment.precision=float32"
             )
 
 
-def _in_frame(clip: Propagation, things: list[_TrackedObject], t: int) -> list[Detection]:
+def _in_frame(clip: Propagation, tracked_objects: list[_TrackedObject], t: int) -> list[Detection]:
     """Return the things of a frame; a pixel belongs to the one whose logit is the highest."""
     best = np.zeros(clip.size, np.float32)
     owner = np.zeros(clip.size, np.uint16)
-    for n, thing in enumerate(things, 1):
-        logits = clip.enlarged(thing.followed, t)
+    for n, tracked in enumerate(tracked_objects, 1):
+        logits = clip.enlarged(tracked.followed, t)
         higher = logits > best
         best[higher], owner[higher] = logits[higher], n
-    seen = list[Detection]()
-    for n, thing in enumerate(things, 1):
+    detections = list[Detection]()
+    for n, tracked in enumerate(tracked_objects, 1):
         mask = owner == n
         if mask.any():
-            score = float(thing.followed.score[t])
-            seen.append(Detection(box_of(mask), score, thing.label, mask, n))
-    return seen
+            score = float(tracked.followed.score[t])
+            detections.append(Detection(box_of(mask), score, tracked.label, mask, n))
+    return detections
 
 
-def _moving_now(patches: Patches, width: int, height: int) -> list[Detection]:
+def _moving_detections(patches: Patches, width: int, height: int) -> list[Detection]:
     """Return the patches of a frame of which the frame itself shows that they move."""
     number = np.where(patches.now, patches.number, 0).astype(np.uint16)
     number = cv2.resize(number, (width, height), interpolation=cv2.INTER_NEAREST)

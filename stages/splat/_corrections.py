@@ -61,7 +61,7 @@ class Corrections:
         step = self.step_of(number)
         return view if step is None else step @ view
 
-    def picture(self, number: int, image: Tensor) -> Tensor:
+    def apply_exposure(self, number: int, image: Tensor) -> Tensor:
         """Return a rendering [H, W, 3] as exposed as the photograph of that view."""
         if "exposure" not in self.values:
             return image

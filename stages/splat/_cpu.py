@@ -43,9 +43,9 @@ def _array(tensor: Tensor) -> Array:
 class _Project(Function):
     @staticmethod
     def forward(ctx: Any, means, quats, scales, opacities, view, run):  # type: ignore[override]
-        team, camera, antialiased = run
+        pool, camera, antialiased = run
         inputs = tuple(_array(x) for x in (means, quats, scales, opacities))
-        out = project_pass(team, *inputs, camera, antialiased)
+        out = project_pass(pool, *inputs, camera, antialiased)
         ctx.run, ctx.inputs, ctx.radii = run, inputs, out.radii
         tensors = [torch.from_numpy(array) for array in out]
         ctx.mark_non_differentiable(tensors[4])
@@ -54,10 +54,10 @@ class _Project(Function):
     @staticmethod
     def backward(ctx: Any, v_means2d, v_depths, v_conics, v_opacities, v_radii):  # type: ignore[override]
         del v_radii
-        team, camera, antialiased = ctx.run
+        pool, camera, antialiased = ctx.run
         gradients = tuple(_array(v) for v in (v_means2d[0], v_depths, v_conics, v_opacities))
         outs = project_pass_backward(
-            team, ctx.inputs, camera, antialiased, ctx.radii, gradients, ctx.needs_input_grad[4]
+            pool, ctx.inputs, camera, antialiased, ctx.radii, gradients, ctx.needs_input_grad[4]
         )
         return *(None if out is None else torch.from_numpy(out) for out in outs), None
 
@@ -65,17 +65,17 @@ class _Project(Function):
 class _Shade(Function):
     @staticmethod
     def forward(ctx: Any, means, center, sh0, shN, radii, run):  # type: ignore[override]
-        team, degree = run
+        pool, degree = run
         inputs = tuple(_array(x) for x in (means, center, sh0, shN))
-        colors = shade_pass(team, degree, *inputs, radii.numpy())
+        colors = shade_pass(pool, degree, *inputs, radii.numpy())
         ctx.run, ctx.inputs, ctx.radii, ctx.colors = run, inputs, radii.numpy(), colors
         return torch.from_numpy(colors)
 
     @staticmethod
     def backward(ctx: Any, v_colors):  # type: ignore[override]
-        team, degree = ctx.run
+        pool, degree = ctx.run
         outs = shade_pass_backward(
-            team, degree, ctx.inputs, ctx.radii, ctx.colors, _array(v_colors)
+            pool, degree, ctx.inputs, ctx.radii, ctx.colors, _array(v_colors)
         )
         return *(torch.from_numpy(out) for out in outs), None, None
 
@@ -83,18 +83,18 @@ class _Shade(Function):
 class _Rasterize(Function):
     @staticmethod
     def forward(ctx: Any, means2d, depths, conics, opacities, colors, radii, run):  # type: ignore[override]
-        team, size, background = run
+        pool, size, background = run
         projection = Projection(
             *(_array(x) for x in (means2d[0], depths, conics, opacities)), radii.numpy()
         )
-        drawing = draw_pass(team, projection, _array(colors), background, size)
-        ctx.team, ctx.drawing, ctx.count = team, drawing, len(depths)
+        drawing = draw_pass(pool, projection, _array(colors), background, size)
+        ctx.pool, ctx.drawing, ctx.count = pool, drawing, len(depths)
         return torch.from_numpy(drawing.image), torch.from_numpy(1 - drawing.left)
 
     @staticmethod
     def backward(ctx: Any, v_image, v_alpha):  # type: ignore[override]
         drawing: Drawing = ctx.drawing
-        outs = draw_pass_backward(ctx.team, drawing, ctx.count, _array(v_image), _array(v_alpha))
+        outs = draw_pass_backward(ctx.pool, drawing, ctx.count, _array(v_image), _array(v_alpha))
         v_means2d, *others = (torch.from_numpy(out) for out in outs)
         v_conics, v_opacities, v_colors = others
         return v_means2d[None], None, v_conics, v_opacities, v_colors, None, None
@@ -103,8 +103,8 @@ class _Rasterize(Function):
 class _Compare(Function):
     @staticmethod
     def forward(ctx: Any, image, target, run):  # type: ignore[override]
-        team, dssim = run
-        loss, _, ctx.gradient = photometric(team, _array(image), _array(target), dssim)
+        pool, dssim = run
+        loss, _, ctx.gradient = photometric(pool, _array(image), _array(target), dssim)
         return image.new_tensor(loss)
 
     @staticmethod
@@ -118,7 +118,7 @@ class CpuBackend:
     device = "cpu"
 
     def __init__(self, threads: int) -> None:
-        self.team = ThreadPool(threads)
+        self.pool = ThreadPool(threads)
 
     @property
     def free_bytes(self) -> int:
@@ -146,7 +146,7 @@ class CpuBackend:
             gaussians["scales"],
             gaussians["opacities"],
             view,
-            (self.team, camera, antialiased),
+            (self.pool, camera, antialiased),
         )  # type: ignore[misc]
         # -R^T t would have another gradient by R where R is not quite a rotation.
         if view.requires_grad:
@@ -154,14 +154,14 @@ class CpuBackend:
         else:
             center = torch.from_numpy(np.linalg.inv(camera.view)[:3, 3].copy())
         colors = _Shade.apply(
-            means, center, gaussians["sh0"], gaussians["shN"], radii, (self.team, degree)
+            means, center, gaussians["sh0"], gaussians["shN"], radii, (self.pool, degree)
         )
-        run = (self.team, size, _array(background))
+        run = (self.pool, size, _array(background))
         image, alpha = _Rasterize.apply(means2d, depths, conics, opacities, colors, radii, run)  # type: ignore[misc]
         z = None
         if depth:
             layers = depths[:, None].expand(-1, 3)
-            run = (self.team, size, np.zeros(3))
+            run = (self.pool, size, np.zeros(3))
             total, _ = _Rasterize.apply(means2d, depths, conics, opacities, layers, radii, run)  # type: ignore[misc]
             z = total[..., 0] / alpha.clamp_min(1e-10)
         info = {
@@ -176,16 +176,16 @@ class CpuBackend:
 
     def loss(self, image: Tensor, target: Tensor, dssim: float) -> Tensor:
         """See the contract."""
-        return _Compare.apply(image, target, (self.team, dssim))  # type: ignore[return-value]
+        return _Compare.apply(image, target, (self.pool, dssim))  # type: ignore[return-value]
 
     def optimizer(self, parameter: Tensor, lr: float) -> SelectiveAdam:
         """See the contract."""
-        return SelectiveAdam(self.team, parameter, lr)
+        return SelectiveAdam(self.pool, parameter, lr)
 
     def step(self, optimizers: Iterable[SelectiveAdam], seen: Tensor) -> None:  # type: ignore[override]
         """See the contract."""
-        step_together(self.team, optimizers, seen)
+        step_together(self.pool, optimizers, seen)
 
     def close(self) -> None:
         """End the threads."""
-        self.team.close()
+        self.pool.close()

@@ -168,12 +168,12 @@ class _Mcmc:
     def refine(self, wanted: int) -> None:
         opacity = torch.sigmoid(self._gaussians["opacities"])
         dead = opacity <= FADED
-        gone, alive = dead.nonzero()[:, 0], (~dead).nonzero()[:, 0]
+        relocated, alive = dead.nonzero()[:, 0], (~dead).nonzero()[:, 0]
         if len(alive) == 0:
             return
-        if len(gone):
-            chosen = alive[torch.multinomial(opacity[alive], len(gone), replacement=True)]
-            self._copy(chosen, gone)
+        if len(relocated):
+            chosen = alive[torch.multinomial(opacity[alive], len(relocated), replacement=True)]
+            self._copy(chosen, relocated)
         more = min(wanted, int(1.3 * len(opacity)) + 1) - len(opacity)
         if more > 0:
             opacity = torch.sigmoid(self._gaussians["opacities"])

@@ -25,7 +25,7 @@ __all__ = ["Session", "scene_scale", "usual_count"]
 
 CHECKPOINT = ".reel3d/splat.checkpoint"
 CHECKPOINT_EVERY_S = 20.0
-TOLD_EVERY_S = 2.0
+REPORT_EVERY_S = 2.0
 BYTES_EACH = 1600
 """A Gaussian of degree 3 in training: 59 floats, their gradients and both moments, and as much
 again for a moment when the number grows."""
@@ -50,12 +50,12 @@ class Session:
         self._stage, self._views = stage, views
         self._options: TrainingOptions = stage.config
         options, seed = self._options, stage.context.seed
-        photographs = TrainingViews(views, options.largest_px, backend.device)
-        most, limit = self._most(photographs, backend.free_bytes)
+        training_views = TrainingViews(views, options.largest_px, backend.device)
+        most, limit = self._most(training_views, backend.free_bytes)
         xyz, rgb = scene_points(views, points, most, seed)
         self.trainer = Trainer(
             backend,
-            photographs,
+            training_views,
             initial_gaussians(xyz, rgb, options.degree, backend.device),
             options,
             scale=scene_scale(views, xyz),
@@ -70,13 +70,13 @@ class Session:
         scene += [] if views.masks is None else [views.masks]
         self._path = None if folder is None else folder / CHECKPOINT
         self._key = key_of(options, seed, scene)
-        self._told = self._kept = time.monotonic()
+        self._reported_at = self._checkpointed_at = time.monotonic()
         self._loss, self._psnr = math.nan, ""
         self._best: tuple[Quality, Tensors, dict[str, Any]] | None = None
 
     def run(self) -> Splats:
         """Train, from a checkpoint if there is one, and return the result."""
-        self.trainer.rehearse()
+        self.trainer.warm_up()
         if self._path is not None:
             state, why = read(self._path, self._key)
             if state is not None:
@@ -84,14 +84,14 @@ class Session:
             elif why:
                 self._stage.warn(f"a checkpoint was found but {why}: training begins anew")
         quality = self._rounds()
-        self._tell(quality)
+        self._report_metrics(quality)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         return _message(self.trainer, self._views)
 
-    def _most(self, photographs: TrainingViews, free_bytes: int) -> tuple[int, int]:
+    def _most(self, training_views: TrainingViews, free_bytes: int) -> tuple[int, int]:
         """Return how many Gaussians to grow to, and how many there may be in further rounds."""
-        wanted = self._options.gaussians or usual_count(photographs)
+        wanted = self._options.gaussians or usual_count(training_views)
         fits = int(0.5 * free_bytes / BYTES_EACH)
         if wanted > fits:
             self._stage.warn(f"{wanted} splats do not fit into memory: growing to {fits} at most")
@@ -100,22 +100,22 @@ class Session:
     def _rounds(self) -> Quality | None:
         """Train once, or until a round of twice the steps adds nothing; return the quality."""
         trainer = self.trainer
-        held_out = trainer.photographs.held_out
+        held_out = trainer.training_views.held_out
         if len(held_out) == 0:
             self._stage.warn(
-                f"with {len(trainer.photographs.trained)} views none is held out, so the quality "
-                "of the splats is not measured"
+                f"with {len(trainer.training_views.trained)} views none is held out, so the "
+                "quality of the splats is not measured"
             )
         while True:
-            trainer.run(self._watch)
+            trainer.run(self._on_step)
             quality = self._quality(held_out)
             spent = trainer.budget.elapsed_s >= trainer.budget.seconds
             if not self._options.until_best or quality is None:
                 break
-            if not self._better(quality) or spent:
-                quality = self._take_best()
+            if not self._improved(quality) or spent:
+                quality = self._restore_best()
                 break
-            trainer.again(ROUND_FROM)
+            trainer.begin_round(ROUND_FROM)
         if trainer.budget.cut_short:
             self._stage.warn(
                 f"the time was up after {trainer.step} steps; a larger splat.seconds lets the "
@@ -123,7 +123,7 @@ class Session:
             )
         return quality
 
-    def _tell(self, quality: Quality | None) -> None:
+    def _report_metrics(self, quality: Quality | None) -> None:
         trainer, measure = self.trainer, self._stage.measure
         if trainer.count == 0:
             self._stage.warn("no splat is left: the photographs show nothing but black")
@@ -131,29 +131,29 @@ class Session:
         if quality is not None:
             measure("held_out_psnr_db", quality[0])
             measure("held_out_ssim", quality[1])
-        trained = trainer.photographs.trained
+        trained = trainer.training_views.trained
         usual = self._quality(trained[:: max(1, len(trained) // 8)])
         if usual is not None:
             measure("train_psnr_db", usual[0])
         measure("steps", trainer.step)
         measure("seconds", trainer.budget.elapsed_s)
 
-    def _watch(self, p: float) -> None:
+    def _on_step(self, p: float) -> None:
         """Look at the training after a step: tell of it, keep a checkpoint."""
         trainer, now = self.trainer, time.monotonic()
         first = math.isnan(self._loss)
         self._loss = trainer.loss if first else 0.98 * self._loss + 0.02 * trainer.loss
-        if now - self._told > TOLD_EVERY_S:
+        if now - self._reported_at > REPORT_EVERY_S:
             note = f"{trainer.count} splats, loss {self._loss:.4f}{self._psnr}"
             self._stage.progress(p, 1.0, note)
-            self._told = now
-        if now - self._kept > CHECKPOINT_EVERY_S:
-            quality = self._quality(trainer.photographs.held_out[:2])
+            self._reported_at = now
+        if now - self._checkpointed_at > CHECKPOINT_EVERY_S:
+            quality = self._quality(trainer.training_views.held_out[:2])
             self._psnr = "" if quality is None else f", {quality[0]:.1f} dB"
-            self._keep()
-            self._kept = time.monotonic()
+            self._write_checkpoint()
+            self._checkpointed_at = time.monotonic()
 
-    def _keep(self) -> None:
+    def _write_checkpoint(self) -> None:
         if self._path is None:
             return
         try:
@@ -178,7 +178,7 @@ class Session:
         best = state["best"]
         self._best = None if best is None else (tuple(best[0]), best[1], best[2])
 
-    def _better(self, quality: Quality) -> bool:
+    def _improved(self, quality: Quality) -> bool:
         """Return whether a round made it better by enough, and remember the best."""
         before = self._best
         if before is None or quality[0] > before[0][0]:
@@ -186,7 +186,7 @@ class Session:
             self._best = (quality, values, self.trainer.corrections.state())
         return before is None or quality[0] > before[0][0] + RISES_DB
 
-    def _take_best(self) -> Quality:
+    def _restore_best(self) -> Quality:
         assert self._best is not None
         for name, value in self._best[1].items():
             self.trainer.gaussians[name] = torch.nn.Parameter(value)
@@ -194,9 +194,9 @@ class Session:
         return self._best[0]
 
 
-def usual_count(photographs: TrainingViews) -> int:
+def usual_count(training_views: TrainingViews) -> int:
     """Return how many Gaussians photographs of this size call for."""
-    width, height = photographs.size
+    width, height = training_views.size
     return min(max(round(A_PIXEL_OF_SIDE * math.sqrt(width * height)), FEWEST), MOST)
 
 
@@ -229,7 +229,7 @@ def _message(trainer: Trainer, views: Views) -> Splats:
         sh=np.concatenate([arrays["sh0"], arrays["shN"]], axis=1)[whole],
         intrinsics=views.intrinsics,
         T_world_camera=trainer.poses(views),
-        held_out=trainer.photographs.held_out.astype(np.int32),
+        held_out=trainer.training_views.held_out.astype(np.int32),
         size=(width, height),
         antialiased=trainer.options.antialiased,
     )

@@ -37,7 +37,7 @@ RATES = {
 loses 0.2). That of the means is times the scene's scale, which here comes from the pixels'
 footprint; from half to five times of it neither changes by 0.3 dB."""
 
-REHEARSAL_HALVINGS = 4
+WARM_UP_HALVINGS = 4
 LEAST = 100
 """Where even so few Gaussians do not fit into memory, nothing will."""
 
@@ -50,7 +50,7 @@ class Trainer:
 
     Args:
         backend: Renders.
-        photographs: What to come to look like.
+        training_views: What to come to look like.
         gaussians: Where to begin; changed in place, growth puts other tensors in.
         options: See there.
         scale: The scene's scale in world units.
@@ -64,7 +64,7 @@ class Trainer:
     def __init__(
         self,
         backend: RenderBackend,
-        photographs: TrainingViews,
+        training_views: TrainingViews,
         gaussians: dict[str, Parameter],
         options: TrainingOptions,
         *,
@@ -75,7 +75,7 @@ class Trainer:
         seed: int,
         warn: Callable[[str], None],
     ) -> None:
-        self.backend, self.photographs, self.gaussians = backend, photographs, gaussians
+        self.backend, self.training_views, self.gaussians = backend, training_views, gaussians
         self.options, self.budget, self.warn = options, budget, warn
         self.schedule = Schedule(degree=options.degree)
         self.rates = {**RATES, "means": RATES["means"] * scale}
@@ -86,7 +86,7 @@ class Trainer:
         self.scale = scale
         self.growth = self._strategy()
         self.corrections = Corrections(
-            photographs.count,
+            training_views.count,
             poses=options.refine_poses,
             exposure=options.exposure,
             scale=scale,
@@ -123,15 +123,15 @@ class Trainer:
             if each is not None:
                 each(p)
 
-    def rehearse(self) -> None:
+    def warm_up(self) -> None:
         """Go through a step that moves nothing: kernels compile before the clock begins."""
-        shot = self.photographs.shot(int(self.photographs.trained[0]), REHEARSAL_HALVINGS)
-        rendering = self._render(shot, 0)
-        image = self.corrections.picture(shot.number, rendering.image)
-        self.backend.loss(image, shot.target, self.options.dssim).backward()
+        view = self.training_views.get(int(self.training_views.trained[0]), WARM_UP_HALVINGS)
+        rendering = self._render(view, 0)
+        image = self.corrections.apply_exposure(view.number, rendering.image)
+        self.backend.loss(image, view.target, self.options.dssim).backward()
         self.backend.step(self.optimizers.values(), torch.zeros_like(rendering.seen))
         self._forget()
-        self.photographs.drop(REHEARSAL_HALVINGS)
+        self.training_views.drop(WARM_UP_HALVINGS)
         self.budget.start()
 
     def _forget(self) -> None:
@@ -139,7 +139,7 @@ class Trainer:
             parameter.grad = None
         self.corrections.forget()
 
-    def again(self, p: float) -> None:
+    def begin_round(self, p: float) -> None:
         """Begin another round at share `p`: twice the steps, and half as many Gaussians again."""
         self.budget.extend(self.step, p)
         self.first, self.most = self.count, min(round(1.5 * self.most), self.limit)
@@ -147,14 +147,14 @@ class Trainer:
 
     def _train(self, p: float) -> None:
         if not self._queue:
-            self._queue = self._order.permutation(self.photographs.trained).tolist()
-        shot = self.photographs.shot(self._queue.pop(), self.schedule.halvings(p))
-        rendering = self._render(shot, self.schedule.harmonics(p))
+            self._queue = self._order.permutation(self.training_views.trained).tolist()
+        view = self.training_views.get(self._queue.pop(), self.schedule.halvings(p))
+        rendering = self._render(view, self.schedule.harmonics(p))
         self.growth.before(rendering)
-        image = self.corrections.picture(shot.number, rendering.image)
-        loss = self.backend.loss(_seen(image, shot), shot.target, self.options.dssim)
+        image = self.corrections.apply_exposure(view.number, rendering.image)
+        loss = self.backend.loss(_with_masked_pixels(image, view), view.target, self.options.dssim)
         self.loss = float(loss.detach())
-        penalty = self.corrections.penalty(shot.number)
+        penalty = self.corrections.penalty(view.number)
         (loss if penalty is None else loss + penalty).backward()
         self._set_rates(p)
         self.backend.step(self.optimizers.values(), rendering.seen)
@@ -164,12 +164,12 @@ class Trainer:
         lr = self.optimizers["means"].param_groups[0]["lr"]
         self.growth.after(rendering, lr, p < self.schedule.grow_until)
 
-    def _render(self, shot: TrainingView, degree: int) -> Rendering:
+    def _render(self, view: TrainingView, degree: int) -> Rendering:
         return self.backend.render(
             self.gaussians,
-            self.corrections.view(shot.number, shot.view),
-            shot.K,
-            shot.size,
+            self.corrections.view(view.number, view.viewmat),
+            view.K,
+            view.size,
             degree=degree,
             background=self.background,
             antialiased=self.options.antialiased,
@@ -191,7 +191,7 @@ class Trainer:
         wanted = min(self.schedule.planned(p, self.first, self.most), self.most)
         before = self._tensors()
         if not fits(lambda: self.growth.refine(wanted)):
-            self._take(before)
+            self._replace_tensors(before)
             self.growth = self._strategy()
             self.limit = self.most = self.first = self.count
             self.warn(f"memory ran out at {self.count} splats: they grow no further")
@@ -202,7 +202,7 @@ class Trainer:
         if keep < LEAST:
             raise PartNotMade(
                 f"splats do not fit into memory, not even {self.count} at "
-                f"{'x'.join(map(str, self.photographs.size))} px; lower splat.largest_px"
+                f"{'x'.join(map(str, self.training_views.size))} px; lower splat.largest_px"
             )
         rows = torch.topk(self.gaussians["opacities"].detach(), keep).indices.sort().values
         self.warn(f"memory ran out with {self.count} splats: going on with {keep} of them")
@@ -210,7 +210,7 @@ class Trainer:
         for part in tensors.values():
             for name, tensor in part.items():
                 part[name] = tensor[rows]
-        self._take(tensors)
+        self._replace_tensors(tensors)
         self.growth = growth(
             self.options.strategy,
             self.gaussians,
@@ -233,7 +233,7 @@ class Trainer:
             }
         return parts
 
-    def _take(self, parts: dict[str, dict[str, Tensor]]) -> None:
+    def _replace_tensors(self, parts: dict[str, dict[str, Tensor]]) -> None:
         for name, optimizer in self.optimizers.items():
             optimizer.state.clear()
             parameter = Parameter(parts["value"][name].to(self.backend.device))
@@ -261,7 +261,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._take(state["tensors"])
+        self._replace_tensors(state["tensors"])
         self.growth.restore(state["growth"])
         self.corrections.restore(state["corrections"])
         self.step, self.refined, self.first, self.most, self.limit = state["numbers"]
@@ -275,14 +275,14 @@ class Trainer:
         """Return the mean PSNR and SSIM over views at the training's full resolution."""
         found = []
         for number in numbers.tolist():
-            shot = self.photographs.shot(number)
-            share = 1.0 if shot.mask is None else 1 - float(shot.mask.float().mean())
+            view = self.training_views.get(number)
+            share = 1.0 if view.mask is None else 1 - float(view.mask.float().mean())
             if share == 0:
                 continue
-            image = _seen(self.draw(shot).clamp(0, 1), shot)
-            error = float(torch.mean((image - shot.target) ** 2)) / share
+            image = _with_masked_pixels(self.draw(view).clamp(0, 1), view)
+            error = float(torch.mean((image - view.target) ** 2)) / share
             # What is left out counts as alike, which it must not.
-            alike = 1 - (1 - ssim(image.cpu().numpy(), shot.target.cpu().numpy())) / share
+            alike = 1 - (1 - ssim(image.cpu().numpy(), view.target.cpu().numpy())) / share
             found.append((-10 * math.log10(max(error, 1e-10)), alike))
         if not found:
             return math.nan, math.nan
@@ -293,24 +293,24 @@ class Trainer:
     def poses(self, views: Views) -> np.ndarray[Any, Any]:
         """Return the cameras' poses float64 [K, 4, 4], corrected where that was asked for."""
         moved = views.T_world_camera.copy()
-        for number in self.photographs.trained.tolist():
+        for number in self.training_views.trained.tolist():
             step = self.corrections.step_of(number)
             if step is not None:
                 moved[number] = moved[number] @ invert(step.double().cpu().numpy())
         return moved
 
     @torch.no_grad()
-    def draw(self, shot: TrainingView) -> Tensor:
+    def draw(self, view: TrainingView) -> Tensor:
         """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
-        rendering = self._render(shot, self.options.degree)
-        return self.corrections.picture(shot.number, rendering.image)
+        rendering = self._render(view, self.options.degree)
+        return self.corrections.apply_exposure(view.number, rendering.image)
 
 
-def _seen(image: Tensor, shot: TrainingView) -> Tensor:
+def _with_masked_pixels(image: Tensor, view: TrainingView) -> Tensor:
     """Return a rendering [H, W, 3] with the photograph's own pixels where something moves.
 
     No error and no gradient comes from there, whatever the backend's loss is.
     """
-    if shot.mask is None:
+    if view.mask is None:
         return image
-    return torch.where(shot.mask[..., None], shot.target, image)
+    return torch.where(view.mask[..., None], view.target, image)

@@ -30,7 +30,7 @@ class TrainingView:
     """Of the view."""
     target: Tensor
     """float32 [H, W, 3] in 0..1."""
-    view: Tensor
+    viewmat: Tensor
     """float32 [4, 4]: world to camera."""
     K: Tensor
     """float32 [3, 3] px for this resolution."""
@@ -63,20 +63,20 @@ class TrainingViews:
         self.held_out = every[::HELD_OUT_EVERY] if count >= LEAST_TO_HOLD_OUT else every[:0]
         self.trained = np.setdiff1d(every, self.held_out)
         # inverse() of a pose that is not quite rigid would move the camera.
-        self._view = np.stack([invert(T) for T in views.T_world_camera]).astype(np.float32)
+        self._viewmats = np.stack([invert(T) for T in views.T_world_camera]).astype(np.float32)
         self._scaled: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def shot(self, number: int, halvings: int = 0) -> TrainingView:
+    def get(self, number: int, halvings: int = 0) -> TrainingView:
         """Return a view, its sides halved so many times."""
         size = self._size(halvings)
-        picture = self._pictures(halvings)[number]
+        image = self._images(halvings)[number]
         height, width = self._views.images.shape[1:3]
         K = scale_intrinsics(self._views.intrinsics[number], size[0] / width, size[1] / height)
-        target = torch.from_numpy(picture).to(self.device).float().mul_(1 / 255)
+        target = torch.from_numpy(image).to(self.device).float().mul_(1 / 255)
         return TrainingView(
             number,
             target,
-            torch.from_numpy(self._view[number]).to(self.device),
+            torch.from_numpy(self._viewmats[number]).to(self.device),
             torch.from_numpy(K.astype(np.float32)).to(self.device),
             self._mask(number, size),
         )
@@ -94,7 +94,7 @@ class TrainingViews:
         width, height = (max(1, side >> halvings) for side in self.size)
         return width, height
 
-    def _pictures(self, halvings: int) -> npt.NDArray[np.uint8]:
+    def _images(self, halvings: int) -> npt.NDArray[np.uint8]:
         """Return all pictures at a resolution."""
         if halvings not in self._scaled:
             size = self._size(halvings)

@@ -12,11 +12,11 @@ from pipeline.contract import Array
 from stages._formats.packed_masks import packed, unpacked
 from stages._geometry.boxes import overlap_of
 
-__all__ = ["FrameDetections", "ObjectTrack", "overlaps"]
+__all__ = ["ObjectTrack", "Observation", "overlaps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FrameDetections:
+class Observation:
     """What a model saw in one frame."""
 
     box: Array
@@ -25,7 +25,7 @@ class FrameDetections:
     score: float
     mask: Array | None
     """bool [H, W], or None where only the box is known."""
-    thing: int = 0
+    object_id: int = 0
     """Its number in the clip, from 1, where the model has followed it itself."""
 
 
@@ -51,34 +51,36 @@ class ObjectTrack:
     """How many frames showed it."""
     number: int = 0
     """From 1, once it has been seen often enough."""
-    in_clip: int = 0
+    object_id: int = 0
     """The number that the model has given it in the clip at hand; 0 none."""
 
     @classmethod
-    def first(cls, seen: FrameDetections, now: int) -> ObjectTrack:
+    def begin(cls, observation: Observation, now: int) -> ObjectTrack:
         """Return a thing that was not there before."""
         return cls(
-            label=seen.label,
+            label=observation.label,
             first_ns=now,
             last_ns=now,
-            first_box=seen.box.copy(),
-            box=seen.box.copy(),
-            score=seen.score,
-            mask=None if seen.mask is None else packed(seen.mask),
-            shape=(0, 0) if seen.mask is None else (seen.mask.shape[0], seen.mask.shape[1]),
-            in_clip=seen.thing,
+            first_box=observation.box.copy(),
+            box=observation.box.copy(),
+            score=observation.score,
+            mask=None if observation.mask is None else packed(observation.mask),
+            shape=(0, 0)
+            if observation.mask is None
+            else (observation.mask.shape[0], observation.mask.shape[1]),
+            object_id=observation.object_id,
         )
 
-    def see(self, seen: FrameDetections, now: int) -> None:
+    def update(self, observation: Observation, now: int) -> None:
         """Take note of where it is now."""
         dt_s = (now - self.last_ns) / 1e9
-        step = (_middle(seen.box) - _middle(self.box)) / dt_s
+        step = (_center(observation.box) - _center(self.box)) / dt_s
         self.speed = (float(step[0]), float(step[1]))
-        self.box, self.last_ns = seen.box.copy(), now
-        self.mask = None if seen.mask is None else packed(seen.mask)
-        self.score += seen.score
+        self.box, self.last_ns = observation.box.copy(), now
+        self.mask = None if observation.mask is None else packed(observation.mask)
+        self.score += observation.score
         self.times += 1
-        self.in_clip = seen.thing
+        self.object_id = observation.object_id
 
     def expected(self, now: int) -> tuple[float, float]:
         """Return how far it should have gone since it was seen, px."""
@@ -99,38 +101,38 @@ class ObjectTrack:
         return cls(**{"mask": None, **state, **pairs})
 
 
-def overlaps(things: list[ObjectTrack], seen: list[FrameDetections], now: int) -> Array:
+def overlaps(tracks: list[ObjectTrack], observations: list[Observation], now: int) -> Array:
     """Return the overlap of what is expected with what was seen, float64 [N, M] in 0..1.
 
     It is 0 where they are called differently. What the model has followed itself within a clip is
     one and the same, or not, wherever it is.
     """
-    out = np.zeros((len(things), len(seen)))
-    for i, thing in enumerate(things):
-        way = thing.expected(now)
+    out = np.zeros((len(tracks), len(observations)))
+    for i, track in enumerate(tracks):
+        way = track.expected(now)
         mask = None
-        for j, one in enumerate(seen):
-            if one.label != thing.label:
+        for j, one in enumerate(observations):
+            if one.label != track.label:
                 continue
-            if one.thing and thing.in_clip:
-                out[i, j] = float(one.thing == thing.in_clip)
+            if one.object_id and track.object_id:
+                out[i, j] = float(one.object_id == track.object_id)
                 continue
-            moved = thing.box + np.array([*way, *way], np.float32)
+            moved = track.box + np.array([*way, *way], np.float32)
             out[i, j] = overlap_of(moved, one.box)
-            if out[i, j] > 0 and one.mask is not None and thing.mask is not None:
-                mask = _moved(thing, way) if mask is None else mask
+            if out[i, j] > 0 and one.mask is not None and track.mask is not None:
+                mask = _moved(track, way) if mask is None else mask
                 both, either = np.sum(mask & one.mask), np.sum(mask | one.mask)
                 out[i, j] = both / max(either, 1)
     return out
 
 
-def _moved(thing: ObjectTrack, way: tuple[float, float]) -> Array:
-    assert thing.mask is not None
-    height, width = thing.shape
-    mask = unpacked(thing.mask, height, width).astype(np.uint8)
+def _moved(track: ObjectTrack, way: tuple[float, float]) -> Array:
+    assert track.mask is not None
+    height, width = track.shape
+    mask = unpacked(track.mask, height, width).astype(np.uint8)
     shift = np.array([[1, 0, round(way[0])], [0, 1, round(way[1])]], np.float32)
     return cv2.warpAffine(mask, shift, (width, height), flags=cv2.INTER_NEAREST) > 0
 
 
-def _middle(box: Array) -> Array:
+def _center(box: Array) -> Array:
     return (box[:2] + box[2:]) / 2

@@ -114,8 +114,8 @@ class Model(Viewer[Config]):
     ) -> npt.NDArray[np.uint8]:
         if isinstance(scene, SplatScene):
             threads = self.context.threads
-            with SplatRenderer(scene.splats, size, depth=False, threads=threads) as artist:
-                return artist.picture(scene.intrinsics(*size), scene.pose)
+            with SplatRenderer(scene.splats, size, depth=False, threads=threads) as renderer:
+                return renderer.render(scene.intrinsics(*size), scene.pose)
         xyz = np.empty((0, 3), np.float32) if scene.surface is None else scene.surface.xyz
         return render.render_scene(scene, overview(xyz, scene.cameras), size)
 

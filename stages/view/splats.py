@@ -75,13 +75,13 @@ class Model(Viewer[Config]):
         K, T = self._cameras(scene, keyframes, size, still=suffix == ".png")
         threads = self.context.threads
         with (
-            SplatRenderer(scene, size, depth=self.config.depth, threads=threads) as artist,
+            SplatRenderer(scene, size, depth=self.config.depth, threads=threads) as renderer,
             replacing(out) as temporary,
         ):
             if suffix == ".png":
-                write_png(temporary, artist.picture(K[0], T[0]))
+                write_png(temporary, renderer.render(K[0], T[0]))
                 return
-            artist.video(
+            renderer.video(
                 temporary,
                 K,
                 T,

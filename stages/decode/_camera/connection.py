@@ -1,8 +1,8 @@
 """One connection to a camera: opened, read and decoded in a thread of its own.
 
 FFmpeg is told to give up in time, but reads have been known to block for ever all the same. A
-thread cannot be killed; so whoever started a link watches its signs of life and leaves it behind
-where there are none: a link that was left behind delivers nothing more.
+thread cannot be killed; so the supervisor watches for packets and frames, and abandons a
+connection that sends none: an abandoned connection delivers nothing more.
 
 No message of FFmpeg gets out of here as it is: they name the address with its password.
 """
@@ -54,34 +54,34 @@ class ReceivedFrame:
     """A decoded picture as it comes from the camera."""
 
     frame: av.VideoFrame
-    said_ns: int | None
+    camera_pts_ns: int | None
     """Its time by the camera's clock."""
 
 
 class FrameReceiver(Protocol):
-    """Where a link's pictures go."""
+    """Where the frames of a connection go."""
 
-    def take(self, link: Connection, shot: ReceivedFrame) -> None:
-        """Take a picture; one of a link that was left behind is refused."""
+    def take(self, connection: Connection, received: ReceivedFrame) -> None:
+        """Take a frame; those of an abandoned connection are refused."""
         ...
 
 
 class Connection(threading.Thread):
     """A connection under way; `ended` is set when it is over, and `why` says the reason."""
 
-    def __init__(self, source: Source, options: Config, taker: FrameReceiver) -> None:
-        super().__init__(name="camera-link", daemon=True)
+    def __init__(self, source: Source, options: Config, receiver: FrameReceiver) -> None:
+        super().__init__(name="camera-connection", daemon=True)
         self._source = source
         self._options = options
-        self._taker = taker
-        self._left = False
-        self._waiting_since: float | None = None
-        self._spoilt_since: float | None = None
+        self._receiver = receiver
+        self._abandoned = False
+        self._awaiting_keyframe_since: float | None = None
+        self._damaged_since: float | None = None
         self.stream: StreamFormat | None = None
         """Known once the connection stands."""
-        self.sign_at = self.picture_at = time.monotonic()
+        self.last_packet_at = self.last_frame_at = time.monotonic()
         """When the last packet and the last picture came."""
-        self.pictures = 0
+        self.frames_decoded = 0
         self.damaged = 0
         """Pictures and packets that could not be used."""
         self.ended = threading.Event()
@@ -91,9 +91,9 @@ class Connection(threading.Thread):
         self.refused = False
         """Whether it does not accept the user and password."""
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Read nothing more; returns at once, whatever the thread is in."""
-        self._left = True
+        self._abandoned = True
 
     def run(self) -> None:
         """Connect, read until the end, close."""
@@ -145,18 +145,18 @@ class Connection(threading.Thread):
                 # What follows builds on it, up to the next keyframe.
                 self.damaged += 1
                 stream.codec_context.flush_buffers()
-                self._waiting_since = time.monotonic()
+                self._awaiting_keyframe_since = time.monotonic()
                 continue
             for frame in frames:
-                if self._left:
+                if self._abandoned:
                     return
-                if self._spoilt(frame):
+                if self._is_damaged(frame):
                     continue
                 check_size(named(self._source), frame.width, frame.height, self._options.max_pixels)
                 said = None if frame.pts is None else int(to_ns(frame.pts, base))
-                self.pictures += 1
-                self.picture_at = time.monotonic()
-                self._taker.take(self, ReceivedFrame(frame, said))
+                self.frames_decoded += 1
+                self.last_frame_at = time.monotonic()
+                self._receiver.take(self, ReceivedFrame(frame, said))
 
     def _video(self, container: InputContainer) -> VideoStream:
         shown = named(self._source)
@@ -180,21 +180,21 @@ class Connection(threading.Thread):
 
     def _from_keyframe(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
         """Yield the packets, except those before a keyframe: at the start and after damage."""
-        self._waiting_since = time.monotonic()
+        self._awaiting_keyframe_since = time.monotonic()
         for packet in container.demux(stream):
-            self.sign_at = time.monotonic()
-            if self._left:
+            self.last_packet_at = time.monotonic()
+            if self._abandoned:
                 return
             if not packet.size:
                 continue
-            if self._waiting_since is not None:
-                waited = self.sign_at - self._waiting_since
+            if self._awaiting_keyframe_since is not None:
+                waited = self.last_packet_at - self._awaiting_keyframe_since
                 if not packet.is_keyframe and waited < KEYFRAME_WITHIN_S:
                     continue
-                self._waiting_since = None
+                self._awaiting_keyframe_since = None
             yield packet
 
-    def _spoilt(self, frame: av.VideoFrame) -> bool:
+    def _is_damaged(self, frame: av.VideoFrame) -> bool:
         """Say whether a picture is damaged, or builds on one that is: up to a keyframe.
 
         The decoder goes on meanwhile. Pictures that lead an open group are damaged after each
@@ -203,16 +203,16 @@ class Connection(threading.Thread):
         """
         now = time.monotonic()
         if frame.is_corrupt:
-            self._spoilt_since = now
-        elif frame.key_frame or now - (self._spoilt_since or now) > KEYFRAME_WITHIN_S:
-            self._spoilt_since = None
-        self.damaged += self._spoilt_since is not None
-        return self._spoilt_since is not None
+            self._damaged_since = now
+        elif frame.key_frame or now - (self._damaged_since or now) > KEYFRAME_WITHIN_S:
+            self._damaged_since = None
+        self.damaged += self._damaged_since is not None
+        return self._damaged_since is not None
 
     def _reason(self, error: Exception) -> str:
         """Say in a few words what went wrong; never the address."""
         options = self._options
-        silent_s = time.monotonic() - self.sign_at
+        silent_s = time.monotonic() - self.last_packet_at
         if isinstance(error, av.error.HTTPUnauthorizedError):
             return "it does not accept the user and password (401)"
         if isinstance(error, av.error.HTTPForbiddenError):

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["CameraReader"]
 
 LISTEN_S = 0.25
-WORTH_TELLING = 0.01
+WARN_DROPPED_SHARE = 0.01
 """A larger share of dropped frames is a warning."""
-SIGN_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 """How often figures are told while nothing comes: also a sign of life to whoever waits."""
 
 
@@ -48,29 +48,29 @@ class CameraReader:
         self.source = source
         self._options = options
         self._warn, self._measure = warn, measure
-        self._line = ConnectionSupervisor(source, options)
-        self._held: Received | None = None
-        self._told_change = False
-        self._told_at = time.monotonic()
-        self._line.start()
+        self._supervisor = ConnectionSupervisor(source, options)
+        self._pending: Received | None = None
+        self._size_change_reported = False
+        self._reported_at = time.monotonic()
+        self._supervisor.start()
         try:
-            self._held = self._first()
-            self._describe(self._held)
+            self._pending = self._wait_for_first()
+            self._describe(self._pending)
         except BaseException:
-            self._line.close()
+            self._supervisor.close()
             raise
 
-    def _first(self) -> Received:
-        line = self._line
-        while not line.first.wait(LISTEN_S):
-            self._sign_of_life()
-        first = line.edge.get(LISTEN_S)
+    def _wait_for_first(self) -> Received:
+        supervisor = self._supervisor
+        while not supervisor.first_received.wait(LISTEN_S):
+            self._report_if_due()
+        first = supervisor.queue.get(LISTEN_S)
         if first is None:
-            raise line.failed or SourceError(f"{named(self.source)} gave no picture")
+            raise supervisor.failed or SourceError(f"{named(self.source)} gave no picture")
         return first
 
     def _describe(self, first: Received) -> None:
-        frame, stream = first.frame, self._line.stream
+        frame, stream = first.frame, self._supervisor.stream
         orientation, _ = orientation_of(frame)
         aspect = _aspect(stream.aspect if stream else None)
         self._packing = Packing(self.source, self._options.stereo, orientation)
@@ -107,7 +107,7 @@ class CameraReader:
             "sample.model must be adaptive, fps or dense"
         )
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[DecodedVideoFrame]:
         """Refuse, as `timeline` does."""
@@ -120,30 +120,30 @@ class CameraReader:
 
         Empty when the camera was stopped, its time is up or it was given up.
         """
-        line, segment = self._line, None
-        while not line.stopped:
+        supervisor, segment = self._supervisor, None
+        while not supervisor.stopped:
             # Before looking: what was put until then is seen.
-            over, closed = line.over, line.closed
-            received, self._held = self._held, None
+            finished, closed = supervisor.finished, supervisor.closed
+            received, self._pending = self._pending, None
             if received is None:
-                received = line.edge.get(LISTEN_S)
-            self._sign_of_life()
+                received = supervisor.queue.get(LISTEN_S)
+            self._report_if_due()
             if received is None:
-                if over or (segment is not None and closed >= segment):
+                if finished or (segment is not None and closed >= segment):
                     break
                 continue
             if segment is None:
                 segment = received.segment
             elif received.segment != segment:
-                self._held = received
+                self._pending = received
                 break
-            yield self._picture(received)
-        self._tell()
+            yield self._decoded_frame(received)
+        self._report()
 
-    def _picture(self, received: Received) -> DecodedVideoFrame:
+    def _decoded_frame(self, received: Received) -> DecodedVideoFrame:
         frame = received.frame
-        if (frame.width, frame.height) != self._coded and not self._told_change:
-            self._told_change = True
+        if (frame.width, frame.height) != self._coded and not self._size_change_reported:
+            self._size_change_reported = True
             width, height = self._coded
             self._warn(
                 f"its pictures change from {width}x{height} to {frame.width}x{frame.height} at "
@@ -161,37 +161,37 @@ class CameraReader:
 
     def stop(self) -> None:
         """End `scan` after the frame it is at, also while it waits for a connection."""
-        self._line.stop()
+        self._supervisor.stop()
 
     def close(self) -> None:
         """Close the connection."""
-        self._line.close()
-        self._tell()
-        dropped, received = self._line.edge.dropped, self._line.received
-        if dropped > WORTH_TELLING * received:
+        self._supervisor.close()
+        self._report()
+        dropped, received = self._supervisor.queue.dropped, self._supervisor.received
+        if dropped > WARN_DROPPED_SHARE * received:
             self._warn(
                 f"{dropped} of {received} frames were dropped: the chain is slower than the "
                 "camera; take fewer (sample.max_fps) or smaller ones (decode.max_side)"
             )
 
-    def _sign_of_life(self) -> None:
-        if self._line.told or time.monotonic() - self._told_at >= SIGN_EVERY_S:
-            self._tell()
+    def _report_if_due(self) -> None:
+        if self._supervisor.warnings or time.monotonic() - self._reported_at >= REPORT_EVERY_S:
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Pass on warnings and figures: only ever from the thread that reads."""
-        line = self._line
-        self._told_at = time.monotonic()
-        while line.told:
-            self._warn(line.told.popleft())
-        dropped = line.edge.dropped + line.too_fast
-        self._measure("received_frames", line.received)
+        supervisor = self._supervisor
+        self._reported_at = time.monotonic()
+        while supervisor.warnings:
+            self._warn(supervisor.warnings.popleft())
+        dropped = supervisor.queue.dropped + supervisor.too_fast
+        self._measure("received_frames", supervisor.received)
         self._measure("dropped_frames", dropped)
-        self._measure("dropped_share", dropped / max(1, line.received))
-        self._measure("damaged_frames", line.damaged)
-        self._measure("segments", line.segments)
-        self._measure("reconnects", line.reconnects)
-        self._measure("stream_s", round(line.seconds, 3))
+        self._measure("dropped_share", dropped / max(1, supervisor.received))
+        self._measure("damaged_frames", supervisor.damaged)
+        self._measure("segments", supervisor.segments)
+        self._measure("reconnects", supervisor.reconnects)
+        self._measure("stream_s", round(supervisor.seconds, 3))
 
 
 def _aspect(said: Any) -> Fraction:

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BadImage", "read_still", "stated_size"]
+__all__ = ["BadImage", "read_image", "stated_size"]
 
 
 class BadImage(Exception):
     """The file holds no whole image; the text says why."""
 
 
-def read_still(path: Path, max_pixels: int, *, upright: bool = True) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, max_pixels: int, *, upright: bool = True) -> npt.NDArray[np.uint8]:
     """Return the image, RGB uint8 [H, W, 3]; gray and 16 bit are widened and narrowed.
 
     Args:

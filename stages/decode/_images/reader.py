@@ -16,7 +16,7 @@ from stages.decode._delivery import fitted
 from stages.decode._error_text import named, one_line
 from stages.decode._images.calibration import CameraModel, Lens
 from stages.decode._images.datasets import find_calibration
-from stages.decode._images.image_file import BadImage, read_still
+from stages.decode._images.image_file import BadImage, read_image
 from stages.decode._images.listing import find_images
 from stages.decode._images.right_views import RightViews, find_right
 from stages.decode._images.sensor_depth import SensorDepth, find_depth, read_depth
@@ -94,7 +94,7 @@ class ImageReader:
         self,
         source: Source,
         options: DecodeOptions,
-        notes: Reporter,
+        reporter: Reporter,
         *,
         fps: float,
         stereo: str = "none",
@@ -103,20 +103,20 @@ class ImageReader:
     ) -> None:
         self.source = source
         self._options = options
-        self._notes = notes
+        self._reporter = reporter
         self._stopped = False
         self._images, root = find_images(source)
         self._calibration = find_calibration(self._images, root)
         for warning in self._calibration.warnings:
-            notes.warn(warning)
+            reporter.warn(warning)
         found = find_depth(self._images, root, depth_per_m) if depth else SensorDepth()
         for warning in found.warnings:
-            notes.warn(warning)
+            reporter.warn(warning)
         self._sensor = found
         self._layout = "" if stereo in ("auto", "none") else stereo
         self._pairs = find_right(self._images) if stereo == "auto" else RightViews()
         for warning in self._pairs.warnings:
-            notes.warn(warning)
+            reporter.warn(warning)
         self.metric = self._calibration.metric
         self.baseline_m = self._calibration.baseline_m
         self._lenses: dict[object, Lens] = {}
@@ -150,7 +150,7 @@ class ImageReader:
         """Nothing stays open between images."""
 
     def stop(self) -> None:
-        """End `scan` and `pictures` after the image they are at."""
+        """End `scan` and `frames_at` after the image they are at."""
         self._stopped = True
 
     def timeline(self) -> Timeline:
@@ -164,9 +164,9 @@ class ImageReader:
 
     def scan(self) -> Iterator[StillImage]:
         """Read every image in order."""
-        return self.pictures(range(len(self._images)))
+        return self.frames_at(range(len(self._images)))
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[StillImage]:
         """Read the images of these rising indices; those that cannot be read are lost.
@@ -179,9 +179,9 @@ class ImageReader:
                 return
             path = self._images[index]
             try:
-                yield self._still(index, path)
+                yield self._image_frame(index, path)
             except BadImage as error:
-                self._notes.lost(f"image {one_line(path.name)}", str(error))
+                self._reporter.lost(f"image {one_line(path.name)}", str(error))
 
     def _first(self) -> AnyImage:
         """Return the first image that can be read: it settles the size of all."""
@@ -204,7 +204,7 @@ class ImageReader:
         raise SourceError(f"{named(self.source)}: {what} be used ({trouble})")
 
     def _read(self, path: Path) -> AnyImage:
-        image = read_still(path, self._options.max_pixels)
+        image = read_image(path, self._options.max_pixels)
         camera = self._calibration.cameras.get(path)
         h, w = image.shape[:2]
         if (
@@ -213,7 +213,7 @@ class ImageReader:
             and (camera.height, camera.width) == (w, h) != (h, w)
         ):
             # Calibrated as it lies in the file, before its EXIF orientation.
-            image = read_still(path, self._options.max_pixels, upright=False)
+            image = read_image(path, self._options.max_pixels, upright=False)
         return image
 
     def _views(self, path: Path) -> tuple[AnyImage, AnyImage | None]:
@@ -226,7 +226,7 @@ class ImageReader:
         except ValueError as error:
             raise BadImage(str(error)) from None
 
-    def _still(self, index: int, path: Path) -> StillImage:
+    def _image_frame(self, index: int, path: Path) -> StillImage:
         image, right = self._views(path)
         h, w = image.shape[:2]
         if abs(w / h / self._aspect - 1) > SAME_SHAPE:
@@ -266,7 +266,7 @@ class ImageReader:
         image, file = packed, self._pairs.files.get(path)
         if file is not None:
             try:
-                image = read_still(file, self._options.max_pixels)
+                image = read_image(file, self._options.max_pixels)
                 if image.shape[1::-1] != size:
                     h, w = image.shape[:2]
                     raise BadImage(
@@ -275,7 +275,7 @@ class ImageReader:
                     )
             except BadImage as error:
                 image = None
-                self._notes.lost(
+                self._reporter.lost(
                     f"right image {one_line(file.parent.name)}/{one_line(file.name)}", str(error)
                 )
         if image is None:
@@ -293,7 +293,7 @@ class ImageReader:
             try:
                 depth = read_depth(file, self._sensor, size, self._options.max_pixels)
             except BadImage as error:
-                self._notes.lost(f"depth image {one_line(file.name)}", str(error))
+                self._reporter.lost(f"depth image {one_line(file.name)}", str(error))
             else:
                 if depth.shape[::-1] != self._size:
                     depth = cv2.resize(depth, self._size, interpolation=cv2.INTER_NEAREST_EXACT)

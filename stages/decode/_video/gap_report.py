@@ -27,43 +27,43 @@ class GapReport:
     """Keeps account of what was wanted and what came, and tells of the gaps once."""
 
     def __init__(
-        self, pts_ns: Ints, expected: int, span: tuple[int, int], notes: Reporter, ranks: Ints
+        self, pts_ns: Ints, expected: int, span: tuple[int, int], reporter: Reporter, ranks: Ints
     ) -> None:
         self._pts_ns = pts_ns
         self._expected = expected
         self._whole = len(ranks) == span[1] - span[0]
         self._to_end = span[1] == len(pts_ns)
-        self._notes = notes
+        self._reporter = reporter
         self.missing = dict.fromkeys(ranks.tolist())
         self._wanted = len(ranks)
         self._last_s = 0.0
         self._why = ""
 
     @property
-    def broken(self) -> bool:
+    def failed(self) -> bool:
         """Whether anything went wrong so far."""
         return bool(self._why)
 
-    def go_on(self, first: int) -> None:
+    def skip_before(self, first: int) -> None:
         """Strike out the frames before number `first`: another reader has delivered them."""
         before = [rank for rank in self.missing if rank < first]
         for rank in before:
-            self.got(rank)
+            self.mark_decoded(rank)
 
-    def got(self, rank: int) -> None:
+    def mark_decoded(self, rank: int) -> None:
         """Strike out a frame that came."""
         self.missing.pop(rank, None)
         self._last_s = max(self._last_s, float(self._pts_ns[rank]) / 1e9)
 
-    def broke(self, why: str) -> None:
+    def record_failure(self, why: str) -> None:
         """Remember what went wrong first."""
         self._why = self._why or why
 
-    def ended(self) -> None:
+    def record_early_end(self) -> None:
         """Remember that the packets ended before the wanted frames did."""
         self._why = self._why or "the file ends"
 
-    def close(self) -> None:
+    def report(self) -> None:
         """Tell what is missing: called at the end, also where the consumer stopped early."""
         count = len(self._pts_ns)
         cut = self._to_end and self._expected > count
@@ -78,7 +78,7 @@ class GapReport:
             return
         total = self._expected if self._whole and self._to_end else self._wanted
         done = self._wanted - len(self.missing)
-        self._notes.lost(
+        self._reporter.lost(
             spans(lacking[0], lacking[-1]),
             f"decoded {done} of {total} frames, up to {self._last_s:.2f} s; then: "
             f"{self._why or 'the file is cut off'}",

@@ -58,11 +58,11 @@ class VideoReader:
     baseline_m = None
 
     def __init__(
-        self, source: Source, options: VideoOptions, notes: Reporter, threads: int
+        self, source: Source, options: VideoOptions, reporter: Reporter, threads: int
     ) -> None:
         self.source = source
         self._options = options
-        self._notes = notes
+        self._reporter = reporter
         self._threads = threads
         self._stopped = False
         self._container, self._stream = open_video(source, options)
@@ -77,7 +77,7 @@ class VideoReader:
         self._container.close()
 
     def stop(self) -> None:
-        """End `scan` and `pictures` after the frame they are at."""
+        """End `scan` and `frames_at` after the frame they are at."""
         self._stopped = True
 
     def timeline(self) -> Timeline:
@@ -91,9 +91,9 @@ class VideoReader:
 
     def scan(self) -> Iterator[DecodedVideoFrame]:
         """Decode every frame in order."""
-        return self.pictures(range(*self._span))
+        return self.frames_at(range(*self._span))
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[DecodedVideoFrame]:
         """Decode the frames of these rising indices.
@@ -105,18 +105,18 @@ class VideoReader:
         ranks = np.fromiter(wanted, dtype=np.int64)
         if np.any(np.diff(ranks) <= 0) or np.any((ranks < 0) | (ranks >= len(self._pts_ns))):
             raise ValueError(f"indices must rise within 0..{len(self._pts_ns) - 1}")
-        books = GapReport(self._pts_ns, self._expected, self._span, self._notes, ranks)
-        books.go_on(first)
+        gaps = GapReport(self._pts_ns, self._expected, self._span, self._reporter, ranks)
+        gaps.skip_before(first)
         repeated = np.fromiter(again, dtype=np.int64)
-        return self._until_stopped(np.union1d(repeated, ranks[ranks >= first]), books)
+        return self._until_stopped(np.union1d(repeated, ranks[ranks >= first]), gaps)
 
-    def _until_stopped(self, ranks: Ints, books: GapReport) -> Iterator[DecodedVideoFrame]:
+    def _until_stopped(self, ranks: Ints, gaps: GapReport) -> Iterator[DecodedVideoFrame]:
         # Closing tells what was missing so far.
-        with closing(self._deliver(ranks, books)) as pictures:
-            for picture in pictures:
+        with closing(self._deliver(ranks, gaps)) as frames:
+            for frame in frames:
                 if self._stopped:
                     return
-                yield picture
+                yield frame
 
     # Opening
 
@@ -171,7 +171,7 @@ class VideoReader:
                 if first is None:
                     first = _first(self._decode(packet))
         except av.error.FFmpegError as error:
-            self._notes.warn(f"the file cannot be read to its end: {error.strerror}")
+            self._reporter.warn(f"the file cannot be read to its end: {error.strerror}")
         if first is None and packets.count:
             first = _first(self._decode(None))
         return packets, first
@@ -217,7 +217,7 @@ class VideoReader:
         self._keyframe = np.array(keys, dtype=bool)
         lacking = sum(tick is None for tick in ticks)
         if changed:
-            self._notes.warn(
+            self._reporter.warn(
                 f"{changed} of {len(ticks)} frames have no presentation time or one that does not "
                 f"rise ({lacking} have none); they were put after the frame before"
             )
@@ -243,10 +243,10 @@ class VideoReader:
         return self._container.duration / 1e6 if self._container.duration else None
 
     def _describe(self, first: av.VideoFrame, start_s: float, duration_s: float | None) -> None:
-        stream, options, notes = self._stream, self._options, self._notes
+        stream, options, reporter = self._stream, self._options, self._reporter
         orientation, exact = orientation_of(first)
         if not exact:
-            notes.warn(
+            reporter.warn(
                 f"it is turned by no quarter turn; it was turned by {orientation.turn_deg} degrees"
             )
         aspect = pixel_aspect(stream)
@@ -256,10 +256,12 @@ class VideoReader:
         delivery = Delivery(scaled, orientation)
         hdr = HDR.get(int(first.color_trc))
         if hdr:
-            notes.warn(f"it is HDR ({hdr}); its tones were mapped to an ordinary screen (BT.709)")
+            reporter.warn(
+                f"it is HDR ({hdr}); its tones were mapped to an ordinary screen (BT.709)"
+            )
         self._converter = Converter(delivery, hdr=hdr is not None)
         self._coded = (first.width, first.height, first.format.name)
-        self._told_change = False
+        self._size_change_reported = False
         count = len(self._pts_ns)
         self._expected = max(count, self._stated_count())
         length_s = float(self._pts_ns[-1] - self._pts_ns[0]) / 1e9
@@ -285,7 +287,7 @@ class VideoReader:
             start_s=start_s,
         )
         if duration_s and self._expected == count and duration_s > 1.1 * (length_s + 1):
-            notes.warn(
+            reporter.warn(
                 f"the header says {duration_s:.2f} s, but its last frame lies at {length_s:.2f} s; "
                 "the file may be cut off"
             )
@@ -301,7 +303,7 @@ class VideoReader:
 
     # Delivering
 
-    def _deliver(self, ranks: Ints, books: GapReport) -> Generator[DecodedVideoFrame]:
+    def _deliver(self, ranks: Ints, gaps: GapReport) -> Generator[DecodedVideoFrame]:
         if self._index is None:
             yield from self._deliver_in_sequence(ranks)
             return
@@ -314,12 +316,12 @@ class VideoReader:
                         strict=True,
                     )
                 )
-                for frame in self._run_surely(run.first, run.last, want, books):
+                for frame in self._decode_run_or_restart(run.first, run.last, want, gaps):
                     rank = want.pop(frame.pts)
-                    books.got(rank)
-                    yield self._picture(frame, rank)
+                    gaps.mark_decoded(rank)
+                    yield self._decoded_frame(frame, rank)
         finally:
-            books.close()
+            gaps.report()
 
     def _deliver_in_sequence(self, ranks: Ints) -> Iterator[DecodedVideoFrame]:
         """Decode from the start and count, where times do not identify a frame."""
@@ -330,14 +332,14 @@ class VideoReader:
             if rank is None:
                 return
             if place == rank:
-                yield self._picture(frame, rank)
+                yield self._decoded_frame(frame, rank)
                 rank = next(wanted, None)
 
-    def _picture(self, frame: av.VideoFrame, rank: int) -> DecodedVideoFrame:
+    def _decoded_frame(self, frame: av.VideoFrame, rank: int) -> DecodedVideoFrame:
         width, height, _ = self._coded
-        if (frame.width, frame.height) != (width, height) and not self._told_change:
-            self._told_change = True
-            self._notes.warn(
+        if (frame.width, frame.height) != (width, height) and not self._size_change_reported:
+            self._size_change_reported = True
+            self._reporter.warn(
                 f"its pictures change from {width}x{height} to {frame.width}x{frame.height} at "
                 f"{self._pts_ns[rank] / 1e9:.2f} s; all are delivered in the first size"
             )
@@ -351,17 +353,17 @@ class VideoReader:
             right=right,
         )
 
-    def _run_surely(
-        self, first: int, last: int, want: dict[int, int], books: GapReport
+    def _decode_run_or_restart(
+        self, first: int, last: int, want: dict[int, int], gaps: GapReport
     ) -> Iterator[av.VideoFrame]:
         """Decode a run; where its keyframe was none (gradual refresh), begin at the beginning."""
         count = len(want)
-        yield from self._run(first, last, want, books)
-        if first > 0 and len(want) == count and not books.broken:
-            yield from self._run(0, last, want, books)
+        yield from self._decode_run(first, last, want, gaps)
+        if first > 0 and len(want) == count and not gaps.failed:
+            yield from self._decode_run(0, last, want, gaps)
 
-    def _run(
-        self, first: int, last: int, want: dict[int, int], books: GapReport
+    def _decode_run(
+        self, first: int, last: int, want: dict[int, int], gaps: GapReport
     ) -> Iterator[av.VideoFrame]:
         """Decode the packets `first`..`last` and yield the frames whose ticks are in `want`."""
         assert self._index is not None
@@ -384,7 +386,7 @@ class VideoReader:
                 frames = context.decode(packet)
             except av.error.FFmpegError as error:
                 # What follows builds on the damaged picture: go on at the next keyframe.
-                books.broke(error.strerror or type(error).__name__)
+                gaps.record_failure(error.strerror or type(error).__name__)
                 context.flush_buffers()
                 resume = index.next_keyframe(place)
                 if resume is None or resume > last:
@@ -398,7 +400,7 @@ class VideoReader:
                 break
         else:
             if want:
-                books.ended()
+                gaps.record_early_end()
         if skipping:
             context.skip_frame = "DEFAULT"
         if want:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages._geometry.pure_rotation import fit_turn
+from stages._geometry.pure_rotation import fit_rotation_zoom
 
 SIZE = (640, 360)
 CENTER = np.array([320.0, 180.0])
@@ -30,7 +30,7 @@ def test_a_turn_with_noise_and_a_fifth_of_outliers(focal_px, degrees, zoom):
     R = rotation((0.3, 1, 0.2), degrees)
     q = turned(p, R, focal_px, zoom) + rng.normal(0, 0.3, p.shape)
     q[:60] += rng.uniform(-40, 40, (60, 2))
-    turn = fit_turn(p, q, SIZE)
+    turn = fit_rotation_zoom(p, q, SIZE)
     assert turn.focal_px == pytest.approx(focal_px, rel=0.05)
     assert turn.zoom == pytest.approx(zoom, rel=0.005)
     assert turn.angle_deg == pytest.approx(degrees, abs=0.1)
@@ -40,7 +40,7 @@ def test_a_turn_with_noise_and_a_fifth_of_outliers(focal_px, degrees, zoom):
 def test_a_known_focal_length_is_kept():
     p = np.random.default_rng(2).uniform((0, 0), SIZE, (100, 2))
     q = turned(p, rotation((0, 1, 0), 1.0), 500.0, 1.0)
-    turn = fit_turn(p, q, SIZE, focal_px=500.0)
+    turn = fit_rotation_zoom(p, q, SIZE, focal_px=500.0)
     assert turn.focal_px == pytest.approx(500.0, rel=1e-3)
     assert turn.residual_px.max() < 1e-3
 
@@ -51,4 +51,4 @@ def test_parallax_is_left_over():
     p = rng.uniform((0, 0), SIZE, (300, 2))
     depth_m = rng.uniform(1, 4, 300)
     q = p - np.column_stack([0.1 * 550 / depth_m, np.zeros(300)])
-    assert np.median(fit_turn(p, q, SIZE).residual_px) > 3
+    assert np.median(fit_rotation_zoom(p, q, SIZE).residual_px) > 3

@@ -220,6 +220,6 @@ def test_after_damage_it_goes_on_at_the_next_keyframe(tmp_path: Path) -> None:
     # Asking only for frames from before and after the damage tells of none.
     told.events.clear()
     reader = read(path, told=told)
-    assert [p.index for p in reader.pictures([3, 45])] == [3, 45]
+    assert [p.index for p in reader.frames_at([3, 45])] == [3, 45]
     reader.close()
     assert told.losses == []

@@ -116,7 +116,7 @@ def test_jumping_about_equals_reading_on(name: str) -> None:
     reader = read(DATA / name, max_side=128)
     all_images = {p.index: p.rgb() for p in reader.scan()}
     wanted = sorted(np.random.default_rng(5).choice(len(all_images), 4, replace=False).tolist())
-    chosen = {p.index: p.rgb() for p in reader.pictures(wanted)}
+    chosen = {p.index: p.rgb() for p in reader.frames_at(wanted)}
     reader.close()
     assert list(chosen) == wanted
     assert all(np.array_equal(chosen[i], all_images[i]) for i in wanted)

@@ -23,8 +23,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_same_frames_and_times(video: Path) -> None:
     ours, theirs = read(video), read(video, "decord")
-    expected = [(p.index, p.pts_ns, p.keyframe, p.rgb()) for p in ours.pictures(WANTED)]
-    got = [(p.index, p.pts_ns, p.keyframe, p.rgb()) for p in theirs.pictures(WANTED)]
+    expected = [(p.index, p.pts_ns, p.keyframe, p.rgb()) for p in ours.frames_at(WANTED)]
+    got = [(p.index, p.pts_ns, p.keyframe, p.rgb()) for p in theirs.frames_at(WANTED)]
     assert [p[:3] for p in got] == [p[:3] for p in expected]
     assert all(np.array_equal(a[3], b[3]) for a, b in zip(got, expected, strict=True))
     assert [number_of(image) for *_, image in got] == WANTED
@@ -35,7 +35,7 @@ def test_the_same_frames_and_times(video: Path) -> None:
 
 def test_smaller_pictures_agree(video: Path) -> None:
     ours, theirs = read(video, max_side=80), read(video, "decord", max_side=80)
-    for a, b in zip(ours.pictures(WANTED), theirs.pictures(WANTED), strict=True):
+    for a, b in zip(ours.frames_at(WANTED), theirs.frames_at(WANTED), strict=True):
         # Two releases of swscale, five years apart, and hard edges in the picture.
         assert np.abs(a.rgb().astype(int) - b.rgb()).mean() < 1
     ours.close()

@@ -36,7 +36,7 @@ def test_natural_order_and_only_frames(tmp_path: Path) -> None:
     reader = read(tmp_path, "images", fps=10)
     assert [number_of(p.rgb()) for p in reader.scan()] == [1, 2, 9, 10, 100]
     assert reader.timeline().pts_ns.tolist() == [i * 100_000_000 for i in range(5)]
-    assert [p.index for p in reader.pictures([1, 4])] == [1, 4]
+    assert [p.index for p in reader.frames_at([1, 4])] == [1, 4]
     assert (reader.probe.kind, reader.probe.frames, reader.probe.fps) == ("images", 5, None)
     glob = read(str(tmp_path / "img1*[0-9].png"), "images")
     assert [number_of(p.rgb()) for p in glob.scan()] == [10, 100]

@@ -67,9 +67,9 @@ def test_chosen_frames_equal_a_full_decode(video: Path, seed: int) -> None:
     generator = np.random.default_rng(seed)
     wanted = sorted(generator.choice(COUNT, size=(3, 9, 25)[seed], replace=False).tolist())
     reader = read(video)
-    got = {p.index: p.rgb() for p in reader.pictures(wanted)}
+    got = {p.index: p.rgb() for p in reader.frames_at(wanted)}
     # A second round on the same reader begins anew.
-    again = {p.index: p.rgb() for p in reader.pictures(wanted[1:])}
+    again = {p.index: p.rgb() for p in reader.frames_at(wanted[1:])}
     reader.close()
     assert list(got) == wanted
     for index in wanted:
@@ -96,7 +96,7 @@ def test_variable_rate_keeps_the_containers_times(tmp_path: Path) -> None:
     )
     reader = read(path)
     assert reader.timeline().pts_ns.tolist() == [t * 1_000_000 for t in ticks]
-    assert [p.pts_ns for p in reader.pictures([4, 5])] == [3_161_000_000, 3_170_000_000]
+    assert [p.pts_ns for p in reader.frames_at([4, 5])] == [3_161_000_000, 3_170_000_000]
     reader.close()
 
 
@@ -174,7 +174,7 @@ def test_frames_without_times_follow_one_another(tmp_path: Path) -> None:
     told = Told()
     reader = read(path, told=told)
     assert [number_of(p.rgb()) for p in reader.scan()] == list(range(25))
-    assert [number_of(p.rgb()) for p in reader.pictures([3, 17])] == [3, 17]
+    assert [number_of(p.rgb()) for p in reader.frames_at([3, 17])] == [3, 17]
     assert np.all(np.diff(reader.timeline().pts_ns) > 0)
     reader.close()
 
@@ -187,7 +187,7 @@ def test_opening_says_what_there_is(tmp_path: Path) -> None:
     assert (probe.frames, probe.fps, probe.duration_s) == (30, 30.0, 1.0)
     assert np.flatnonzero(reader.timeline().keyframe).tolist() == [0, 10, 20]
     with pytest.raises(ValueError, match=r"indices must rise within 0\.\.29"):
-        reader.pictures([3, 2])
+        reader.frames_at([3, 2])
     reader.close()
 
 

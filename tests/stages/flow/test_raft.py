@@ -15,7 +15,7 @@ from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from stages.flow._consistency import confidence
 from stages.flow._tiles import blended, tiles
-from stages.flow.raft import Config, Model, published
+from stages.flow.raft import Config, Model, torchvision_weights
 from tests.support.motions import clip_of, opened, texture
 
 SAME_PX = 1e-5
@@ -229,7 +229,7 @@ def test_a_gpu_says_the_same(
 def test_the_weights_are_those_that_torchvision_takes(size: str) -> None:
     known: Any = optical_flow
     best = (known.Raft_Large_Weights if size == "large" else known.Raft_Small_Weights).DEFAULT
-    ours = published(size)
+    ours = torchvision_weights(size)
     assert ours.id == f"raft_{size}-{best.name}"
     assert ours.address() == best.url
     assert ours.path.name == best.url.rpartition("/")[2]

@@ -15,9 +15,9 @@ from stages.pose import colmap
 from stages.pose._correspondences import MERGE_PX, Correspondences, features_of
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd
-from stages.pose._image_transform import Grid
-from stages.pose._kornia import Nearest
-from stages.pose._learned import DetectorFree, LearnedFrontEnd
+from stages.pose._image_transform import ImageTransform
+from stages.pose._kornia import NearestNeighborMatcher
+from stages.pose._learned import DetectorFreeFrontEnd, LearnedFrontEnd
 from stages.pose.learned import Config, Model
 from tests.stages.pose.test_pose import keyframes_of
 from tests.support.scenes import Truth, alone, trajectory_error
@@ -43,8 +43,8 @@ class Exact:
         }
         self._rng = np.random.default_rng(0)
 
-    def grid(self, full: tuple[int, int]) -> Grid:
-        return Grid(size=full, full=full)
+    def image_transform(self, full: tuple[int, int]) -> ImageTransform:
+        return ImageTransform(size=full, full=full)
 
     def frame(self, image: np.ndarray) -> int:
         return self._frame[image.tobytes()]
@@ -56,10 +56,12 @@ class Exact:
 class ExactPairs(Exact):
     """Says of every eighth pixel where it is in another picture, as EfficientLoFTR would."""
 
-    def look(self, images: np.ndarray) -> list[int]:
+    def extract(self, images: np.ndarray) -> list[int]:
         return [self.frame(image) for image in images]
 
-    def pair(self, a: int, b: int, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair(
+        self, a: int, b: int, grid: ImageTransform
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         del grid
         flow, visible = self.film.flow_and_visible(a, b)
         v, u = np.mgrid[4 : self.film.height : 8, 4 : self.film.width : 8].reshape(2, -1)
@@ -79,7 +81,7 @@ class ExactPoints(Exact):
         told = self._rng.normal(size=(len(self._xyz), 64)).astype(np.float32)
         self._descriptors = told / np.linalg.norm(told, axis=1, keepdims=True)
 
-    def look(self, images: np.ndarray, most: int) -> list[Features]:
+    def extract(self, images: np.ndarray, most: int) -> list[Features]:
         found = []
         for image in images:
             i = self.frame(image)
@@ -141,7 +143,7 @@ def test_where_sift_finds_nothing_correspondences_give_poses(film: Truth) -> Non
     with pytest.raises(PartNotMade, match="too much blur or too little texture"):
         stage.process(what)
     matcher = ExactPairs(film, what)
-    views, events = posed(what, DetectorFree(matcher, sure=4, threads=1, warn=quiet))
+    views, events = posed(what, DetectorFreeFrontEnd(matcher, sure=4, threads=1, warn=quiet))
     assert_true(views, film)
     told = {event.name: event.value for event in events if isinstance(event, Metric)}
     # A point that two images share is followed through the others.
@@ -154,7 +156,12 @@ def test_where_sift_finds_nothing_correspondences_give_poses(film: Truth) -> Non
 def test_where_sift_finds_nothing_keypoints_give_poses(film: Truth) -> None:
     what = keyframes_of(film, 8)
     front_end = LearnedFrontEnd(
-        ExactPoints(film, what), Nearest(device="cpu"), sure=4, batch=3, threads=2, warn=quiet
+        ExactPoints(film, what),
+        NearestNeighborMatcher(device="cpu"),
+        sure=4,
+        batch=3,
+        threads=2,
+        warn=quiet,
     )
     views, _ = posed(what, front_end)
     assert_true(views, film)
@@ -165,12 +172,12 @@ def test_a_picture_is_looked_at_once_for_all_its_pairs(film: Truth) -> None:
     looked: list[int] = []
 
     class Counted(ExactPairs):
-        def look(self, images: np.ndarray) -> list[int]:
-            found = super().look(images)
+        def extract(self, images: np.ndarray) -> list[int]:
+            found = super().extract(images)
             looked.extend(found)
             return found
 
-    front_end = DetectorFree(Counted(film, what), sure=4, threads=1, warn=quiet)
+    front_end = DetectorFreeFrontEnd(Counted(film, what), sure=4, threads=1, warn=quiet)
     pairs = [(i, j) for i in range(8) for j in range(i + 1, min(8, i + 5))]
     front_end.describe(what, 500, lambda i: None)
     features, matched = front_end.match(what, [], pairs)
@@ -184,14 +191,14 @@ def test_points_off_the_picture_and_no_numbers_take_no_part(film: Truth) -> None
     heard: list[str] = []
 
     class Wild(ExactPairs):
-        def pair(self, a: int, b: int, grid: Grid) -> Any:
+        def pair(self, a: int, b: int, grid: ImageTransform) -> Any:
             if a == what.index[1]:
                 return None
             first, second, score = super().pair(a, b, grid)
             second[:10], second[10:20] = np.nan, -5
             return first, second, score
 
-    front_end = DetectorFree(Wild(film, what), sure=2, threads=1, warn=heard.append)
+    front_end = DetectorFreeFrontEnd(Wild(film, what), sure=2, threads=1, warn=heard.append)
     front_end.describe(what, 10_000, lambda i: None)
     features, matched = front_end.match(what, [], [(0, 1), (1, 2)])
     assert [(one.i, one.j) for one in matched] == [(0, 1)]

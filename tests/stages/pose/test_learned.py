@@ -16,8 +16,8 @@ from pipeline.contract.messages import Keyframes
 from pipeline.contract.stage import Context
 from pipeline.errors import UsageError
 from stages.pose._features import Features
-from stages.pose._front_end import FrontEnd, Matched
-from stages.pose._image_transform import Grid, reduced_size
+from stages.pose._front_end import FrontEnd, PairMatches
+from stages.pose._image_transform import ImageTransform, reduced_size
 from stages.pose.learned import Config, Model
 from tests.stages.pose.test_pose import keyframes
 from tests.support import learned_features as nets
@@ -79,7 +79,7 @@ def described(front_end: FrontEnd, what: Keyframes, most: int = MOST) -> list[Fe
 
 def matched(
     front_end: FrontEnd, what: Keyframes, pairs: list[tuple[int, int]], most: int = MOST
-) -> tuple[list[Features], list[Matched]]:
+) -> tuple[list[Features], list[PairMatches]]:
     features, found = front_end.match(what, described(front_end, what, most), pairs)
     return features, list(found)
 
@@ -136,7 +136,7 @@ def test_kornias_features_are_those_of_its_pages(
     images = nets.room(3, *size, step=8)
     stage = opened(**options(files, name, "nearest"), batch=batch)
     found = described(stage.front_end, keyframes(images), 60)
-    center = stage.front_end._detector.grid(size[::-1]).center
+    center = stage.front_end._detector.image_transform(size[::-1]).center
     for ours, (xy, descriptors, scores) in zip(found, documented(name, images, 60), strict=True):
         order = torch.argsort(scores, descending=True, stable=True)
         assert len(ours) == len(order) > 30
@@ -182,7 +182,7 @@ def test_kornias_lightglue_is_that_of_its_pages(files: Path, name: str, images: 
         assert_same_places(one, features, a[rows[:, 0]] + 0.5, b[rows[:, 1]] + 0.5)
 
 
-def assert_same_places(one: Matched, features: list[Features], a: Any, b: Any) -> None:
+def assert_same_places(one: PairMatches, features: list[Features], a: Any, b: Any) -> None:
     """The matches join the same places, in whatever order."""
     places = [features[one.i].xy[one.matches[:, 0]], features[one.j].xy[one.matches[:, 1]]]
     ours = np.concatenate(places, axis=1)
@@ -260,8 +260,8 @@ def test_efficient_loftr_is_that_of_transformers_where_nothing_moved(
     processor = transformers.AutoImageProcessor.from_pretrained(files / "loftr")
     network = transformers.AutoModelForKeypointMatching.from_pretrained(files / "loftr")
     matcher = opened(**options(files, "", "efficient_loftr")).front_end._matcher
-    a, b = matcher.look(images[:1])[0], matcher.look(images[:1])[0]
-    ours_a, ours_b, score = matcher.pair(a, b, matcher.grid((128, 96)))
+    a, b = matcher.extract(images[:1])[0], matcher.extract(images[:1])[0]
+    ours_a, ours_b, score = matcher.pair(a, b, matcher.image_transform((128, 96)))
     told = network(**processor([images[0], images[0]], return_tensors="pt"))
     assert torch.equal(told.matches[0, 0], told.matches[0, 1])
     rows = torch.nonzero(told.matches[0, 0] > -1)[:, 0]
@@ -288,8 +288,8 @@ def test_efficient_loftr_pairs_the_same_cells_where_something_moved(files: Path)
     cells = torch.nonzero(there > -1)[:, 0]
     assert torch.equal(back[there[cells]], cells)
     matcher = opened(**options(files, "", "efficient_loftr")).front_end._matcher
-    seen = matcher.look(np.stack([image, other]))
-    a, b, _ = matcher.pair(*seen, matcher.grid((128, 96)))
+    seen = matcher.extract(np.stack([image, other]))
+    a, b, _ = matcher.pair(*seen, matcher.image_transform((128, 96)))
     assert len(a) == len(cells) > 20
     # Cell by cell of 8 px, the refinement stays within its cell.
     center = torch.stack([cells % 16, cells // 16], 1).numpy() * 8 + 0.5
@@ -328,10 +328,10 @@ def test_pixel_centers_lie_at_a_half(files: Path) -> None:
 
 @pytest.mark.parametrize("center", [(0.5, 0.5), (0.51, 0.6)])
 def test_a_grid_goes_there_and_back(center: tuple[float, float]) -> None:
-    grid = Grid(size=(640, 360), full=(1920, 1088), center=center)
+    grid = ImageTransform(size=(640, 360), full=(1920, 1088), center=center)
     xy = np.random.default_rng(0).uniform(0, 360, (50, 2)).astype(np.float32)
     assert np.abs(grid.to_network(grid.to_image(xy)) - xy).max() < 1e-3
-    whole = Grid(size=(640, 360), full=(1920, 1080))
+    whole = ImageTransform(size=(640, 360), full=(1920, 1080))
     np.testing.assert_allclose(whole.to_image(np.zeros((1, 2), np.float32)), [[1.5, 1.5]])
 
 
@@ -384,14 +384,14 @@ def test_when_memory_runs_out_the_batch_is_halved(
     stage = opened(heard.append, **options(files, "disk", "lightglue"), batch=4)
     front_end: Any = stage.front_end
     wanted = described(front_end, keyframes(images))
-    look = front_end._detector.look
+    look = front_end._detector.extract
 
     def short(some: np.ndarray, most: int) -> Any:
         if len(some) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return look(some, most)
 
-    monkeypatch.setattr(front_end._detector, "look", short)
+    monkeypatch.setattr(front_end._detector, "extract", short)
     for a, b in zip(described(front_end, keyframes(images)), wanted, strict=True):
         np.testing.assert_allclose(a.xy, b.xy, atol=1e-3)
     warnings = [event.text for event in heard if isinstance(event, Warn)]

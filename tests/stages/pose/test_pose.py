@@ -11,9 +11,9 @@ from pipeline.contract.stage import Context
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import invert, project
 from stages.pose import colmap, given
+from stages.pose._failure_reasons import left_out
 from stages.pose._features import Features, extract, match
-from stages.pose._reasons import left_out
-from stages.pose._static_camera import still_share
+from stages.pose._static_camera import static_share
 from tests.support.scenes import Truth, alone, trajectory_error
 
 
@@ -292,6 +292,6 @@ def test_still_share_of_a_moving_and_a_fixed_picture():
     moving = np.stack([wide[:, 20 * i : 20 * i + 160] for i in range(6)])
     fixed = np.repeat(moving[:1], 6, axis=0)
     shot = np.zeros(6, np.int32)
-    assert still_share(np.repeat(moving[..., None], 3, -1), shot) < 0.02
-    assert still_share(np.repeat(fixed[..., None], 3, -1), shot) == 1
-    assert np.isnan(still_share(np.zeros((6, 40, 40, 3), np.uint8), shot))
+    assert static_share(np.repeat(moving[..., None], 3, -1), shot) < 0.02
+    assert static_share(np.repeat(fixed[..., None], 3, -1), shot) == 1
+    assert np.isnan(static_share(np.zeros((6, 40, 40, 3), np.uint8), shot))

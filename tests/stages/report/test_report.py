@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.contract.messages import RunSummary
+from stages.report._formatting import amount, clock, megabytes, metric, span
 from stages.report._markup import embedded_json, tag
-from stages.report._place import octahedral
-from stages.report._wording import amount, clock, megabytes, metric, span
+from stages.report._scene import octahedral
 from tests.support import results
 
 EXPORTS = (

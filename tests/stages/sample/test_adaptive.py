@@ -54,7 +54,7 @@ class Film(FakeReader):
         super().__init__(np.arange(len(pictures)) / fps)
         self.pictures_of = pictures
 
-    def pictures(self, wanted):
+    def frames_at(self, wanted):
         for i in wanted:
             self.asked.append(i)
             yield Gray(i, int(self.pts_ns[i]), self.pictures_of[i])

@@ -58,13 +58,13 @@ class FakeReader:
     def timeline(self) -> Timeline:
         return Timeline(pts_ns=self.pts_ns, keyframe=self.keys, index=np.arange(len(self.pts_ns)))
 
-    def pictures(self, wanted: Iterable[int]) -> Iterator[Any]:
+    def frames_at(self, wanted: Iterable[int]) -> Iterator[Any]:
         for i in wanted:
             self.asked.append(i)
             yield Fake(i, int(self.pts_ns[i]))
 
     def scan(self) -> Iterator[Any]:
-        return self.pictures(range(len(self.pts_ns)))
+        return self.frames_at(range(len(self.pts_ns)))
 
     def stop(self) -> None:
         pass
@@ -161,7 +161,7 @@ class FakeCamera(FakeReader):
         raise SourceError("a camera")
 
     def scan(self) -> Iterator[Any]:
-        return self.pictures(self.left.pop(0) if self.left else [])
+        return self.frames_at(self.left.pop(0) if self.left else [])
 
 
 def test_a_camera_is_sampled_as_a_file_is() -> None:

@@ -21,7 +21,7 @@ from pipeline.storage.run_folder import RunFolder
 from pipeline.worker.event_log import EventLog
 from stages._formats.packed_masks import packed, unpacked
 from stages.pose._features import Features
-from stages.pose._front_end import kept
+from stages.pose._front_end import drop_invalid
 from tests.support import results
 from tests.support.motions import clip_of
 from tests.support.posed import posed_views
@@ -98,11 +98,11 @@ def test_features_on_what_moves_are_dropped() -> None:
     left_out = np.zeros((2, 40, 60), bool)
     left_out[1, 4, 10] = left_out[1, 39, 59] = True
     plain = replace(results.keyframes([0, 1]), images=np.zeros((2, 40, 60, 3), np.uint8))
-    whole, some = kept(replace(plain, masks=left_out), [features, features])
+    whole, some = drop_invalid(replace(plain, masks=left_out), [features, features])
     np.testing.assert_array_equal(some.xy, xy[[0, 3]])
     np.testing.assert_array_equal(some.descriptors[:, 0], [0, 3])
     assert whole is features
-    assert kept(plain, [features, features])[1] is features
+    assert drop_invalid(plain, [features, features])[1] is features
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +151,19 @@ def test_no_surface_is_fused_from_what_moves(views: Views) -> None:
 
 def test_splats_do_not_learn_what_is_masked(views: Views) -> None:
     torch = pytest.importorskip("torch")
-    from stages.splat._train import _seen
+    from stages.splat._train import _with_masked_pixels
     from stages.splat._training_views import TrainingViews
 
-    shot = TrainingViews(replace(views, masks=block(views)), 80, "cpu").shot(0)
-    assert shot.mask is not None
-    assert shot.mask.shape == shot.target.shape[:2]
-    np.testing.assert_array_equal(shot.mask.numpy(), block(views)[0, ::2, ::2])
-    image = torch.rand(*shot.target.shape, requires_grad=True)
-    ((_seen(image, shot) - shot.target) ** 2).sum().backward()
+    view = TrainingViews(replace(views, masks=block(views)), 80, "cpu").get(0)
+    assert view.mask is not None
+    assert view.mask.shape == view.target.shape[:2]
+    np.testing.assert_array_equal(view.mask.numpy(), block(views)[0, ::2, ::2])
+    image = torch.rand(*view.target.shape, requires_grad=True)
+    ((_with_masked_pixels(image, view) - view.target) ** 2).sum().backward()
     grad = image.grad.abs().sum(-1)
-    assert (grad[shot.mask] == 0).all()
-    assert (grad[~shot.mask] > 0).all()
-    assert TrainingViews(views, 80, "cpu").shot(0).mask is None
+    assert (grad[view.mask] == 0).all()
+    assert (grad[~view.mask] > 0).all()
+    assert TrainingViews(views, 80, "cpu").get(0).mask is None
 
 
 def boxes_of(t: int) -> list[tuple[str, list[float]]]:

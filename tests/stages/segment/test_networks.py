@@ -211,7 +211,7 @@ def test_half_the_batch_where_a_gpu_runs_out_of_memory(
     told: list[Event] = []
     options = {"checkpoint": str(saved / "rt_detr"), "threshold": 0.3, "labels": "all"}
     stage = opened("detection", told, batch=4, **options)
-    look, sizes = stage.look, list[int]()
+    look, sizes = stage.detect, list[int]()
 
     def full(images: list[Any]) -> Any:
         sizes.append(len(images))
@@ -219,12 +219,12 @@ def test_half_the_batch_where_a_gpu_runs_out_of_memory(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return look(images)
 
-    monkeypatch.setattr(stage, "look", full)
+    monkeypatch.setattr(stage, "detect", full)
     masks = stage.process(frames(5))
     assert sizes == [4, 2, 1, 1, 1, 1, 1]
     np.testing.assert_array_equal(masks.box, opened("detection", **options).process(frames(5)).box)
     assert "from here on 1 frames at a time" in [e.text for e in told if isinstance(e, Warn)][-1]
-    monkeypatch.setattr(stage, "look", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(stage, "detect", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(UsageError, match="does not hold one of the frames; take a smaller"):
         stage.process(frames(1))
 

@@ -269,7 +269,7 @@ def test_results_are_bit_equal_for_any_number_of_threads():
 
 CHECKED = """
 import numpy as np, pytest, torch
-from stages.splat._raster import gather
+from stages._gaussians.rasterize import gather
 with pytest.raises(IndexError):  # or the checks below would check nothing
     gather(0, 3, np.zeros(1, np.int32), np.zeros(2, np.int64), *(np.zeros(s, np.float32)
            for s in ((1, 9), (1, 2), (1, 3), (1,), (1, 3))))

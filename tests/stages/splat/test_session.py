@@ -47,7 +47,7 @@ def interrupt(folder, at, v=None, **options):
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
     monkeypatch.setattr(_session, "CHECKPOINT_EVERY_S", -1.0)
-    monkeypatch.setattr(_session, "TOLD_EVERY_S", -1.0)
+    monkeypatch.setattr(_session, "REPORT_EVERY_S", -1.0)
 
 
 @pytest.mark.parametrize(

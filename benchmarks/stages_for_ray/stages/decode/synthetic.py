@@ -43,7 +43,7 @@ class Synthetic:
         """There are no frames that could be listed."""
         raise NotImplementedError
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[DecodedFrame]:
         """There is nothing to decode."""

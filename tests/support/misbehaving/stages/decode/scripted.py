@@ -60,7 +60,7 @@ class _Reader:
             codec="none",
         )
 
-    def pictures(
+    def frames_at(
         self, wanted: Iterable[int], first: int = 0, again: Iterable[int] = ()
     ) -> Iterator[DecodedFrame]:
         for index in wanted:

@@ -25,7 +25,7 @@ class Model(Stage[Config]):
             first = self._next
             last = min(first + self.config.clip_frames, reader.probe.frames)
             index = np.arange(first, last)
-            pictures = list(reader.pictures(index.tolist()))
+            pictures = list(reader.frames_at(index.tolist()))
             self._next = last - 1 if last < reader.probe.frames else reader.probe.frames
             yield Frames(
                 clip=f"{reader.source.name}/{first}-{last - 1}",

@@ -15,9 +15,9 @@ from av.error import FFmpegError
 
 from stages.report._markup import data_uri
 
-__all__ = ["jpeg_uri", "nearest", "storyboard", "video_pictures", "video_uri"]
+__all__ = ["jpeg_uri", "nearest", "storyboard", "video_frames", "video_uri"]
 
-Picture = tuple[float, npt.NDArray[np.uint8]]
+TimedImage = tuple[float, npt.NDArray[np.uint8]]
 """A time in s and an RGB image."""
 
 CUE = re.compile(r"(\d+):(\d\d):(\d\d\.\d{3}) --> .*\nstoryboard\.jpg#xywh=(\d+),(\d+),(\d+),(\d+)")
@@ -30,7 +30,7 @@ def jpeg_uri(image: npt.NDArray[np.uint8], quality: int = 78) -> str:
     return data_uri("image/jpeg", data.tobytes())
 
 
-def storyboard(folder: Path) -> list[Picture]:
+def storyboard(folder: Path) -> list[TimedImage]:
     """Return the storyboard's pictures in order of time; none if it is missing or broken."""
     sheet = (
         cv2.imread(str(folder / "storyboard.jpg")) if _is_file(folder, "storyboard.jpg") else None
@@ -38,7 +38,7 @@ def storyboard(folder: Path) -> list[Picture]:
     if sheet is None or not _is_file(folder, "storyboard.vtt"):
         return []
     rgb: Any = cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB)
-    pictures: list[Picture] = []
+    pictures: list[TimedImage] = []
     text = (folder / "storyboard.vtt").read_text(encoding="utf-8", errors="replace")
     for hours, minutes, seconds, *box in CUE.findall(text):
         x, y, w, h = (int(number) for number in box)
@@ -53,13 +53,13 @@ def _is_file(folder: Path, name: str) -> bool:
     return (folder / name).is_file()
 
 
-def nearest(pictures: list[Picture], time_s: float) -> npt.NDArray[np.uint8] | None:
+def nearest(pictures: list[TimedImage], time_s: float) -> npt.NDArray[np.uint8] | None:
     """Return the picture that stands at this time: the last one that began by then."""
     begun = [image for start_s, image in pictures if start_s <= time_s + 1e-3]
     return begun[-1] if begun else (pictures[0][1] if pictures else None)
 
 
-def video_pictures(path: Path, times_s: list[float], width: int) -> list[Picture]:
+def video_frames(path: Path, times_s: list[float], width: int) -> list[TimedImage]:
     """Return the pictures of a preview video that stand at these rising times.
 
     One pass forward: previews have few keyframes, so seeking wins nothing.
@@ -72,7 +72,7 @@ def video_pictures(path: Path, times_s: list[float], width: int) -> list[Picture
         return []
 
 
-def _pick(path: Path, times_s: list[float], width: int) -> Iterator[Picture]:
+def _pick(path: Path, times_s: list[float], width: int) -> Iterator[TimedImage]:
     with av.open(str(path)) as container:
         wanted = iter(times_s)
         target = next(wanted, None)

@@ -14,9 +14,9 @@ from pipeline.errors import UsageError, later
 from stages._rendering.overview import Overview, frusta, overview, upright
 from stages._rendering.scene import Cameras, Scene, read_scene
 from stages.report._facts import Facts
+from stages.report._formatting import amount, plural
+from stages.report._images import jpeg_uri
 from stages.report._markup import Markup, data_uri, embedded_json, tag
-from stages.report._pictures import jpeg_uri
-from stages.report._wording import amount, plural
 
 __all__ = ["place"]
 

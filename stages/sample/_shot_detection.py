@@ -19,18 +19,18 @@ from pipeline.contract import DecodedFrame
 from stages.sample._clips import SHARPNESS_WIDTH_PX
 
 __all__ = [
-    "PREVIEW_WIDTH_PX",
+    "THUMBNAIL_WIDTH_PX",
     "Preview",
     "PreviewFlow",
     "ShotDetector",
-    "in_shot",
-    "looks",
-    "shots",
+    "detect_shots",
+    "preview_frames",
+    "with_shot",
 ]
 
 Gray = npt.NDArray[np.uint8]
 
-PREVIEW_WIDTH_PX = 160
+THUMBNAIL_WIDTH_PX = 160
 """Motion and cuts are judged at this width: DIS takes 0.15 ms a pair there."""
 
 # Measured over 22 real clips (previews of 160 px, gray levels): at true cuts the change is 43-72
@@ -56,11 +56,11 @@ differ in everything and still be one walk through one room."""
 class Preview:
     """What is known of a frame at a glance."""
 
-    picture: DecodedFrame
+    frame: DecodedFrame
     luma: Gray
     """At `SHARPNESS_WIDTH_PX`."""
-    preview: Gray
-    """At `PREVIEW_WIDTH_PX`."""
+    thumbnail: Gray
+    """At `THUMBNAIL_WIDTH_PX`."""
     shot: int = 0
 
 
@@ -103,13 +103,13 @@ class PreviewFlow:
         return float((x * y).sum()) / scale if scale > 1 else 1.0
 
 
-def looks(pictures: Iterable[DecodedFrame]) -> Iterator[Preview]:
+def preview_frames(frames: Iterable[DecodedFrame]) -> Iterator[Preview]:
     """Look at every frame without converting it."""
-    for picture in pictures:
-        luma = picture.luma(SHARPNESS_WIDTH_PX)
-        h = max(16, round(luma.shape[0] * PREVIEW_WIDTH_PX / SHARPNESS_WIDTH_PX))
-        preview = cv2.resize(luma, (PREVIEW_WIDTH_PX, h), interpolation=cv2.INTER_AREA)
-        yield Preview(picture, luma, preview)
+    for frame in frames:
+        luma = frame.luma(SHARPNESS_WIDTH_PX)
+        h = max(16, round(luma.shape[0] * THUMBNAIL_WIDTH_PX / SHARPNESS_WIDTH_PX))
+        thumbnail = cv2.resize(luma, (THUMBNAIL_WIDTH_PX, h), interpolation=cv2.INTER_AREA)
+        yield Preview(frame, luma, thumbnail)
 
 
 @dataclass
@@ -129,33 +129,35 @@ class ShotDetector:
         return {
             "shot": self.shot,
             "activity": list(self.activity),
-            "before": self.before and self.before.picture.index,
-            "waiting": self.waiting and self.waiting.picture.index,
-            "ready": [(look.picture.index, look.shot) for look in self.ready],
+            "before": self.before and self.before.frame.index,
+            "waiting": self.waiting and self.waiting.frame.index,
+            "ready": [(preview.frame.index, preview.shot) for preview in self.ready],
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any], looks: Mapping[int, Preview]) -> ShotDetector:
+    def restored(cls, state: dict[str, Any], previews: Mapping[int, Preview]) -> ShotDetector:
         """Return what `snapshot` described, with a new look at its frames."""
         before, waiting = state["before"], state["waiting"]
         return cls(
             state["shot"],
             deque(state["activity"], ACTIVITY_FRAMES),
-            None if before is None else looks[before],
-            None if waiting is None else looks[waiting],
-            deque(in_shot(looks[index], shot) for index, shot in state["ready"]),
+            None if before is None else previews[before],
+            None if waiting is None else previews[waiting],
+            deque(with_shot(previews[index], shot) for index, shot in state["ready"]),
         )
 
 
-def shots(seen: Iterable[Preview], matcher: PreviewFlow, state: ShotDetector) -> Iterator[Preview]:
+def detect_shots(
+    previews: Iterable[Preview], matcher: PreviewFlow, state: ShotDetector
+) -> Iterator[Preview]:
     """Number the shots. What `state` holds is complete whenever a frame is handed out."""
     yield from _drained(state.ready)
-    for look in seen:
-        _number(look, matcher, state)
+    for preview in previews:
+        _number(preview, matcher, state)
         yield from _drained(state.ready)
     if state.waiting is not None:
         last, state.waiting = state.waiting, None
-        yield in_shot(last, state.shot + 1)
+        yield with_shot(last, state.shot + 1)
 
 
 def _drained(ready: deque[Preview]) -> Iterator[Preview]:
@@ -163,33 +165,37 @@ def _drained(ready: deque[Preview]) -> Iterator[Preview]:
         yield ready.popleft()
 
 
-def _number(look: Preview, matcher: PreviewFlow, state: ShotDetector) -> None:
+def _number(preview: Preview, matcher: PreviewFlow, state: ShotDetector) -> None:
     if state.before is None:
-        state.before = look
-        state.ready.append(look)
+        state.before = preview
+        state.ready.append(preview)
         return
     if state.waiting is not None:
-        if matcher.likeness(state.before.preview, look.preview) < ALIKE_OTHER_TONES:
+        if matcher.likeness(state.before.thumbnail, preview.thumbnail) < ALIKE_OTHER_TONES:
             state.shot += 1
             state.activity.clear()
-        state.ready.append(in_shot(state.waiting, state.shot))
+        state.ready.append(with_shot(state.waiting, state.shot))
         state.before, state.waiting = state.waiting, None
     before = state.before
-    change = _change(before.preview, look.preview)
-    gap_s = (look.picture.pts_ns - before.picture.pts_ns) / 1e9
+    change = _change(before.thumbnail, preview.thumbnail)
+    gap_s = (preview.frame.pts_ns - before.frame.pts_ns) / 1e9
     # The frame after a cut says how lively the new shot is: it is no cut itself.
     begins = state.shot > 0 and not state.activity
-    if not begins and _cuts(before, look, change, _typical(state.activity, gap_s), matcher):
-        state.waiting = look
+    if not begins and _cuts(before, preview, change, _typical(state.activity, gap_s), matcher):
+        state.waiting = preview
         return
     state.activity.append(change)
-    state.before = look
-    state.ready.append(in_shot(look, state.shot))
+    state.before = preview
+    state.ready.append(with_shot(preview, state.shot))
 
 
-def in_shot(look: Preview, shot: int) -> Preview:
+def with_shot(preview: Preview, shot: int) -> Preview:
     """Return the look as one of another shot."""
-    return look if look.shot == shot else Preview(look.picture, look.luma, look.preview, shot)
+    return (
+        preview
+        if preview.shot == shot
+        else Preview(preview.frame, preview.luma, preview.thumbnail, shot)
+    )
 
 
 def _change(a: Gray, b: Gray) -> float:
@@ -202,16 +208,16 @@ def _typical(activity: deque[float], gap_s: float) -> float:
 
 
 def _cuts(
-    before: Preview, look: Preview, change: float, typical: float, matcher: PreviewFlow
+    before: Preview, preview: Preview, change: float, typical: float, matcher: PreviewFlow
 ) -> bool:
     if change < CHANGE_LEAST or change < CHANGE_RATIO * typical:
         return False
-    likeness = matcher.likeness(before.preview, look.preview)
+    likeness = matcher.likeness(before.thumbnail, preview.thumbnail)
     if likeness < ALIKE:
         return True
-    tones = 0.5 * np.abs(_histogram(before.preview) - _histogram(look.preview)).sum()
+    tones = 0.5 * np.abs(_histogram(before.thumbnail) - _histogram(preview.thumbnail)).sum()
     return bool(likeness < ALIKE_OTHER_TONES and tones > OTHER_TONES)
 
 
-def _histogram(preview: Gray) -> npt.NDArray[np.float64]:
-    return np.bincount(preview.ravel() >> 3, minlength=32) / preview.size
+def _histogram(thumbnail: Gray) -> npt.NDArray[np.float64]:
+    return np.bincount(thumbnail.ravel() >> 3, minlength=32) / thumbnail.size

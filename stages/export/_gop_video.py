@@ -29,7 +29,7 @@ from stages._rendering.video_writer import (
 )
 from stages.export._scratch import Spool
 
-__all__ = ["GroupedVideo"]
+__all__ = ["GopVideo"]
 
 HEADER = struct.Struct("<qqI?")
 """Presentation time and duration (ticks), bytes, and whether it is a keyframe."""
@@ -41,7 +41,7 @@ SEI = 6
 """NAL unit type of supplemental information (H.264, table 7-1): x264 signs its work there."""
 
 
-class GroupedVideo:
+class GopVideo:
     """H.264 in MP4 as `PreviewVideo` writes it, for a stream that must survive a crash.
 
     Args:

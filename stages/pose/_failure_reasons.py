@@ -8,7 +8,7 @@ from pipeline.contract import Array, Keyframes, Views
 from stages.pose._features import Features
 from stages.pose._matching import Pair
 from stages.pose._parallax import ParallaxEvidence
-from stages.pose._static_camera import STILL_SHARE, still_share
+from stages.pose._static_camera import STATIC_SHARE, static_share
 
 __all__ = ["left_out", "why_no_model", "why_no_motion", "why_nothing_to_map"]
 
@@ -31,8 +31,8 @@ def why_no_motion(keyframes: Keyframes) -> str:
             f"no parallax: only {count} keyframe{'s' if count > 1 else ''}, at least {MIN_VIEWS} "
             "are needed: the picture hardly moves or is too short; move the camera sideways"
         )
-    share = still_share(keyframes.images, keyframes.shot)
-    if share > STILL_SHARE:
+    share = static_share(keyframes.images, keyframes.shot)
+    if share > STATIC_SHARE:
         return (
             f"no parallax: the camera stands still ({100 * share:.0f} % of the picture's texture "
             "stays in place); reconstruction needs a camera that moves sideways"
@@ -102,12 +102,12 @@ def left_out(keyframes: Keyframes, views: Views) -> str:
     if len(ranges) > 6:
         ranges = [*ranges[:5], f"{len(ranges) - 5} more"]
     shots = np.unique(keyframes.shot)
-    gone = [str(s) for s in shots if missing[keyframes.shot == s].all()]
+    absent = [str(s) for s in shots if missing[keyframes.shot == s].all()]
     text = (
         f"{len(views.index)} of {views.candidates} keyframes posed; left out: {', '.join(ranges)}"
     )
-    if gone and len(shots) > 1:
-        text += f" (shot{'s' if len(gone) > 1 else ''} {', '.join(gone[:8])})"
+    if absent and len(shots) > 1:
+        text += f" (shot{'s' if len(absent) > 1 else ''} {', '.join(absent[:8])})"
     return text
 
 
