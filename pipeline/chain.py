@@ -55,7 +55,7 @@ FOLLOWS = {"track": "segment"}
 """Steps that go without saying once another one is there, and are no loss without it."""
 
 STREAM_LEVEL = (Actions, Tracks, Keyframes, Views, DepthMaps, Points, Splats)
-"""Messages that stand for a whole stream: kept in the run folder, so that `--resume` finds them."""
+"""Messages about a whole stream: kept in the run folder, so that `--resume` finds them."""
 
 NAMES: dict[type, str] = {
     Scores: "recognized actions",
@@ -67,7 +67,7 @@ NAMES: dict[type, str] = {
     Points: "point cloud",
     Splats: "splats",
 }
-"""What a user calls them."""
+"""Names of messages, for users."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Chain:
 
     @property
     def body(self) -> tuple[Link, ...]:
-        """All between the head and the report."""
+        """All stages between the sampler and the report."""
         return tuple(link for link in self.links if link.step not in (*HEAD, REPORT))
 
     @property

@@ -60,7 +60,7 @@ class SourceError(Reel3dError):
 
 
 class PartNotMade(Reel3dError):
-    """A stage cannot make its part from this source; `reason` tells the user why.
+    """A stage cannot make its part from this source; the message tells the user why.
 
     The failure is data: the runner records it, skips what depends on the part and goes on.
     """

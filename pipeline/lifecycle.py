@@ -84,7 +84,7 @@ def prepare(source: Source, config: RunConfig, out: Path, *, resume: bool = Fals
     began = time.perf_counter()
     chain = wire(config.choices)
     for link in (*chain.head, *chain.body):
-        # What cannot be had is told before anything is made.
+        # Weights that cannot be had are reported before anything is made.
         stage = link.stage(link.choice.options)
         for weights in stage.weights:
             licenses.check(weights, link.name)
@@ -123,7 +123,7 @@ def release(prepared: PreparedRun, error: BaseException | None = None) -> None:
 
 
 def build_manifest(prepared: PreparedRun, probe: Probe | None, peak_bytes: int) -> dict[str, Any]:
-    """Write the tables once every stage is through; return the manifest without the report."""
+    """Write the tables once every stage has ended; return the manifest without the report."""
     folder, planned_stages, source = prepared.folder, prepared.planned_stages, prepared.source
     probed = probe.as_dict() if probe else folder.facts().get("probe", {})
     folder.write_facts({"probe": probed, "source": prepared.source_hash, "shown": source.shown})
@@ -157,7 +157,7 @@ def finalize(
     report: Meter | None,
     listener: ProgressListener,
 ) -> RunResult:
-    """Write the manifest, with what the report told of itself: the run is complete."""
+    """Write the manifest, with the meter of the report: the run is complete."""
     link = prepared.chain.report
     if link is not None and report is not None:
         state = "failed" if report.losses else "made"
@@ -241,7 +241,7 @@ def _account(planned: PlannedStage) -> dict[str, Any]:
     meter = planned.meter
     stage = planned.link.stage(planned.link.choice.options)
     weights = [
-        {"id": one.id, "sha256": sha256_of(one), **licenses.told(one)} for one in stage.weights
+        {"id": one.id, "sha256": sha256_of(one), **licenses.describe(one)} for one in stage.weights
     ]
     account: dict[str, Any] = {
         "step": planned.link.step,
@@ -291,7 +291,7 @@ def _write_tables(folder: RunFolder, planned_stages: list[PlannedStage]) -> None
 def _report(
     chain: Chain, execution: LocalRunner, manifest: dict[str, Any], listener: ProgressListener
 ) -> Meter | None:
-    """Make the report; it is made anew each time, since it shows everything else."""
+    """Make the report; it is made again each time, since it shows everything else."""
     link = chain.report
     if link is None:
         return None

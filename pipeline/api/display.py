@@ -1,4 +1,4 @@
-"""Who is told of a run's progress: a caller's listener, the terminal, or no one."""
+"""Receivers of a run's progress: a caller's listener, the terminal, or none."""
 
 from __future__ import annotations
 

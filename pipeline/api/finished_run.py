@@ -195,7 +195,7 @@ class Run:
     def points(self) -> o3d.geometry.PointCloud:
         """The point cloud with colors and normals: an `open3d.geometry.PointCloud`.
 
-        In world coordinates; y points down. It is read anew each time, since Open3D changes its
+        In world coordinates; y points down. It is read again each time, since Open3D changes its
         geometries in place.
         """
         return self._open3d("points", "read_point_cloud")
@@ -204,7 +204,7 @@ class Run:
     def mesh(self) -> o3d.geometry.TriangleMesh:
         """The surface with colors and normals: an `open3d.geometry.TriangleMesh`.
 
-        In world coordinates; y points down. It is read anew each time, since Open3D changes its
+        In world coordinates; y points down. It is read again each time, since Open3D changes its
         geometries in place.
         """
         return self._open3d("mesh", "read_triangle_mesh")

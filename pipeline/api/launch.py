@@ -75,7 +75,7 @@ class Launch:
         self.sources: list[Source] = []
         for uri in sources:
             self.sources.append(make_source(uri, [source.name for source in self.sources]))
-        # A wrong option must not show only after the first of many films.
+        # A wrong option must not show only after the first of many videos.
         self.configs: list[RunConfig] = [
             load(preset=preset, file=config, overrides=overrides, options=options, uri=source.uri)
             for source in self.sources

@@ -88,18 +88,18 @@ def make_film(path: Path, *, width: int, height: int, fps: float, seconds: float
 def measure(
     config: RunConfig, film: Path, small: Path, *, alone: bool, runtime: RuntimeCosts | None = None
 ) -> Costs:
-    """Run the chain on a film in two sizes; return the costs of its stages.
+    """Run the chain on a video in two sizes; return the costs of its stages.
 
     Args:
         config: The chain and its options.
-        film: The film.
+        film: The video.
         small: The same in a smaller size, or another; where it is as large, costs are taken to be
             proportional to the pixels.
         alone: A run has this stream only: its decoder may have all threads.
         runtime: What Ray and the driver add, where it is known.
 
     Raises:
-        Reel3dError: The film cannot be used, or a stage fails on it.
+        Reel3dError: The video cannot be used, or a stage fails on it.
     """
     with tempfile.TemporaryDirectory(prefix="reel3d-plan-") as folder:
         # The first run loads libraries and compiles: it is thrown away.
@@ -119,10 +119,10 @@ def costs_of(
     runtime: RuntimeCosts,
     starts: Callable[[str], float],
 ) -> Costs:
-    """Turn what was spent on two films into laws.
+    """Fit the cost model to the profiles of two videos.
 
     Args:
-        less: What the smaller film took.
+        less: Profile of the smaller video.
         more: What the larger one took.
         config: Their chain.
         runtime: What Ray and the driver add.
@@ -133,7 +133,7 @@ def costs_of(
     more_s, less_s = (_length_s(trial.probe, config) for trial in (more, less))
     if not (more.clips and fps and more_s):
         raise UsageError(
-            "the costs cannot be measured on a film whose length and frame rate nobody knows; give "
+            "the costs cannot be measured on a video with unknown duration or frame rate; give "
             "another one with --like FILM"
         )
     head = next(name for name in more.stages if name.startswith("sample/"))
@@ -177,7 +177,7 @@ def costs_of(
 
 
 def _length_s(probe: Probe, config: RunConfig) -> float:
-    """Return the seconds of a film that were decoded."""
+    """Return the seconds of a video that were decoded."""
     options = config.choices[0].options
     until_s = getattr(options, "end_s", None)
     since_s = getattr(options, "start_s", 0.0)

@@ -19,7 +19,7 @@ from pipeline.version import version
 __all__ = ["kept_costs"]
 
 SECONDS = 8.0
-"""Of the made-up film, and at most of one that is given."""
+"""Length of the synthetic video, and at most of one that is given."""
 
 
 def kept_costs(
@@ -29,18 +29,18 @@ def kept_costs(
     height: int,
     fps: float,
     film: Path | None,
-    anew: bool,
+    again: bool,
     say: Callable[[str], None],
 ) -> tuple[Costs, str]:
     """Return the costs of a chain, and the file that holds them.
 
     Args:
-        config: The chain; its source is a film.
+        config: The chain; its source is a video.
         width: Of the planned streams, px.
         height: Of the planned streams, px.
         fps: Of the planned streams.
-        film: One to measure on; None for a made-up one.
-        anew: Measure even where they are kept.
+        film: Video to measure on; None for a synthetic one.
+        again: Measure even where they are cached.
         say: Takes what a user should know.
 
     Raises:
@@ -57,9 +57,9 @@ def kept_costs(
     root = os.environ.get("REEL3D_CACHE", "")
     folder = (Path(root) if root else Path.home() / ".cache" / "reel3d") / "costs"
     path = folder / f"{Path(config.preset).stem}-{width}x{height}-{fps:g}fps-{key}.json"
-    if path.is_file() and not anew:
+    if path.is_file() and not again:
         return Costs.read(path), str(path)
-    what = film.name if film else f"a made-up film of {SECONDS:g} s"
+    what = film.name if film else f"a synthetic video of {SECONDS:g} s"
     say(f"measuring what the stages cost on this machine, with {what} ...")
     costs = _measured(config, width, height, fps, film)
     try:
@@ -91,7 +91,7 @@ def _measured(config: RunConfig, width: int, height: int, fps: float, film: Path
 
 
 def _beginning(config: RunConfig) -> RunConfig:
-    """Return the same chain for the first seconds of a film."""
+    """Return the same chain for the first seconds of a video."""
     decode, *others = config.choices
     options = decode.options.model_copy(update={"end_s": SECONDS})
     return replace(config, choices=(replace(decode, options=options), *others))

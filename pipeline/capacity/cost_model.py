@@ -1,7 +1,7 @@
 """What the stages of a chain cost, as plain data that can be carried from machine to machine.
 
 A file of costs is what `reel3d plan --measure` writes; every figure may be edited, and those of a
-GPU stage are written by whoever has one::
+GPU stage are written by hand::
 
     {"reel3d_costs": 1, "made_on": "...", "film": {...}, "runtime": {...},
      "stages": {"flow/dis": {"clip": {"per_frame_s": 0.001, "per_megapixel_s": 0.06}, ...}}}
@@ -76,12 +76,12 @@ class StageCosts(Options):
 
 
 class FilmCosts(Options):
-    """What the sampler takes of a film; it depends on what the film shows."""
+    """What the sampler selects of a video; it depends on the content of the video."""
 
-    width: int = Field(ge=16, le=16384, description="of the measured film, px")
-    height: int = Field(ge=16, le=16384, description="of the measured film, px")
-    fps: float = Field(gt=0, le=1000, description="of the measured film")
-    clip_s: float = Field(gt=0, le=3600, description="seconds of film in a clip")
+    width: int = Field(ge=16, le=16384, description="of the measured video, px")
+    height: int = Field(ge=16, le=16384, description="of the measured video, px")
+    fps: float = Field(gt=0, le=1000, description="of the measured video")
+    clip_s: float = Field(gt=0, le=3600, description="seconds of video in a clip")
     clip_frames: float = Field(ge=1, le=1024, description="sampled frames in a clip")
     max_side: int = Field(
         default=960, ge=16, description="longest side of the delivered frames, px"
@@ -111,7 +111,7 @@ class RuntimeCosts(Options):
         default=1.0,
         ge=1,
         le=8,
-        description="how much longer a call takes where all cores are at work",
+        description="how much longer a task takes where all cores are busy",
     )
 
 
@@ -141,7 +141,7 @@ class Costs(Options):
         return self.stages[name]
 
     def shortened(self, share: float) -> Costs:
-        """Return the costs of streams of which only a part is looked at.
+        """Return the costs of streams of which only a part is simulated.
 
         What a stream costs once shrinks alike, so that clips and streams keep their proportion.
         """

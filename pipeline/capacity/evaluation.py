@@ -1,4 +1,4 @@
-"""What becomes of a load on some machines: one simulated run, looked at once it has settled."""
+"""Evaluation of a workload on some machines: one simulated run, in its steady state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Row:
     busy: float
     """Share of the time in which a worker has a call that runs."""
     cores: float
-    """Cores at work, on average."""
+    """Mean number of busy cores."""
     gpus: float
     calls_s: float
 
@@ -63,10 +63,10 @@ class Evaluation:
     dropped: float
     """Share of the pictures that cameras lose."""
     cpu: float
-    """Share of the cores at work."""
+    """Share of the cores that is busy."""
     gpu: float
     driver: float
-    """Share of its time that the driver is at work."""
+    """Share of its time that the driver is busy."""
     network: float
     """Share of what the busiest network card can take in or give out."""
     network_bytes_s: float
@@ -111,7 +111,7 @@ class Evaluation:
         )
 
     def slower_than(self, other: Evaluation) -> bool:
-        """Say whether it is worse in a way that somebody would notice."""
+        """Return whether it is noticeably worse."""
         if self.seconds is not None and other.seconds is not None:
             return self.seconds > 1.05 * other.seconds
         mine, others = self.latency_s, other.latency_s

@@ -38,7 +38,7 @@ class Stored:
 @dataclass(order=True)
 class _Task:
     due: float
-    """Service, in seconds of a call's own width, at which it is through."""
+    """Service, in seconds of the task's own width, at which it ends."""
     order: int
     what: tuple[Any, Any] = field(compare=False)
     width: float = field(compare=False)
@@ -64,7 +64,7 @@ class Machine:
             shape: Cores and GPUs.
             network_bytes_s: What goes in, and what goes out, each.
             free: Share of the cores that other programs leave over.
-            contention: How much longer a call takes where all cores are at work.
+            contention: Factor on the duration of a task where all cores are busy.
         """
         self.number = number
         self.cpus = shape.cpus * free

@@ -120,7 +120,7 @@ class _InProcess(StreamHooks):
         if lost:
             raise UsageError(
                 f"the costs cannot be measured on {self._prepared.source.shown}: {lost[0].what} "
-                f"failed there: {lost[0].why}; give another film with --like FILM"
+                f"failed there: {lost[0].why}; give another video with --like VIDEO"
             )
         assert self._probe is not None
         return Profile(dict(self._stages), self._probe, self._frames, self._dataflow.produced)
@@ -156,8 +156,8 @@ class _InProcess(StreamHooks):
         if result.failure is not None:
             raise UsageError(
                 f"the costs of {task.stage.name} cannot be measured on "
-                f"{self._prepared.source.shown}: {result.failure.text}; give another film with "
-                "--like FILM"
+                f"{self._prepared.source.shown}: {result.failure.text}; give another video with "
+                "--like VIDEO"
             )
         self._events.append(TaskDone(worker=worker, task=task, result=result))
 

@@ -24,9 +24,9 @@ from pipeline.scheduling.policy import STORE_SHARE
 __all__ = ["Candidate", "ClusterSearch", "PlanRequest", "PlanResult"]
 
 DRIVER_BUSY = 0.7
-"""Share of its time that a driver may be at work: beyond that what happens waits for it."""
+"""Share of its time that a driver may be busy: beyond that events wait for it."""
 CPU_BUSY = 0.9
-"""Share of the cores that may be at work where cameras are to be kept up with."""
+"""Share of the cores that may be busy where cameras are to be kept up with."""
 LEAST_CORES = 4.0
 """Cores that one run's part of a machine has at least."""
 CARDS = (1, 2.5, 10, 25, 40, 100, 200, 400, 800)
@@ -49,7 +49,7 @@ class PlanRequest:
     load: Workload
     costs: Costs
     within_s: float | None = None
-    """Files: when all shall be through."""
+    """Files: time until all must be processed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,14 @@ class PlanResult:
 
     @property
     def shown(self) -> Candidate:
-        """The simulation that figures are told of."""
+        """The simulation that the reported figures are of."""
         shown = self.needed or self.given
         assert shown is not None
         return shown
 
 
 class ClusterSearch:
-    """Answers a question by simulations; `tell` hears of every one."""
+    """Answers a request by simulations; each is announced to `tell`."""
 
     def __init__(self, question: PlanRequest, tell: Callable[[str], None]) -> None:
         """Simulate nothing yet."""
@@ -156,7 +156,7 @@ class ClusterSearch:
             found = self.on(_with(kind, count))
             better = found.outcome.behind < 0.97 * best.outcome.behind
             best = found if better else best
-            # Where more machines do not help, a few more tell as much as many.
+            # Where more machines do not help, a few more show as much as many.
             tries += 1 if better else 3
         if not _will_do(found):
             return best

@@ -85,7 +85,7 @@ class _SimulatedWorker:
     stored_bytes: int = 0
     waited_s: float = 0.0
     """How long the call waited for a camera."""
-    gone: bool = False
+    ended: bool = False
     process: bool = False
     """Whether there is a process already."""
     opened: set[str] = field(default_factory=set[str])
@@ -152,13 +152,13 @@ class Simulation:
         self._alone = load.streams == 1 if alone is None else alone
         self.counters = Counters()
         self.through: list[tuple[float, float]] = []
-        """Every clip that is through all stages: when, and how long after its last picture."""
+        """Every clip that all stages have processed: when, and how long after its last frame."""
         self.made_at: list[float] = []
         """When each clip came from its decoder."""
         self.seen: set[int] = set()
         """Numbers of the streams that have shown a clip."""
         self.pool_stages: dict[str, tuple[str, ...]] = {}
-        """Which stages work in the workers of a lane."""
+        """Pool to the stages that its workers open."""
         self._born: dict[int, dict[int, float]] = {}
         """Stream number to the time at which each clip in flight was filmed or decoded."""
         self._dataflows: dict[int, Dataflow] = {}
@@ -197,7 +197,7 @@ class Simulation:
             self.scheduler.add(dataflow, hooks, pools, sink_pool)
 
     def _check(self, pool: WorkerPool) -> None:
-        """Note a lane, and that its workers find room somewhere."""
+        """Register a pool, and check that its workers fit on some machine."""
         if pool.name in self.pool_stages:
             return
         self.pool_stages[pool.name] = tuple(
@@ -216,7 +216,7 @@ class Simulation:
 
     @property
     def under_way(self) -> int:
-        """Clips that have been made and are not through."""
+        """Number of clips in flight."""
         return sum(stream.dataflow.window for stream in self.scheduler.streams)
 
     def run(self, until_s: float = math.inf) -> None:
@@ -233,7 +233,7 @@ class Simulation:
         return self.counters.copy()
 
     def spend(self, seconds: float) -> None:
-        """Let the driver work."""
+        """Let the driver work for some seconds."""
         self._now += seconds
         self.counters.driver_s += seconds
 
@@ -299,7 +299,7 @@ class Simulation:
             if self._events[0][0] > until:
                 break
             at, _, what = heapq.heappop(self._events)
-            # What happened while the driver was at work lies before its own time.
+            # What happened while the driver worked lies before its own time.
             self._virtual = at
             what()
             if self._ready:
@@ -363,7 +363,7 @@ class Simulation:
         return max(fit, key=lambda m: (m.free_cpus, -m.number), default=None)
 
     def _boot(self, desk: _SimulatedWorker) -> None:
-        if desk.gone:
+        if desk.ended:
             return
         pool = desk.worker.pool
         # A process that has rested, and stages that it has opened before, cost next to nothing.
@@ -381,7 +381,7 @@ class Simulation:
         desk = self._desks.pop(worker.number, None)
         if desk is None:
             return
-        desk.gone = True
+        desk.ended = True
         desk.machine.remove(self._now, desk)
         self._watch(desk.machine)
         self._account()
@@ -394,7 +394,7 @@ class Simulation:
 
     def _begin(self, desk: _SimulatedWorker) -> None:
         """Let the first call of a worker's row run."""
-        if desk.gone:
+        if desk.ended:
             return
         task, _, _ = desk.tasks[0]
         desk.began = self._virtual
@@ -428,7 +428,7 @@ class Simulation:
             width = stage.width if desk.worker.pool.threads > 1 else 1.0
             self._work(desk, task, seconds, width, result)
             return
-        # A camera does not wait: what came while nobody asked is gone, but for a few pictures.
+        # A camera does not wait: what came before the task is lost, but for a few frames.
         began = self._filmed.get(key)
         if began is None:
             began = self._virtual + self._random.random() * self._clip_s
@@ -441,7 +441,7 @@ class Simulation:
         late = max(self._virtual, ends - seconds)
 
         def decode() -> None:
-            if not desk.gone:
+            if not desk.ended:
                 desk.waited_s = self._virtual - desk.began
                 self._work(desk, task, seconds, 1.0, result)
 
@@ -470,7 +470,7 @@ class Simulation:
 
             def then() -> None:
                 at = self._virtual + gpu_s / min(1.0, share)
-                self._at(at, lambda: None if desk.gone else self._done(desk, result))
+                self._at(at, lambda: None if desk.ended else self._done(desk, result))
         else:
 
             def then() -> None:
@@ -484,7 +484,7 @@ class Simulation:
         pool = desk.worker.pool
         self.counters.busy_s[pool.name] += seconds - desk.waited_s
         self.counters.tasks[pool.name] += 1
-        # A stage's own time is told apart from that which carrying its call takes.
+        # A stage's own time is separate from that of carrying its task.
         own_s = desk.waited_s + desk.own * (seconds - desk.waited_s)
         result = replace(result, seconds=own_s, stored_bytes=desk.stored_bytes)
         if isinstance(result.outcome, ClipDecoded):
@@ -507,7 +507,7 @@ class Simulation:
     # Time -------------------------------------------------------------------------------------
 
     _virtual = 0.0
-    """The time of the event that is being dealt with; the driver may be ahead of it."""
+    """Time of the event that is being applied; the driver may be ahead of it."""
 
     def _at(self, when: float, what: Callable[[], None]) -> None:
         self._order += 1

@@ -1,4 +1,4 @@
-"""What a simulation is asked and what it tells: streams, machines, and what has happened."""
+"""Input and counters of a simulation: streams, machines, and what has happened."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Workload:
     height: int
     fps: float
     seconds: float | None
-    """Of each file; None for cameras."""
+    """Duration of each file; None for cameras."""
 
     @property
     def megapixels(self) -> float:
-        """Of one frame of the source."""
+        """Size of one frame of the source."""
         return self.width * self.height / 1e6
 
     def delivered_megapixels(self, max_side: int) -> float:
@@ -54,12 +54,12 @@ class ClusterSpec:
 
     @property
     def cpus(self) -> float:
-        """Of all machines."""
+        """Total CPUs across all machines."""
         return self.shape.count * self.shape.cpus
 
     @property
     def gpus(self) -> float:
-        """Of all machines."""
+        """Total GPUs across all machines."""
         return self.shape.count * self.shape.gpus
 
 
@@ -69,28 +69,28 @@ class Counters:
 
     at_s: float = 0.0
     busy_s: Sums = field(default_factory=_sums)
-    """Lane to the seconds in which its workers had a call that ran."""
+    """Pool to the seconds in which its workers ran a task."""
     worker_s: Sums = field(default_factory=_sums)
-    """Lane to the seconds in which its workers were there."""
+    """Pool to the seconds in which its workers existed."""
     cpu_s: Sums = field(default_factory=_sums)
     """Stage to core-seconds."""
     gpu_s: Sums = field(default_factory=_sums)
     """Stage to GPU-seconds."""
     tasks: Sums = field(default_factory=_sums)
-    """Lane to calls done."""
+    """Pool to tasks done."""
     cores_s: float = 0.0
     """Core-seconds of everything, start-up included, that machines have done."""
     driver_s: float = 0.0
     into_bytes: list[int] = field(default_factory=list[int])
-    """What has come in over the network card of each machine."""
+    """Bytes received by the network card of each machine."""
     out_bytes: list[int] = field(default_factory=list[int])
-    """What has gone out."""
+    """Bytes sent by the network card of each machine."""
     dropped_s: float = 0.0
-    """Of all cameras."""
+    """Total seconds that cameras lost."""
     filmed_s: float = 0.0
 
     def copy(self) -> Counters:
-        """Return what stays as it is while this one goes on."""
+        """Return a copy that stays as it is while this one counts on."""
         return self.since(Counters())
 
     def since(self, before: Counters) -> Counters:

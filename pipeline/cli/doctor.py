@@ -58,7 +58,7 @@ system lacks in a tenth of the time of an import; `--imports` imports everything
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -110,7 +110,7 @@ def _bytecode() -> Finding:
     return Finding(
         "bytecode",
         "missing",
-        f"packages in {packages} are compiled anew by every process that starts",
+        f"packages in {packages} are compiled again by every process that starts",
         f"python -m compileall -q {packages}",
     )
 

@@ -77,7 +77,7 @@ def add_jobs(commands: Any) -> None:
     _add_way(submit)
     submit.set_defaults(command=_submit)
 
-    status = commands.add_parser("status", help="list the jobs of a cluster, or tell of one")
+    status = commands.add_parser("status", help="list the jobs of a cluster, or show one")
     status.add_argument("job", nargs="?", metavar="JOB")
     status.add_argument("--json", action="store_true", help="for programs")
     _add_way(status)
@@ -89,7 +89,7 @@ def add_jobs(commands: Any) -> None:
     _add_way(logs)
     logs.set_defaults(command=_logs)
 
-    cancel = commands.add_parser("cancel", help="stop a job; --resume of its run goes on later")
+    cancel = commands.add_parser("cancel", help="stop a job; --resume continues its run later")
     cancel.add_argument("job", metavar="JOB")
     _add_way(cancel)
     cancel.set_defaults(command=_cancel)
@@ -119,7 +119,7 @@ def _open(options: argparse.Namespace, console: Console) -> JobServer:
 def _submit(options: argparse.Namespace, console: Console) -> int:
     job, root = new_id(), checkout()
     order = _order(options, job, installed=options.installed or root is None)
-    # What is wrong with the command is told before anybody is asked.
+    # Mistakes in the command are reported before the cluster is asked.
     line = order.line
     server = _open(options, console)
     with tempfile.TemporaryDirectory(prefix="reel3d-") as folder:
@@ -185,7 +185,7 @@ def _follow(server: JobServer, job: str, console: Console, out: Any) -> int:
     try:
         server.follow(job, write)
     except KeyboardInterrupt:
-        console.print(f"the job goes on; reel3d cancel {job} ends it")
+        console.print(f"the job continues; reel3d cancel {job} ends it")
         return CANCELLED
     details = server.info(job)
     why = reason(details)

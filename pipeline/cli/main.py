@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"reel3d: interrupted{more}")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output is gone; a second failure on flushing would only confuse.
+        # The reader of the output has ended; a second failure on flushing would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:
@@ -161,13 +161,13 @@ def _parser() -> _Parser:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    """Parse; the sources, overrides and flags of `run` and `watch` may stand in any order."""
+    """Parse; the sources, overrides and flags of `run` and `watch` may be in any order."""
     parser = _parser()
     options, extra = parser.parse_known_args(words)
     unknown = [word for word in extra if word.startswith("-") or not hasattr(options, "words")]
     if unknown:
         check_flag(unknown[0])
-        parser.error(f"'{unknown[0]}' is not understood")
+        parser.error(f"unrecognized argument: {unknown[0]}")
     if extra:
         options.words += extra
     return options

@@ -29,9 +29,9 @@ examples:
   reel3d plan --streams 5000 --size 1920x1080 --seconds 600 --within 12 --preset understand
 
 The runner's own scheduler runs in simulated time. What a call costs is measured on this machine
-once, with a made-up film or with --like FILM, and kept; --measure does it again, and --costs takes
-the file of another machine, or one that you have edited (GPU stages are written by hand). Cameras
-are planned for the time while they run: what is made when one ends is not counted.
+once, with a synthetic video or with --like VIDEO, and kept; --measure does it again, and --costs
+takes the file of another machine, or one that you have edited (GPU stages are written by hand).
+Cameras are planned for the time while they run: what is made when one ends is not counted.
 """
 
 SIDES_PX = (16, 16384)
@@ -63,7 +63,7 @@ def add_plan(commands: Any) -> None:
         "--within",
         type=number(0.001, 100_000),
         metavar="HOURS",
-        help="when all files shall be through",
+        help="time in which all files must be processed",
     )
     preset = plan.add_mutually_exclusive_group()
     preset.add_argument(
@@ -97,8 +97,10 @@ def add_plan(commands: Any) -> None:
     )
     costs = plan.add_mutually_exclusive_group()
     costs.add_argument("--costs", type=Path, metavar="FILE.json", help="what the stages cost")
-    costs.add_argument("--measure", action="store_true", help="measure that anew")
-    plan.add_argument("--like", type=Path, metavar="FILM", help="measure on this film's beginning")
+    costs.add_argument("--measure", action="store_true", help="measure that again")
+    plan.add_argument(
+        "--like", type=Path, metavar="VIDEO", help="measure on the beginning of this video"
+    )
     plan.add_argument("--json", action="store_true", help="print all figures as JSON")
     plan.set_defaults(command=_plan)
 
@@ -107,11 +109,11 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     wrong = [word for word in options.words if not is_override(word)]
     if wrong:
         raise UsageError(
-            f"'{wrong[0]}' is no option of a stage (step.option=value); plan takes no sources, "
-            "--like FILM names one to measure on"
+            f"'{wrong[0]}' is not an option of a stage (step.option=value); plan takes no sources, "
+            "--like VIDEO names one to measure on"
         )
     _check(options)
-    # What follows loads the chain's models; a wrong word above is told at once.
+    # What follows loads the chain's models; a wrong word is reported before.
     from pipeline.capacity.search import ClusterSearch, PlanRequest
     from pipeline.chain import wire
     from pipeline.cli.plan_report import as_json, print_table
@@ -159,13 +161,13 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--within is for files; cameras are kept up with as they film")
     if not options.live and options.within is None and options.nodes is None:
         raise UsageError(
-            "for files say when they shall be through (--within HOURS), or which machines there "
+            "for files give the time for all of them (--within HOURS), or which machines there "
             "are (--nodes N:CPUS)"
         )
     if options.costs is not None and options.like is not None:
         raise UsageError("--like measures costs, and --costs brings them along; leave one out")
     if options.like is not None and not options.like.is_file():
-        raise UsageError(f"there is no film {options.like}")
+        raise UsageError(f"there is no video {options.like}")
 
 
 def _config(options: argparse.Namespace, uri: str) -> RunConfig:
@@ -217,7 +219,7 @@ def _costs(options: argparse.Namespace, config: RunConfig, console: Console) -> 
         height=height,
         fps=options.fps,
         film=options.like,
-        anew=options.measure,
+        again=options.measure,
         say=functools.partial(console.print, soft_wrap=True, markup=False),
     )
 
@@ -248,7 +250,7 @@ def _size(text: str) -> tuple[int, int]:
     sides = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
     if not all(low <= side <= high for side in sides):
         raise argparse.ArgumentTypeError(
-            f"'{text}' is no size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
+            f"'{text}' is not a size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
             "1920x1080"
         )
     return sides

@@ -95,13 +95,11 @@ def _facts(answer: PlanResult, question: PlanRequest) -> list[tuple[str, str]]:
             )
         )
     facts.append(
-        ("CPUs", f"{outcome.cpu * shown.site.cpus:.1f} at work on average ({_share(outcome.cpu)})")
+        ("CPUs", f"{outcome.cpu * shown.site.cpus:.1f} busy on average ({_share(outcome.cpu)})")
     )
     gpus = shown.site.gpus
     if gpus:
-        facts.append(
-            ("GPUs", f"{outcome.gpu * gpus:.1f} at work of {gpus:g} ({_share(outcome.gpu)})")
-        )
+        facts.append(("GPUs", f"{outcome.gpu * gpus:.1f} busy of {gpus:g} ({_share(outcome.gpu)})"))
     else:
         facts.append(("GPUs", "none is needed"))
     facts.append(("object store", _store(answer)))

@@ -64,7 +64,9 @@ def add_render(commands: Any) -> None:
 
 def _frame(text: str) -> int:
     if not re.fullmatch(r"\d{1,12}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no frame number; allowed are 0, 1, 2, ...")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a frame number; allowed are 0, 1, 2, ..."
+        )
     return int(text)
 
 
@@ -74,7 +76,7 @@ def _size(text: str) -> tuple[int, int]:
     sides = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
     if not all(low <= side <= high for side in sides):
         raise argparse.ArgumentTypeError(
-            f"'{text}' is no size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
+            f"'{text}' is not a size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
             "640x360"
         )
     if sides[0] * sides[1] > MOST_MEGAPIXELS * 1e6:

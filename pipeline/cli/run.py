@@ -38,7 +38,7 @@ class _CommandDisplay(TerminalDisplay):
     def for_source(self, source: Source) -> AbstractContextManager[ProgressListener]:
         """Return a bar for the source."""
         bar = super().for_source(source)
-        # Only a camera ends when it is told to; a file's run is interrupted and resumed.
+        # Only a camera ends when it is asked to; a file's run is interrupted and resumed.
         return _within(GracefulEnd(), bar) if has_camera([source.uri]) else bar
 
 

@@ -38,5 +38,5 @@ def add_log_options(
             "--log-level",
             choices=LEVELS,
             default=argparse.SUPPRESS,
-            help="the least weight that is told (default: warning)",
+            help="minimum log level (default: warning)",
         )

@@ -1,4 +1,4 @@
-"""`reel3d watch`: cameras, until somebody stops them.
+"""`reel3d watch`: cameras, until they are stopped.
 
 The same chain as `reel3d run`: events are written while the camera runs, the reconstruction when
 it stops. Ctrl-C (or SIGTERM, as containers are stopped) ends the camera and lets the run finish;
@@ -89,7 +89,7 @@ def _watch(options: argparse.Namespace, console: Console, *, run: Command) -> in
     for uri in sources:
         if scheme(uri) not in CAMERAS:
             raise UsageError(
-                f"{mask(uri)} is no camera: watch takes addresses that begin with {allowed}; "
+                f"{mask(uri)} is not a camera: watch takes addresses that begin with {allowed}; "
                 "files and folders are for `reel3d run`"
             )
     if len(sources) > 1 and options.runner == "local":
@@ -120,7 +120,7 @@ class GracefulEnd:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python takes signals in the main thread only; elsewhere whoever called decides.
+        # Python handles signals in the main thread only; elsewhere the caller decides.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._hear)

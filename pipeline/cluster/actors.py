@@ -257,7 +257,7 @@ def death_reason(text: str) -> str:
     Of a crash Ray knows only that the connection broke; its message then lists possible causes.
     """
     if "its node has died" in text:
-        return "the machine that it ran on is gone"
+        return "the machine that it ran on was lost"
     code = re.search(r"exit code[ :=]+(-?\d+)", text)
     if code:
         return f"its process ended with code {code[1]}"
@@ -364,7 +364,7 @@ def _actor_class() -> tuple[Any, Any]:
     import ray
 
     class Threaded(_Actor):
-        """A camera's actor, which can be told to end while it waits for pictures."""
+        """A camera's actor, which can be asked to end while it waits for frames."""
 
         @ray.method(concurrency_group="control")
         def end(self) -> None:

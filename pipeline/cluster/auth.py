@@ -34,7 +34,7 @@ def find_token(file: Path | None = None) -> Token | None:
         file: What `--token-file` names; it goes before the environment.
 
     Raises:
-        UsageError: A file that was named cannot be read, or what stands there is no token.
+        UsageError: A file that was named cannot be read, or does not hold a token.
     """
     if file is not None:
         return _read(file, f"--token-file {file}")

@@ -109,17 +109,17 @@ def joined(
 ) -> Generator[Cluster]:
     """Join the cluster at `address` (`auto` finds one), or start one that ends with this block.
 
-    An own cluster listens on the loopback interface only and asks for a token that nobody else
-    knows.
+    An own cluster listens on the loopback interface only and requires a token that no other
+    process knows.
 
     Raises:
-        UsageError: There is no cluster there, or it does not let this process in.
+        UsageError: There is no cluster, or it refuses the connection.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A driver started by `uv run` would have Ray upload the whole working folder.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A failed call has one answer and several objects; Ray would log a page for each of those.
+    # A failed task has one reply and several objects; Ray would log a page for each of those.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     job = os.environ.get("REEL3D_JOB") or secrets.token_hex(4)
     there = own(cores, store_bytes) if address is None else _others(address)
@@ -186,12 +186,13 @@ def _knock(address: str, token: Token | None) -> None:
     """Find out at once what Ray itself says after a minute or not at all.
 
     Raises:
-        UsageError: Nobody answers there, it is no Ray cluster, or the token is not its own.
+        UsageError: There is no answer, it is not a Ray cluster, or the token is wrong.
     """
     if not re.fullmatch(r"[^/\s]+:\d+", address):
         raise UsageError(
-            f"--address {address} is no address of a Ray cluster: allowed are HOST:PORT (the port "
-            "of `ray start --head`, 6379 by default) and auto; http://HOST:8265 is for `submit`"
+            f"--address {address} is not the address of a Ray cluster: allowed are HOST:PORT (the "
+            "port of `ray start --head`, 6379 by default) and auto; http://HOST:8265 is for "
+            "`submit`"
         )
     import grpc
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
@@ -216,7 +217,7 @@ def _knock(address: str, token: Token | None) -> None:
                     f"no Ray cluster answers at {address}; is it running there (`ray status`), and "
                     "does nothing between block the port?"
                 ) from None
-            raise UsageError(f"what answers at {address} is no Ray cluster ({code})") from None
+            raise UsageError(f"the server at {address} is not a Ray cluster ({code})") from None
 
 
 def _on(node: str, *, soft: bool) -> Any:

@@ -1,4 +1,4 @@
-"""A Ray of this process's own: started with what a run needs of it, gone with the run."""
+"""A private Ray: started with what a run needs of it, and ended with the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_STORE_BYTES = 8 << 30
 STARTS = 2
 """How often an own cluster is started before that is an error."""
 SETTINGS = {
-    # What is let go is room at once.
+    # Released objects are room at once.
     "free_objects_batch_size": 1,
     # Nobody looks at these here.
     "task_events_report_interval_ms": 0,

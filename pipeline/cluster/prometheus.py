@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run on Ray: what the board shows, for whoever watches a cluster.
+"""Prometheus metrics of a run on Ray: what the live table shows, for monitoring a cluster.
 
 Each node of a Ray cluster offers them at its metrics export port, with `ray_` before the name
 and Ray's own labels (`SessionName`, `NodeAddress`, `WorkerId` …) beside ours:
@@ -6,11 +6,11 @@ and Ray's own labels (`SessionName`, `NodeAddress`, `WorkerId` …) beside ours:
 ==================================== ========= =============== =================================
 name                                 kind      labels          what
 ==================================== ========= =============== =================================
-reel3d_clips_total                   counter   stage, stream   clips that a stage is through with
-reel3d_streams_total                 counter   stage           streams that it is through with
-reel3d_stage_seconds                 histogram stage           how long a call took
-reel3d_failures_total                counter   stage           calls that failed or died
-reel3d_dropped_frames_total          counter   stream          frames of a camera that nobody saw
+reel3d_clips_total                   counter   stage, stream   clips that a stage has processed
+reel3d_streams_total                 counter   stage           streams that it has processed
+reel3d_stage_seconds                 histogram stage           duration of a task
+reel3d_failures_total                counter   stage           tasks that failed or died
+reel3d_dropped_frames_total          counter   stream          frames of a camera that were dropped
 reel3d_backlog                       gauge     stage           items that wait for a worker
 reel3d_busy_ratio                    gauge     stage           share of its workers' time, 0..1
 reel3d_workers                       gauge     stage           actors alive
@@ -18,11 +18,11 @@ reel3d_in_flight_bytes               gauge     stage           its inputs and ou
 reel3d_streams                       gauge     state           videos and cameras by state
 reel3d_object_store_used_bytes       gauge                     held or reserved by the run
 reel3d_object_store_budget_bytes     gauge                     what it may hold
-reel3d_time_left_seconds             gauge                     absent while nobody can tell
+reel3d_time_left_seconds             gauge                     absent while unknown
 ==================================== ========= =============== =================================
 
 A stage is `flow/dis`. A stream is the source's name, masked, never its address; from the 101st on
-they share the label `other`, and counts that nobody took apart have `all`. So a run has at most
+they share the label `other`, and counts that are not split have `all`. So a run has at most
 102 series a stage.
 """
 
@@ -47,20 +47,20 @@ SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 
 STATES = ("waiting", "running", "made", "failed")
 COUNTERS = {
-    "reel3d_clips_total": (("stage", "stream"), "Clips that a stage is through with."),
-    "reel3d_streams_total": (("stage",), "Streams that a stage is through with."),
+    "reel3d_clips_total": (("stage", "stream"), "Clips that a stage has processed."),
+    "reel3d_streams_total": (("stage",), "Streams that a stage has processed."),
     "reel3d_failures_total": (("stage",), "Calls that ended in an error or with their worker."),
     "reel3d_dropped_frames_total": (("stream",), "Frames of a camera that no stage saw."),
 }
 GAUGES = {
     "reel3d_backlog": (("stage",), "Items that wait for a worker."),
-    "reel3d_busy_ratio": (("stage",), "Share of the workers' time inside calls."),
+    "reel3d_busy_ratio": (("stage",), "Share of the workers' time spent in tasks."),
     "reel3d_workers": (("stage",), "Actors that are alive."),
     "reel3d_in_flight_bytes": (("stage",), "Inputs and outputs of a stage in the object store."),
     "reel3d_streams": (("state",), "Videos and cameras by state."),
     "reel3d_object_store_used_bytes": ((), "Held or reserved in the object store by the run."),
     "reel3d_object_store_budget_bytes": ((), "What the run may hold in the object store."),
-    "reel3d_time_left_seconds": ((), "Estimated; absent while nobody can tell."),
+    "reel3d_time_left_seconds": ((), "Estimated; absent while unknown."),
 }
 HISTOGRAM = "reel3d_stage_seconds"
 
@@ -82,7 +82,7 @@ class Metrics:
             for name, (keys, told) in GAUGES.items()
         }
         self._seconds = api.Histogram(
-            HISTOGRAM, description="How long a call took.", boundaries=SECONDS, tag_keys=("stage",)
+            HISTOGRAM, description="Duration of a task.", boundaries=SECONDS, tag_keys=("stage",)
         )
         self._counted: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._streams: dict[str, str] = {}
@@ -93,7 +93,7 @@ class Metrics:
         for name, values, count in self._totals(status):
             totals[name, values] += round(count)
         for (name, values), total in totals.items():
-            # A count that fell was begun anew, as Prometheus has it of its own.
+            # A count that fell was reset, as for any counter of Prometheus.
             before = self._counted[name, values]
             more = total - before if total >= before else total
             if more > 0:

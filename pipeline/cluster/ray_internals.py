@@ -1,7 +1,7 @@
 """Every patch of a private API of Ray, in one place.
 
 Ray 2.60 has no public way to do these things. Where another version lacks a name, the effect is
-lost and a warning says which; the run goes on.
+lost and a warning says which; the run continues.
 """
 
 from __future__ import annotations

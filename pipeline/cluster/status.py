@@ -1,4 +1,4 @@
-"""How a run over Ray stands: the scheduler's lanes and streams as the rows of the board."""
+"""Status of a run on Ray: the scheduler's pools and streams as a `RunStatus`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["StatusReporter"]
 
 
 class StatusReporter:
-    """Turns what the scheduler knows into rates and shares since the last look."""
+    """Turns the scheduler's state into rates and shares since the last snapshot."""
 
     def __init__(self, scheduler: Scheduler, cluster: Cluster) -> None:
-        """Look at this scheduler's lanes and streams."""
+        """Report on this scheduler's pools and streams."""
         self._scheduler = scheduler
         self._cluster = cluster
         self._looked = time.monotonic()
         self._before: dict[str, tuple[int, float]] = {}
-        """Stage to its calls and busy seconds at the last look."""
+        """Stage to its tasks and busy seconds at the last snapshot."""
         self.positions: dict[str, tuple[float, float | None]] = {}
         """Stream to the time of its source that clips have reached, and its duration, s."""
 
     def snapshot(self) -> RunStatus:
-        """Return how the run stands now."""
+        """Return the status of the run."""
         now = time.monotonic()
         interval_s = max(now - self._looked, 1e-3)
         self._looked = now

@@ -12,7 +12,7 @@ class Progress:
     done: float
     total: float
     note: str = ""
-    """Where it stands, in a few words, such as `12400 splats, 27.3 dB`."""
+    """State in a few words, such as `12400 splats, 27.3 dB`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""The head of the chain: a source, what is known of it, and an opened one to take frames from.
+"""The start of the chain: a source, what is known of it, and an opened one to read frames from.
 
 `decode` turns a `Source` into a `Reader`; `sample` takes from the `Reader` the frames that are
 wanted and groups them into clips (`Frames`). Both run in one worker, so that the choice is made
-before a frame is converted: a frame that nobody wants never becomes RGB.
+before a frame is converted: a frame that is not selected never becomes RGB.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Reader(Protocol):
         """Decode every frame in order; the consumer converts those that it keeps.
 
         A camera's scan ends where the stream breaks off. The next one waits for the connection
-        to come back and goes on with it; it is empty when the camera is through.
+        to come back and continues with it; it is empty when the camera has ended.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 A stage is one file `stages/<step>/<model>.py` that holds two classes: `Config`, its options, and
 `Model`, a `Stage`. Nothing is registered anywhere: a preset names the file. What a model reads
-and makes stands in the annotations of its `process`, and the chain is wired and checked from
+and makes is in the annotations of its `process`, and the chain is wired and checked from
 them before anything runs::
 
     class Config(Options):
@@ -86,9 +86,9 @@ class Context:
     """The run folder of the stream, for stages that take a whole stream; a stage writes nowhere
     else. None where this machine does not see it, and for stages shared by several streams."""
     scratch: Path | None = None
-    """An own folder inside it, made by whoever writes there first, for what a stage must put aside
-    between two calls. It outlives a crash, so a snapshot may speak of the files in it; the runner
-    removes it when the stage is through."""
+    """An own folder inside it, made by the stage on its first write, for temporary
+    files between two calls. It outlives a crash, so a snapshot may refer to files in it; the runner
+    removes it when the stage has ended."""
     report: Callable[[Event], None] = field(default=_ignore, repr=False)
     """Takes progress, warnings, losses and metrics."""
 
@@ -96,13 +96,13 @@ class Context:
 class Stage(Generic[C]):
     """One step of the chain with one model. Safe to retry: equal inputs give equal outputs.
 
-    Life: `fetch` once a node, `open` once a worker, `process` for every parcel that holds what it
-    reads, `finish` at the end of the stream, `close` always, also after a failed `open`.
+    Life: `fetch` once a node, `open` once a worker, `process` for every work item that holds what
+    it reads, `finish` at the end of the stream, `close` always, also after a failed `open`.
     `process` and `finish` return one message, a tuple of messages, or None.
     """
 
     scope: ClassVar[Literal["clip", "stream"]] = "clip"
-    """`clip`: no memory between calls. `stream`: folds over one stream's clips in order."""
+    """`clip`: no memory between calls. `stream`: takes one stream's clips in order."""
     version: ClassVar[int] = 1
     """Raise it when equal inputs give other outputs: finished work is then done again."""
     isolated: ClassVar[bool] = False
@@ -160,7 +160,7 @@ class Stage(Generic[C]):
     """`process(self, <name>: <Message>, ...) -> <Message>`.
 
     A parameter without a default must be in the parcel; one annotated `X | None = None` is passed
-    where it is there. If all are optional, it is called for every parcel with any of them.
+    where it is there. If all are optional, it is called for every work item with any of them.
     """
 
     def finish(self) -> Any:
@@ -190,7 +190,7 @@ class Stage(Generic[C]):
         """
 
     def progress(self, done: float, total: float, note: str = "") -> None:
-        """Say how far a long call has come, and in a few words where it stands."""
+        """Report how far a long call has come, and its state in a few words."""
         self.context.report(Progress(done=done, total=total, note=note))
 
     def warn(self, text: str) -> None:
@@ -216,7 +216,7 @@ class Ports:
     makes: tuple[type, ...]
 
     def take(self, parcel: Mapping[type, Any]) -> dict[str, Any] | None:
-        """Return the arguments for `process` out of a parcel, or None where it has no business.
+        """Return the arguments for `process` out of a work item, or None where it skips the item.
 
         Every required message must be there; if all are optional, any one will do.
         """

@@ -1,7 +1,7 @@
 """Ray's Jobs API on a cluster's head, with each way that it fails as one clear line.
 
-The first contact is made with plain HTTP and short time limits: it tells a wrong address from a
-wrong token within seconds, where Ray's own client retries or fails without a reason. The rest
+The first contact is made with plain HTTP and short time limits: it distinguishes a wrong address
+from a wrong token within seconds, where Ray's own client retries or fails without a reason. The rest
 goes through `ray.job_submission.JobSubmissionClient`, which is loaded when it is needed.
 """
 
@@ -58,7 +58,7 @@ class JobServer:
                 try:
                     return self._client.submit_job(**order)
                 except RuntimeError as error:
-                    # A head that has just come up takes no jobs for its first seconds.
+                    # A head that has just started takes no jobs for its first seconds.
                     if left == 1 or "No available agent" not in str(error):
                         raise
                     time.sleep(AGENT_PAUSE_S)
@@ -74,14 +74,14 @@ class JobServer:
         """Return the `JobDetails` of one of reel3d's jobs.
 
         Raises:
-            UsageError: There is no such job, or it is somebody else's.
+            UsageError: There is no such job, or it belongs to another program.
         """
         if not JOB_ID.fullmatch(job):
-            raise UsageError(f"'{scrub(job)}' is no name of a job; `reel3d status` lists them")
+            raise UsageError(f"'{scrub(job)}' is not the name of a job; `reel3d status` lists them")
         with self._plainly(f"{job} cannot be asked for"):
             details = self._client.get_job_info(job)
         if not _is_ours(details):
-            raise UsageError(f"{job} is no job of reel3d; `ray job` deals with it")
+            raise UsageError(f"{job} is not a job of reel3d; use `ray job` for it")
         return details
 
     def logs(self, job: str) -> str:
@@ -145,7 +145,7 @@ def connect(address: str | None = None, token_file: Path | None = None) -> JobSe
         token_file: What `--token-file` names.
 
     Raises:
-        UsageError: Nobody answers there, it is no cluster of Ray, it is too old, or it wants
+        UsageError: There is no answer, it is not a Ray cluster, it is too old, or it wants
             another token.
     """
     url = _checked(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT)
@@ -167,7 +167,7 @@ def connect(address: str | None = None, token_file: Path | None = None) -> JobSe
     version = body.get("ray_version") if status == 200 else None
     if not isinstance(version, str):
         raise UsageError(
-            f"{url} answers, but it is no cluster of Ray (HTTP {status}); --address is that of "
+            f"{url} answers, but it is not a Ray cluster (HTTP {status}); --address is that of "
             "the head's dashboard, such as http://HEAD:8265"
         )
     if _release(version) < OLDEST_RAY:
@@ -200,7 +200,7 @@ def _checked(address: str) -> str:
         parts, port = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"'{scrub(mask(url))}' is no address of a cluster's dashboard; write http://HEAD:8265"
+            f"'{scrub(mask(url))}' is not the address of a cluster's dashboard; write http://HEAD:8265"
         )
     if "@" in parts.netloc or parts.query or parts.path.strip("/"):
         raise UsageError(
@@ -291,7 +291,7 @@ def _explained(error: Exception, what: str, url: str) -> UsageError:
     elif kinds & {"ConnectionError", "ClientError", "InvalidURL"}:
         why = f"{url} cannot be reached, or does not speak HTTP there: {scrub(said)[-160:]}"
     elif "AuthenticationError" in kinds:
-        why = f"the cluster at {url} no longer takes the token; was it started anew?"
+        why = f"the cluster at {url} no longer takes the token; was it restarted?"
     elif found := re.search(r"status code (\d+): (.*)", said, re.DOTALL):
         why = _refusal(int(found[1]), found[2], what, url)
     elif re.search(r"exceeds|too large|larger than", said) and "ackage" in said:

@@ -1,4 +1,4 @@
-"""How a job on a cluster is told: its state, why it failed, and the exit code of its run."""
+"""Job status: state, failure reason and exit code of a Ray job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAILURES = {2: "refused", 3: "no usable source", 4: "incomplete"}
 
 
 def row(job: Any) -> dict[str, Any]:
-    """Return what is told of a job, as plain JSON values."""
+    """Return the status of a job as plain JSON values."""
     told: dict[str, str] = job.metadata or {}
     try:
         sources = [scrub(str(source)) for source in json.loads(told.get("sources", "[]"))]
@@ -83,7 +83,7 @@ def reason(job: Any) -> str:
     if code is not None and (code < 0 or code > 128):
         number = -code if code < 0 else code - 128
         more = " (often for want of memory)" if number == 9 else ""
-        return f"it was killed by signal {number}{more}; --resume of its run goes on"
+        return f"it was killed by signal {number}{more}; --resume continues its run"
     own = [line for line in lines if line.startswith(("reel3d:", "reel3d "))]
     if own and own[-1].endswith("please report the above"):
         # What is above ends with the exception.

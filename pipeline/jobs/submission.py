@@ -1,7 +1,7 @@
-"""What a submitted job is made of: its command line, its code and what is told about it.
+"""What a submitted job is made of: its command line, its code and its metadata.
 
-Everything here can be seen by whoever may open the cluster's dashboard: Ray shows a job's command
-line, its environment and its metadata as they are. So an address that holds a login or a
+Everything here can be seen by everyone who may open the cluster's dashboard: Ray shows a job's
+command line, its environment and its metadata as they are. So an address that holds a login or a
 signature is refused, not hidden: hidden in an uploaded file it would still lie in the head's
 store and on the disk of every node. Logins belong into a file on the cluster (a mounted secret)
 that `REEL3D_CREDENTIALS` names there, see `pipeline.sources.urls`; those of object stores come from
@@ -126,7 +126,7 @@ def new_id() -> str:
 
 
 def absolute(source: str, *, remote: bool) -> str:
-    """Return a source as the cluster must be told it.
+    """Return a source as the cluster must see it.
 
     Args:
         source: A path, a pattern of paths or an address.
@@ -147,7 +147,7 @@ def absolute(source: str, *, remote: bool) -> str:
         return source
     if remote:
         if not source.startswith("/"):
-            raise UsageError(f"{source} is no path of the cluster; with --remote-paths write /…")
+            raise UsageError(f"{source} is not a path of the cluster; with --remote-paths write /…")
         return source
     path = Path(source).absolute()
     pattern = re.search(r"[*?\[]", source)

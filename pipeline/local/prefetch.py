@@ -26,7 +26,7 @@ class Prefetch(Iterator[T], Generic[T]):
     """Run an iterator in a thread of its own, at most `depth` items ahead of the consumer.
 
     Closing it stops the thread and closes the upstream generator; an exception of the upstream
-    is raised where the consumer stands.
+    is raised in the consumer.
     """
 
     def __init__(self, upstream: Iterator[T], depth: int, name: str = "prefetch") -> None:

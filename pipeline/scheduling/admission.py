@@ -1,8 +1,8 @@
-"""Who may begin a clip, or make the end of its stream: bytes are bounded here and nowhere else.
+"""Admission control by bytes: which stream may begin a clip, or make the end of its stream.
 
 A clip is admitted only when the object store has room for all that will be made of it, so that
-everything behind the decoder can always go on. How much that is, is learnt from the clips that
-are through.
+everything after the decoder can always proceed. How much that is, is measured by the clips that
+every stage has processed.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["Admission"]
 
 FIRST_GUESS = 6.0
 """Bytes that a clip holds with all that is made of it, over those of its frames: measured 5 with
-flow and confidence; corrected by the first clip that is through."""
+flow and confidence; corrected by the first clip that every stage has processed."""
 
 GROUP = 4
-"""A head whose calls are light begins at least so many clips together, which then travel
-together; asked for one by one, each in the place of one that is through, they would not."""
+"""A source whose tasks are light is asked for at least this many clips at a time, which then
+travel together; asked for one by one, each in place of one that has ended, they would not."""
 
 
 class Admission:
     """Asks the sources of all streams for clips, in turn, while there is room."""
 
-    def __init__(self, workforce: WorkerManager, budget: ObjectStoreBudget) -> None:
-        self._workers = workforce
+    def __init__(self, workers: WorkerManager, budget: ObjectStoreBudget) -> None:
+        self._workers = workers
         self._budget = budget
         self._round: deque[Stream] = deque()
-        """Streams whose head may be asked, in turn."""
+        """Streams whose source may be asked for clips, in turn."""
         self._committed = 0
-        """Bytes that the clips of all streams will need."""
+        """Bytes that the clips in flight of all streams will need."""
         self._gate: deque[tuple[Stream, Task]] = deque()
         """Ends of streams that wait for room."""
         self._ending: dict[int, int] = {}
@@ -44,16 +44,16 @@ class Admission:
         self._ending_most = 0
 
     def begin(self, stream: Stream) -> None:
-        """Take a stream into the round."""
+        """Add a stream to the round."""
         self._round.append(stream)
 
     def leave(self, stream: Stream) -> None:
-        """Take a stream out that has ended."""
+        """Remove a stream that has ended."""
         self._ending_most = max(self._ending_most, self._ending.pop(stream.number, 0))
         self.recount(stream)
 
     def recount(self, stream: Stream) -> None:
-        """Take what a stream's clips need now; it may be able to use more of them."""
+        """Update the bytes that a stream's clips need; it may be able to use more clips."""
         committed = 0 if stream.ended else int(_pending(stream) * stream.footprint)
         self._committed += committed - stream.committed
         stream.committed = committed
@@ -64,7 +64,7 @@ class Admission:
     # Clips ------------------------------------------------------------------------------------
 
     def admit(self) -> None:
-        """Ask the heads for clips, in turn, while there is room for what becomes of them."""
+        """Ask the sources for clips, in turn, while there is room for what is made of them."""
         limit = self._workers.limits.budget_bytes
         ending = sum(self._ending.values())
         refused = 0
@@ -100,20 +100,20 @@ class Admission:
         )
 
     def guess(self, stream: Stream, frames_bytes: int) -> None:
-        """Take how large the frames of a new clip are."""
+        """Estimate the footprint of a clip from the size of its frames."""
         if not stream.known:
             stream.footprint = max(stream.footprint, FIRST_GUESS * frames_bytes)
         stream.owned[stream.dataflow.produced] = frames_bytes
 
     def own(self, stream: Stream, task: Task, new_bytes: int) -> None:
-        """Take how many bytes a call has added to its clip or to the end of its stream."""
+        """Account for the bytes that a task has added to its clip or to the end of its stream."""
         if task.item is not None and task.item.number in stream.owned:
             stream.owned[task.item.number] += new_bytes
         elif stream.number in self._ending:
             self._ending[stream.number] += new_bytes
 
     def learn(self, stream: Stream) -> None:
-        """Learn what a clip holds from those that are through."""
+        """Measure the footprint of a clip by those that every stage has processed."""
         through = [number for number in stream.owned if number not in stream.dataflow.open]
         for number in through:
             owned = stream.owned.pop(number)
@@ -121,7 +121,7 @@ class Admission:
             stream.known = True
 
     def _has_enough(self, stream: Stream, *, together: bool = False) -> bool:
-        """Whether a stream has as many clips under way as it can use."""
+        """Whether a stream has as many clips in flight as it can use."""
         pending = _pending(stream)
         if stream.pools[0].light and not together:
             return stream.requested > 0 or pending > self._most_open(stream) - GROUP
@@ -133,7 +133,7 @@ class Admission:
         )
 
     def _most_open(self, stream: Stream) -> int:
-        """Return how many clips of a stream may be under way: a few more than can be worked on."""
+        """Return the bound of a stream's clips in flight: a few more than its workers can hold."""
         pools = dict.fromkeys(stream.pools.values())
         workers = sum(max(1, len(pool.workers)) for pool in pools if pool.kind != "source")
         return self._workers.limits.backlog + 2 * max(2, min(workers, 64))
@@ -141,7 +141,7 @@ class Admission:
     # The ends of streams ----------------------------------------------------------------------
 
     def pass_gate(self, stream: Stream, task: Task) -> None:
-        """Hand a call out, or let it wait until there is room for the end of its stream."""
+        """Submit a task, or let it wait until there is room for the end of its stream."""
         # Events are small; what a reconstruction begins with may fill the store.
         large = task.kind == "finish" and set(task.stage.planned.link.ports.makes) - {
             Actions,
@@ -153,7 +153,7 @@ class Admission:
         self._workers.submit(stream, task)
 
     def open_gate(self) -> None:
-        """Let the ends of streams pass for which there is room now."""
+        """Submit the waiting ends of streams for which there is room now."""
         for _ in range(len(self._gate)):
             stream, task = self._gate.popleft()
             if stream.ended:
@@ -164,7 +164,7 @@ class Admission:
             self._workers.submit(stream, task)
 
     def withdraw(self, wanted: Callable[[Task], bool]) -> None:
-        """Drop the calls at the gate of which this is true."""
+        """Remove the tasks at the gate for which `wanted` is true."""
         self._gate = deque(entry for entry in self._gate if not wanted(entry[1]))
 
     def _may_not_end(self, stream: Stream) -> bool:
@@ -185,7 +185,7 @@ def _pending(stream: Stream) -> int:
 
 
 def _is_up(stream: Stream) -> bool:
-    """Whether a camera's first clips would be taken at once; a file waits for nobody."""
+    """Whether the first clips of a camera would be taken at once; a file need not wait."""
     if stream.dataflow.produced:
         return True
     pools = [stream.pools[n.index] for n in stream.dataflow.stages if n.waits_for_clips]

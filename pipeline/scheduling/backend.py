@@ -142,7 +142,7 @@ class StreamHooks:
     """What the run of a stream does when the scheduler gets somewhere; by default nothing."""
 
     def on_opened(self, opened: Opened) -> None:
-        """A worker of the stream is up; the decoder's tells its `probe`."""
+        """A worker of the stream is up; the decoder's reports its `probe`."""
 
     def on_clip(self, item: WorkItem, result: TaskResult) -> None:
         """The source made a new clip."""

@@ -18,7 +18,7 @@ class Dataflow(StreamGraph):
     """The work items and stages of one stream, and how lost messages are recovered."""
 
     def lost(self, task: Task) -> None:
-        """Take that something a call was given is not there any more; it is made again."""
+        """Have lost arguments of a task made again."""
         assert task.item is not None
         item = task.item
         item.queued &= ~task.stage.bit
@@ -31,7 +31,7 @@ class Dataflow(StreamGraph):
         self.retry(task)
 
     def lost_before_persisted(self, task: Task) -> None:
-        """Take that a message was lost before it was written down; its maker makes it again."""
+        """Have a message made again that was lost before it was persisted."""
         assert task.item is not None
         held = task.item.outputs[task.stage.index]
         for kind, packed in held.items():
@@ -41,21 +41,21 @@ class Dataflow(StreamGraph):
         self._recompute(task.stage, task.item)
 
     def retry(self, task: Task) -> None:
-        """Offer a call that came to nothing again."""
+        """Offer the work of a task that came to nothing again."""
         assert task.item is not None
         task.item.queued &= ~task.stage.bit
         if task.item.recompute & task.stage.bit:
             self._recompute(task.stage, task.item)
         elif task.stage.kind == "stateful":
-            # Calls behind it may have run already: it goes back, so that the order stays.
+            # Tasks after it may have run already: it goes back, so that the order is kept.
             self.decisions.append(Restart(self.info, task.stage))
         else:
             self._offer(task.stage, task.item)
 
     def rewind(self, stage: StageState, place: int) -> None:
-        """Send a stream-scoped stage back: its new worker's state ends before `place`."""
+        """Rewind a stateful stage: its new worker's state ends before `place`."""
         if self.info.live:
-            # What is through is forgotten: it goes on with the oldest clip there is.
+            # Processed clips are not kept: it continues with the oldest clip there is.
             place = max(place, min(self.open, default=self.produced))
         self.withdraw(stage)
         stage.restart_place = place
@@ -73,7 +73,7 @@ class Dataflow(StreamGraph):
         stage.sent = min(place, stage.sent)
         stage.finishing = stage.finished = False
         if place < self.fast_forwarded:
-            # What others made of those clips in an earlier process is not known: once more.
+            # What others made of those clips in an earlier process is not known: they restart.
             for maker in self.stages:
                 unknown = maker.kind == "stateful" and maker.runs and stage.feeders & maker.bit
                 if unknown and maker.restart_place:
@@ -90,7 +90,7 @@ class Dataflow(StreamGraph):
         elif item.number >= FINISH and self._is_persisted(stage, item):
             self._queue(stage, item, {}, item.number, "load")
         elif stage.kind == "stateful":
-            # It goes back to its last snapshot, or where that is too late to the beginning.
+            # It goes back to its last snapshot, or to the beginning where that is too late.
             if item.number < FINISH:
                 stage.restart_place = stage.snapshot = 0
             if not begun:
@@ -98,7 +98,7 @@ class Dataflow(StreamGraph):
         else:
             taken = self._taken(stage, item)
             if taken is None:
-                # What it was made of is lost for good, and so is this.
+                # Its inputs are lost for good, and so is its output.
                 self.completed(Task(self.info, stage, "process", item), {})
                 return
             arguments = self._gather(taken, item)
@@ -116,12 +116,12 @@ class Dataflow(StreamGraph):
     def _is_persisted(self, stage: StageState, item: WorkItem) -> bool:
         """Whether what a stage made of the end of the stream can be read from the run folder."""
         names = stage.planned.entry.kept if stage.planned.entry else stage.persisted
-        # Events are kept joined over the whole stream: that is not what `finish` made.
+        # Events are persisted joined over the whole stream: that is not what `finish` made.
         alike = not stage.runs or not {Actions, Tracks} & set(item.outputs.get(stage.index, {}))
         return bool(names) and not stage.persisting and alike
 
     def _retry_recompute(self, item: WorkItem) -> None:
-        """Something was made again: those that waited for it to make their part again, go on."""
+        """Continue the stages that waited for an input to be made again."""
         for stage in self.stages:
             if item.recompute & stage.bit:
                 self._recompute(stage, item)

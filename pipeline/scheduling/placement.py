@@ -1,4 +1,4 @@
-"""Which workers the stages of a stream get: lanes of its own, and shared that all streams share.
+"""Which pool serves which stage: pools of one stream, and pools that all streams share.
 
 Stages without memory are shared; the decoder with its sampler, each stream-scoped stage, and all
 exporters together have one worker a stream. The Ray runner and the simulator both staff so.
@@ -33,7 +33,7 @@ def assign_pools(
     *,
     alone: bool,
 ) -> tuple[dict[int, WorkerPool], WorkerPool]:
-    """Return where the calls of each stage of a stream go (by node), and the lane of its sinks.
+    """Return the pool of each stage of a stream (by stage index), and the pool of its sinks.
 
     Args:
         dataflow: The stream.

@@ -80,6 +80,6 @@ def resource_claim(
 def may_idle(pool: WorkerPool, claim: ResourceClaim) -> bool:
     """Whether the process of a worker may wait for other stages once its own have closed.
 
-    A camera's decoder runs in a process of another kind, which can be told to end.
+    A camera's decoder runs in a process of another kind, which can be asked to end.
     """
     return not pool.is_camera and claim.empty

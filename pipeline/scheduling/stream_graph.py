@@ -136,18 +136,18 @@ class StreamGraph(ABC):
 
     @property
     def window(self) -> int:
-        """How many clips have been made and are not through yet."""
+        """Number of clips in flight."""
         return len(self.open)
 
     @property
     def finished(self) -> bool:
-        """Whether every stage is through with the stream."""
+        """Whether every stage has ended."""
         return all(stage.finalized for stage in self.stages)
 
     # What the scheduler reports -----------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start: hand out the calls that need no clip."""
+        """Begin: offer what needs no clip."""
         for origin in self.origins:
             if not origin.runs:
                 self._end_of(origin)
@@ -213,13 +213,13 @@ class StreamGraph(ABC):
                 stage.opened = stage.snapshot > 0
 
     def end(self) -> None:
-        """Take that the head has made the last clip."""
+        """Take note that the source has made its last clip."""
         self.total = self.produced
         self.source_stage.finished = True
         self._advance_all()
 
     def completed(self, task: Task, outputs: Outputs) -> None:
-        """Take what a call made."""
+        """Take what a task made."""
         stage, item = task.stage, task.item
         if task.kind == "finish":
             if stage.stopped or not stage.finishing:
@@ -241,14 +241,14 @@ class StreamGraph(ABC):
         self._complete_item(stage, item, outputs)
 
     def give_up(self, stage: StageState) -> None:
-        """Take that a stage will take nothing more; what it made before stays."""
+        """Stop a stage: it takes nothing more, and what it made before stays."""
         stage.stopped = True
         self.withdraw(stage)
         for item in list(self.work_items.values()):
             if not item.done & stage.bit:
                 item.queued &= ~stage.bit
         if stage.kind == "stateful":
-            # What is through of a camera is forgotten.
+            # Processed clips of a camera are not kept.
             stage.sent = min(self.open, default=self.produced) if self.info.live else 0
             stage.finishing = False
             self._advance(stage)
@@ -271,22 +271,22 @@ class StreamGraph(ABC):
         self.decisions.extend(kept)
 
     def persisted(self, item: WorkItem) -> None:
-        """Take that a message has been written down."""
+        """Take note that a message has been written to the run folder."""
         self._release_unneeded(item)
 
     def snapshot_saved(self, stage: StageState, place: int) -> None:
-        """Take that a snapshot of a stream-scoped stage stands, taken after `place`."""
+        """Take note that a snapshot of a stateful stage, taken after `place`, is on disk."""
         stage.restart_place = stage.snapshot = place + 1
         self._skip_idle(stage)
 
     def advance(self, stage: StageState) -> None:
-        """Hand out the next calls of a stream-scoped stage."""
+        """Offer the next items to a stateful stage."""
         self._advance(stage)
 
     # Questions ----------------------------------------------------------------------------------
 
     def origin_of(self, stage: StageState) -> StageState | None:
-        """Return the stage at whose `finish` the parcel begins in which `stage` makes its part."""
+        """Return the stage whose `finish` makes the work item that `stage` contributes to."""
         if stage in self.origins:
             return stage
         before = [origin for origin in self.origins if stage.ancestors & origin.bit]
@@ -294,21 +294,21 @@ class StreamGraph(ABC):
 
     @property
     def safe(self) -> int:
-        """The clip up to which all work stands on the disk.
+        """The clip up to which all work is on disk.
 
-        A later process can go on from there, so the snapshots taken there must stay.
+        A later process can continue from there, so the snapshots taken there must stay.
         """
         folds = [n for n in self.stages if n.kind == "stateful" and n.runs and not n.stopped]
         saved = (n.restart_place for n in folds if not (n.finalized or n.forgetful))
         return min(self.produced, min(self.open, default=self.produced), *saved)
 
     def is_through(self, stage: StageState) -> bool:
-        """Say whether a stage has dealt with everything and all it made is kept."""
+        """Return whether a stage has processed everything and all it made is persisted."""
         if self.total is None or stage.persisting:
             return False
         ends = (self.work_items.get(FINISH + origin.index) for origin in self.origins)
         if any(item is not None and item.recompute & stage.bit for item in ends):
-            return False  # what was lost before it was written down
+            return False  # lost before it was persisted
         if stage.kind in ("source", "stateful"):
             return stage.finished
         return stage.processed >= self._expected(stage)
@@ -333,11 +333,11 @@ class StreamGraph(ABC):
         return sum(stage.bit for stage in self.stages if not stage.runs)
 
     def _expected(self, stage: StageState) -> int:
-        """How many parcels a stage deals with in all."""
+        """Return the number of items that a stage processes or skips in all."""
         return (self.total or 0) + sum(origin.index < stage.index for origin in self.origins)
 
     def _end_of(self, origin: StageState) -> WorkItem:
-        """Make the parcel for what comes at the end, with what earlier runs have kept of it."""
+        """Make the work item of an end, with what earlier runs have persisted of it."""
         item = WorkItem(FINISH + origin.index, f"{self.source.name}: {origin.name}")
         item.done = self._not_running() | ((origin.bit << 1) - 1)
         for stage in self.stages:
@@ -354,7 +354,7 @@ class StreamGraph(ABC):
         stage.processed += 1
         held = item.outputs.get(stage.index)
         if held:
-            # It went back and made the same again: what still lies there is as good.
+            # It went back and made the same again: what is still there is as good.
             for kind in outputs:
                 held.setdefault(kind, None)
             self._fill(held, outputs)
@@ -374,7 +374,7 @@ class StreamGraph(ABC):
                 self.decisions.append(Release(packed))
 
     def _fill(self, held: Outputs, outputs: Outputs) -> None:
-        """Put what was made again where it lacks; drop the rest."""
+        """Fill gaps with what was made again; release the rest."""
         for kind, packed in outputs.items():
             if packed is None:
                 continue
@@ -392,7 +392,7 @@ class StreamGraph(ABC):
         if held is None:
             item.outputs[origin.index] = outputs
         else:
-            # `finish` was called again, since what it made was lost.
+            # `finish` was called again, since its messages were lost.
             self._fill(held, outputs)
             if item.recompute & origin.bit:
                 forget_missing(held)
@@ -407,7 +407,7 @@ class StreamGraph(ABC):
             self._offer(stage, item)
 
     def _offer(self, stage: StageState, item: WorkItem) -> None:
-        """See whether a stage may deal with a parcel now."""
+        """Offer a work item to a stage, if the stage can process or skip it now."""
         if not stage.runs or stage.bit & (item.done | item.queued):
             return
         if stage.kind == "stateful":
@@ -431,12 +431,12 @@ class StreamGraph(ABC):
                 self._advance(stage)
 
     def _advance(self, stage: StageState) -> None:
-        """Deal with as many parcels in a row as can be."""
+        """Have a stateful stage process or skip as many items in a row as it can."""
         while not stage.finished and not stage.finishing:
             item = self._at(stage, stage.sent)
             if item is None:
                 if self.info.live and stage.sent < self.produced:
-                    stage.sent += 1  # it was through, and is forgotten
+                    stage.sent += 1  # processed, and not kept
                     continue
                 if self.total is None or stage.sent < self.total:
                     return
@@ -468,7 +468,7 @@ class StreamGraph(ABC):
                 continue
             gone = any(item.outputs[index][kind] is None for index, kind in taken.values())
             if gone and stage.out >= AHEAD:
-                return  # it is made again when the stage can soon take it
+                return  # made again once the stage can take it soon
             arguments = self._gather(taken, item)
             if arguments is None:
                 return
@@ -476,7 +476,7 @@ class StreamGraph(ABC):
             self._queue(stage, item, arguments, place)
 
     def _skip_idle(self, stage: StageState) -> None:
-        """What a stage had no business with leaves its state as it was."""
+        """Move the restart place over skipped items: they leave the state as it was."""
         while stage.restart_place in stage.skipped:
             stage.skipped.discard(stage.restart_place)
             stage.restart_place += 1
@@ -499,7 +499,7 @@ class StreamGraph(ABC):
         stage.next_sequence += 1
 
     def _at(self, stage: StageState, place: int) -> WorkItem | None:
-        """Return the parcel at a place of the row that `stage` takes."""
+        """Return the work item at a place of the row that `stage` takes, or None."""
         if self.total is None or place < self.total:
             return self.work_items.get(place)
         index = place - self.total
@@ -508,7 +508,7 @@ class StreamGraph(ABC):
         return self.work_items.get(FINISH + index)
 
     def _taken(self, stage: StageState, item: WorkItem) -> dict[str, tuple[int, type]] | None:
-        """Return what a stage takes of a parcel: parameter to (who made it, type); or None."""
+        """Return what a stage reads of an item: parameter to (stage index, type); or None."""
         there: dict[type, tuple[int, type]] = {}
         for index in sorted(item.outputs):
             if index < stage.index:
@@ -518,7 +518,7 @@ class StreamGraph(ABC):
     def _gather(
         self, taken: dict[str, tuple[int, type]], item: WorkItem
     ) -> dict[str, MessageRef] | None:
-        """Return the messages, or have made again what is not there."""
+        """Return the messages; None, after having missing ones made again."""
         arguments: dict[str, MessageRef] = {}
         for name, (index, kind) in taken.items():
             packed = item.outputs[index][kind]
@@ -547,13 +547,13 @@ class StreamGraph(ABC):
         self.decisions.append(Ready(task))
 
     def _release_unneeded(self, item: WorkItem) -> None:
-        """Let go what no stage needs any more."""
+        """Release the messages that no stage needs any more."""
         for stage in self._holders(item):
             outputs = item.outputs[stage.index]
             if item.recompute & stage.bit:
                 continue
             for kind, packed in outputs.items():
-                # What holds no object costs nothing, and a stage sent back may ask for it.
+                # A message without objects costs nothing, and a rewound stage may need it.
                 if packed is not None and packed.refs:
                     self.decisions.append(Release(packed))
                     outputs[kind] = None

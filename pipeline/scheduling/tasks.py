@@ -8,12 +8,12 @@ stream, and passes through these states:
     ----------  --------------------------------------------------  -------------------------------
     standing    `not runs`: the plan took it from an earlier run    finalized at the beginning
     waiting     `runs` and not `opened`: no task yet                working; stopped; finished
-    working     `opened`: tasks for work items are queued or run    finishing; stopped; working anew
+    working     `opened`: tasks for work items are queued or run    finishing; stopped; restarted
                                                                     from a snapshot after a death
-    finishing   `finishing`: its `finish` is queued or runs         finished; working anew
+    finishing   `finishing`: its `finish` is queued or runs         finished; restarted
     stopped     `stopped`: failed or not made, takes no more items  finished
-    finished    `finished`, or every item processed (clip stages)   finalized; working anew where
-                                                                    what it made was lost
+    finished    `finished`, or every item processed (clip stages)   finalized; restarted where its
+                                                                    messages were lost
     finalized   `finalized`: its end is recorded in the ledger      processing again, for messages
                                                                     that were lost since
 """

@@ -69,11 +69,11 @@ def fingerprint(source: Source) -> str:
     """Return a hash that changes when the content behind the address changes.
 
     It is made of the address without login and signature, and of the entity tag, size and time
-    that the server tells. Where it tells none of these but the size, a change that keeps the
+    that the server states. Where it states none of these but the size, a change that keeps the
     size goes unnoticed.
 
     Raises:
-        SourceError: There is no such file, or no way to it.
+        SourceError: There is no such file, or it cannot be reached.
         UsageError: The driver for this kind of address is not installed.
     """
     return ask(source).stamp
@@ -122,7 +122,7 @@ def _copy_of(remote: Remote, largest: int, progress: Progress | None) -> Path | 
         _make_room(folder, remote, largest)
         with contextlib.suppress(_Changed), replacing(copy) as temporary:
             _download(remote, temporary, largest, progress)
-            # A film that is replaced while it is read would be half of each.
+            # A video that is replaced while it is read would be half of each.
             if ask(remote.source).stamp != remote.stamp:
                 raise _Changed
         return copy if copy.is_file() else None
@@ -147,7 +147,7 @@ def _download(remote: Remote, target: Path, largest: int, progress: Progress | N
 
 
 def _patiently(remote: Remote) -> Generator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of the whole file; a broken connection goes on where it broke.
+    """Yield (offset, bytes) of the whole file; a broken connection resumes where it broke.
 
     Only failures without a byte between them count; a server that sends nothing but broken
     connections meets its end there or in `_judge`.
@@ -201,7 +201,7 @@ def _gigabytes(variable: str, default: int) -> int:
 
 
 def _cache() -> Path:
-    """Return the folder of the copies; only its owner may read it, as films may be private."""
+    """Return the folder of the copies; only its owner may read it, as videos may be private."""
     root = os.environ.get("REEL3D_CACHE", "")
     folder = (Path(root) if root else Path.home() / ".cache" / "reel3d") / "sources"
     try:

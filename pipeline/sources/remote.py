@@ -43,7 +43,7 @@ MARKS = (
 """What servers call the things that change with the content."""
 
 SIGNING = re.compile(r"x-(amz|goog)-.*|expires|s[etprvs]|spr|srt", re.IGNORECASE)
-"""The rest of a signed link's query, which changes with each signing and not with the film."""
+"""The rest of a signed link's query, which changes with each signing and not with the video."""
 
 HTTP_REASONS = {
     401: "it wants a login: put one for this host into the file that REEL3D_CREDENTIALS names",
@@ -70,10 +70,10 @@ class Remote:
 
 
 def ask(source: Source) -> Remote:
-    """Ask the server what stands behind the address.
+    """Ask the server what the address refers to.
 
     Raises:
-        SourceError: There is no such file, or no way to it.
+        SourceError: There is no such file, or it cannot be reached.
         UsageError: The driver for this kind of address is not installed.
     """
     try:
@@ -114,7 +114,7 @@ def _streamed(remote: Remote, start: int) -> Generator[tuple[int, bytes]]:
     """Read over one connection, so that no server can make one answer fill the memory."""
     more: dict[str, Any] = {"size": remote.size} if remote.size else {}
     if start and remote.tag and not remote.tag.startswith("W/"):
-        # With another film behind the address by now, the server sends that from its beginning.
+        # With another video behind the address by now, the server sends that from its beginning.
         more["headers"] = {"Range": f"bytes={start}-", "If-Range": remote.tag}
     with remote.system.open(remote.path, "rb", block_size=0, **more) as file:
         part = re.match(r"bytes (\d+)-", file.r.headers.get("Content-Range", ""))
@@ -134,7 +134,7 @@ def _open(source: Source) -> tuple[Any, str]:
     if kind in ("http", "https"):
         aiohttp = importlib.import_module("aiohttp")
         if not urlsplit(uri).hostname:
-            raise SourceError(f"{source.shown} names no host; write {kind}://HOST/film.mp4")
+            raise SourceError(f"{source.shown} names no host; write {kind}://HOST/video.mp4")
         uri = with_login(uri)
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S, connect=CONNECT_S

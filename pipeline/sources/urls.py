@@ -49,7 +49,7 @@ no port."""
 
 
 def scheme(uri: str) -> str:
-    """Return what stands before `://` in small letters; empty for a path."""
+    """Return the scheme before `://` in lower case; empty for a path."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     return found[1].lower() if found else ""
 
@@ -96,7 +96,7 @@ def masked(text: str) -> str:
 
 
 def scrub(text: str, uri: str = "", shown: str = "") -> str:
-    """Return the text of somebody else's error in one short line, without what is secret.
+    """Return the text of a foreign error in one short line, without secrets.
 
     Args:
         text: What a library said; it may quote the address in any form.
@@ -131,7 +131,8 @@ def plain_path(uri: str) -> str:
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise SourceError(
-            f"{mask(uri)} is no file of this machine; write file:///folder/film.mp4, or the path"
+            f"{mask(uri)} is not a file of this machine; write file:///folder/video.mp4, or the "
+            "path"
         )
     return path
 
@@ -163,7 +164,7 @@ def _logins() -> dict[str, tuple[str, str]]:
     try:
         read = netrc.netrc(str(path))
     except OSError as error:
-        # A ~/.netrc of somebody else is no business of ours; one that was named must be readable.
+        # A ~/.netrc that cannot be read is ignored; one that was named must be readable.
         if not named:
             return {}
         raise UsageError(

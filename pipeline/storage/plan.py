@@ -1,7 +1,7 @@
 """What a run has to do: all of it, or with `--resume` only what is missing.
 
 Stages are visited from the end of the chain to its start, as make does: a stage whose work
-stands is left alone, unless a later stage must run and needs a message that was never kept
+is done is left alone, unless a later stage must run and needs a message that was never kept
 (frames and flow are too large to keep; they are made again).
 """
 
@@ -27,9 +27,9 @@ class PlannedStage:
     link: Link
     key: str
     action: Literal["run", "replay", "skip"] = "run"
-    """`replay`: hand on the messages that an earlier run kept. `skip`: nothing is needed."""
+    """`replay`: pass on the messages that an earlier run kept. `skip`: nothing is needed."""
     entry: Entry | None = None
-    """The ledger's word, where the work stands."""
+    """Its entry in the ledger, where its work is done."""
     meter: Meter = field(default_factory=Meter)
     state: str = "skipped"
     """As `Entry.state`, or `failed` for a crash or a bug."""
@@ -51,18 +51,18 @@ class PlannedStage:
 
     @property
     def makes_shown(self) -> str:
-        """What a user calls that which it makes."""
+        """Names, for users, of what it makes."""
         named = [NAMES[made] for made in self.link.ports.makes if made in NAMES]
         return ", ".join(named) or self.link.choice.model
 
     @property
     def clean(self) -> bool:
-        """Whether it and all that fed it went through without a crash or a bug."""
+        """Whether it and all that fed it ended without a crash or a bug."""
         return not self.tainted and all(feeder.clean for feeder in self.feeders)
 
 
 def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[PlannedStage]:
-    """Decide for every stage but the report; remove what stands under an outdated key.
+    """Decide for every stage but the report; remove results of an outdated key.
 
     Weights that a stage needs must be on this machine: what they are is part of its key.
     """

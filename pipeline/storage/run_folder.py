@@ -51,7 +51,7 @@ class Entry:
 
     key: str
     state: str
-    """`made`, `not made` (a reason stands in the losses) or `skipped` (an input was missing)."""
+    """`made`, `not made` (the losses give the reason) or `skipped` (an input was missing)."""
     meter: Meter = field(default_factory=Meter)
     kept: list[str] = field(default_factory=list[str])
     """Kept messages, file names under `.reel3d`."""
@@ -75,7 +75,7 @@ def free_folder(parent: Path, name: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash that changes when the source changes, without reading a long film whole.
+    """Return a hash that changes when the source changes, without reading a long video whole.
 
     A file counts with its size and 64 evenly spaced samples of 64 KiB; a folder with the names,
     sizes and samples of its files.
@@ -111,7 +111,7 @@ class RunFolder:
         """Make the folder, or open one that a run left behind.
 
         Raises:
-            OutputError: It exists and `resume` is not set, is no run, or cannot be written.
+            OutputError: It exists and `resume` is not set, is not a run, or cannot be written.
         """
         folder = cls(path)
         if os.path.lexists(path):
@@ -155,7 +155,7 @@ class RunFolder:
             ) from None
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Release the folder for other processes."""
         self._held.close()
 
     def _load(self) -> None:
@@ -173,7 +173,7 @@ class RunFolder:
                 meter["losses"] = [Loss(**loss) for loss in meter["losses"]]
                 self.entries[name] = Entry(**raw, meter=Meter(**meter))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            # A ledger that cannot be read proves nothing: all the work is done again.
+            # A ledger that cannot be read proves nothing: all work is done again.
             self.entries.clear()
 
     @classmethod
@@ -209,13 +209,13 @@ class RunFolder:
         return False
 
     def record(self, name: str, entry: Entry) -> None:
-        """Write down that a stage is through."""
+        """Record that a stage has ended."""
         self.entries[name] = entry
         tree = {name: asdict(entry) for name, entry in self.entries.items()}
         write_text(self._state / "ledger.json", json.dumps(tree, indent=1))
 
     def done(self, name: str, key: str) -> Entry | None:
-        """Return the entry of a stage whose work under this key stands whole in the folder."""
+        """Return the entry of a stage whose work under this key is complete in the folder."""
         entry = self.entries.get(name)
         if entry is None or entry.key != key:
             return None
@@ -265,11 +265,11 @@ class RunFolder:
         write_text(self._state / "facts.json", json.dumps(facts))
 
     def scratch(self, name: str) -> Path:
-        """Return where a stage may put things aside while it works; it need not exist yet."""
+        """Return the folder for a stage's temporary files; it need not exist yet."""
         return self._state / "scratch" / name.replace("/", ".")
 
     def clear_scratch(self, name: str) -> None:
-        """Remove what a stage put aside."""
+        """Remove a stage's temporary files."""
         shutil.rmtree(self.scratch(name), ignore_errors=True)
 
     def keep(self, name: str, key: str, message: Message) -> str:
@@ -347,6 +347,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    # `sparse/` of `sparse/0`: an empty folder tells nothing.
+    # `sparse/` of `sparse/0`: an empty folder means nothing.
     if path.parent.is_dir() and not any(path.parent.iterdir()):
         path.parent.rmdir()

@@ -27,7 +27,7 @@ from pipeline.contract.messages import Array
 __all__ = ["Snapshots"]
 
 INLINE_BYTES = 16_384
-"""Smaller arrays stand in the JSON: a file costs more than it holds."""
+"""Smaller arrays are part of the JSON: a file would cost more than it holds."""
 MARK = "__array__"
 
 
@@ -46,27 +46,27 @@ class Snapshots:
 
     @property
     def numbers(self) -> list[int]:
-        """The snapshots there are, rising: how many parcels each had seen."""
+        """Numbers of the snapshots, ascending: how many work items each includes."""
         return sorted(self._files)
 
-    def save(self, number: int, state: Any, told: Any = None, *, needed_from: int = 0) -> None:
-        """Write the state after `number` parcels; drop those that nobody can ask for again.
+    def save(self, number: int, state: Any, beside: Any = None, *, needed_from: int = 0) -> None:
+        """Write the state after `number` work items; drop snapshots that cannot be needed again.
 
         Args:
-            number: How many parcels the stage has taken.
+            number: Number of work items that the stage has processed.
             state: What `Stage.snapshot` returned.
-            told: Plain data that belongs to it.
+            beside: Plain data that belongs to it.
             needed_from: The newest snapshot up to this number stays, all before it go.
 
         Raises:
             OutputError: The disk is full or may not be written.
-            TypeError: The state is no plain data.
+            TypeError: The state is not plain data.
         """
         files: set[str] = set()
         held: dict[int, tuple[Array, str]] = {}
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            tree = {"state": self._plain(state, files, held), "told": told}
+            tree = {"state": self._plain(state, files, held), "told": beside}
             path = self.folder / f"{number}.json"
             temporary = path.with_suffix(".writing")
             temporary.write_text(json.dumps(tree), encoding="utf-8")
@@ -80,7 +80,7 @@ class Snapshots:
                 (self.folder / name).unlink(missing_ok=True)
 
     def load(self, number: int) -> tuple[Any, Any]:
-        """Return a state and what was told with it; later snapshots are removed.
+        """Return a state and the data saved with it; later snapshots are removed.
 
         Raises:
             ValueError: It is not there or damaged.
@@ -142,7 +142,7 @@ class Snapshots:
         stored = value[MARK]
         if isinstance(stored, str):
             if not re.fullmatch(r"a\d+\.npy", stored):
-                raise ValueError(f"'{stored}' is no name of an array")
+                raise ValueError(f"'{stored}' is not the name of an array")
             array = np.load(self.folder / stored, allow_pickle=False)
             self._written[id(array)] = (array, stored)
         else:

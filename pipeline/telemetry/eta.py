@@ -1,9 +1,9 @@
-"""How long a run will still take, told only as far as somebody can know.
+"""Remaining time of a run, as far as it can be known.
 
 What is left of the videos is divided by the pace at which all of them together have moved in the
 last half minute. What works on whole streams (poses, splats) is known once a stream has been
 through it; until then the time is that of the videos alone, and says so. A camera has no end,
-and where a container does not tell its duration nobody knows.
+and where a container does not state its duration it is unknown.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Estimate:
         self._before_s: float | None = None
 
     def take(self, now_s: float, status: RunStatus) -> TimeLeft | None:
-        """Return what is left, or None where nobody can tell.
+        """Return the remaining time, or None where it is unknown.
 
         Args:
             now_s: Seconds of a clock that only rises.
-            status: How the run stands now.
+            status: Status of the run.
         """
         self._count(now_s, status)
         running = [stream for stream in status.streams if stream.state not in ENDED]

@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class ProgressListener(Protocol):
-    """Who wants to know how a run goes on: the terminal, a log, a test."""
+    """Receives the progress of a run: a terminal, a log, a test."""
 
     def on_stage_start(self, stage: str) -> None:
-        """Say that a stage has got its first parcel."""
+        """A stage got its first work item."""
         ...
 
     def on_position(self, seconds: float, total_s: float | None) -> None:
-        """Say up to which time of the source clips have passed."""
+        """Clips up to this time of the source have been made."""
         ...
 
     def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
-        """Say how far a long call has come, and where it stands."""
+        """A long call reports how far it has come, and its state in a few words."""
         ...
 
     def on_stage_end(self, stage: str, state: str, meter: Meter) -> None:
-        """Say that a stage is through."""
+        """A stage has ended."""
         ...
 
 

@@ -28,7 +28,7 @@ from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
 __all__ = ["LiveTable", "RunStatus", "StageStatus", "StreamStatus"]
 
 PLAIN_EVERY_S = 5.0
-"""How often the whole is told where there is no terminal."""
+"""Interval of the status lines where there is no terminal."""
 FRAMES_PER_S = 2
 TOLD_STREAMS = 4
 """Up to so many streams each stage's end is a line of its own; of more, only what went wrong."""
@@ -48,7 +48,7 @@ class LiveTable:
         self._left: TimeLeft | None = None
         self._estimate = Estimate()
         self._at_work: dict[tuple[str, str], str] = {}
-        """What each long call of (stream, stage) last said."""
+        """(stream, stage) to the last progress of a long call."""
         self._began = self._spoke = time.monotonic()
         # Last, since it asks for a first picture at once.
         self._live = Live(
@@ -73,7 +73,7 @@ class LiveTable:
             self._live.stop()
 
     def update(self, status: RunStatus) -> None:
-        """Show how the run stands."""
+        """Show the status of the run."""
         now = time.monotonic()
         with self._lock:
             self._status = status
@@ -90,7 +90,7 @@ class LiveTable:
         return StreamProgress(self, name)
 
     def progress(self, stream: str, stage: str, told: str) -> None:
-        """Note what a long call says of itself; an empty text ends it."""
+        """Set the progress of a long call; an empty text ends it."""
         with self._lock:
             if told:
                 self._at_work[stream, stage] = told
@@ -146,7 +146,7 @@ class StreamProgress:
         """Nothing to do: the scheduler's rows have it."""
 
     def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
-        """Show how far a long call has come, and where it stands."""
+        """Show the progress of a long call."""
         told = f"{stage} {100 * done / max(total, 1e-9):.0f} %" + (f", {note}" if note else "")
         self._board.progress(self._name, stage, told)
 

@@ -116,7 +116,10 @@ def _checked(ids: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours: configuring anew replaces it and nobody else's. Masks credentials, notes the ids."""
+    """The handler of this package, the only one that `configure` replaces.
+
+    It masks credentials and adds ids.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__(stream)

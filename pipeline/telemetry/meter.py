@@ -1,4 +1,4 @@
-"""What a running stage tells of itself, as plain data that crosses process borders."""
+"""Counters of a running stage, as plain data that crosses process borders."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def peak_memory_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Have the largest resident size begin anew, where the system can: what ran here has ended."""
+    """Reset the peak of the resident size, where the system can: what ran here has ended."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

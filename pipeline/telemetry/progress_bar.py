@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""Progress of one run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.telemetry.meter import Meter
 __all__ = ["ProgressBars"]
 
 PLAIN_EVERY_S = 5.0
-"""How often a long stage may speak where there is no terminal."""
+"""Shortest interval of the lines of a long stage where there is no terminal."""
 
 MARKS = {"made": "[green]✓[/]", "skipped": "[dim]–[/]"}
 CLIPS = "video"
@@ -72,7 +72,7 @@ class ProgressBars:
             self._say(f"{seconds:.1f}{of} s of video decoded")
 
     def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
-        """Show how far a long call has come, and where it stands."""
+        """Show the progress of a long call."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
         if self._live:

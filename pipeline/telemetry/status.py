@@ -1,4 +1,4 @@
-"""How a run stands, as the scheduler hands it out: a row a stage, a row a stream."""
+"""Status of a run: a row per stage, a row per stream."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["RunStatus", "StageStatus", "StreamStatus"]
 
 @dataclass(frozen=True, kw_only=True)
 class StageStatus:
-    """How one stage stands, over all streams."""
+    """Status of one stage, over all streams."""
 
     name: str
     """`flow/dis`."""
     workers: int
     """Actors that are alive."""
     busy: float
-    """Share of the workers' time spent inside calls in the last interval, 0..1."""
+    """Share of the workers' time spent in tasks in the last interval, 0..1."""
     done: int
-    """Clips, or streams, that it is through with (`unit`)."""
+    """Number of clips, or streams, that it has processed (`unit`)."""
     backlog: int
     """Items that wait for a worker."""
     rate_per_s: float
@@ -31,7 +31,7 @@ class StageStatus:
     unit: str = "clips"
     """`clips` or `streams`."""
     seconds: tuple[float, ...] = ()
-    """How long each call took that ended in the last interval, s."""
+    """Durations of the tasks that ended in the last interval, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ class StreamStatus:
     dropped_frames: int = 0
     """Their number."""
     clips: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Clips of it that each stage is through with, by the stage's name; empty if not counted."""
+    """Stage name to the number of its clips that the stage has processed; empty if not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How a run stands: what the scheduler hands out about twice a second."""
+    """Status of a run, reported about twice a second."""
 
     stages: tuple[StageStatus, ...]
     """In the chain's order."""
@@ -71,4 +71,4 @@ class RunStatus:
     """Of the cluster."""
     gpus: float = 0.0
     eta_s: float | None = None
-    """Time left, s; None where nobody can tell: a camera, an unknown duration, no rate yet."""
+    """Time left, s; None where unknown: a camera, an unknown duration, no rate yet."""

@@ -53,7 +53,7 @@ class Weights:
     """Its identifier, such as `MIT`; `unknown` where it does not say, and empty while that is not
     known here."""
     nbytes: int = 0
-    """About how large it is; 0 where nobody has said."""
+    """Approximate size; 0 where unknown."""
     url: str = ""
     """Where it is fetched from; empty for an own file."""
     sha256: str = ""
@@ -84,7 +84,7 @@ class Weights:
         return ()
 
     def published(self, file: Path) -> str:
-        """Return the hash that one of `files` should begin with; empty where nobody says."""
+        """Return the hash that one of `files` should begin with; empty where unknown."""
         del file
         return self.sha256
 
@@ -119,7 +119,7 @@ def own_file(path: str, *, task: str) -> Weights:
     file = Path(path).expanduser()
     if file.suffix not in SUFFIXES:
         raise UsageError(
-            f"{path} is no file of weights: allowed are {', '.join(SUFFIXES)}; save others with "
+            f"{path} is not a file of weights: allowed are {', '.join(SUFFIXES)}; save others with "
             "safetensors.torch.save_file"
         )
     if not file.is_file():
@@ -212,7 +212,7 @@ def read_tensors(path: Path, *, within: str = "") -> dict[str, Any]:
             one that is wanted, where the file has one of that name.
 
     Raises:
-        UsageError: It is truncated, holds something else than tensors, or is no such file.
+        UsageError: It is truncated, holds something else than tensors, or does not exist.
     """
     import torch
 

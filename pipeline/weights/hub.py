@@ -154,8 +154,8 @@ def _of_folder(folder: Path, task: str, option: str) -> Checkpoint:
     path = folder.resolve()
     if not (path / "config.json").is_file():
         raise UsageError(
-            f"{option} = {str(folder)!r} is no checkpoint: it has no config.json; give a folder as "
-            "save_pretrained of transformers writes it"
+            f"{option} = {str(folder)!r} is not a checkpoint: it has no config.json; give a folder "
+            "as save_pretrained of transformers writes it"
         )
     files = _tensor_files(path)
     if not files:
@@ -248,7 +248,7 @@ def _parts(index: Path) -> list[str]:
         named = json.loads(index.read_text())["weight_map"].values()
         parts = sorted(set(map(str, named)))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{index} is no index of weights; fetch it again") from None
+        raise UsageError(f"{index} is not an index of weights; fetch it again") from None
     strange = next((part for part in parts if Path(part).name != part), None)
     if strange is not None:
         raise UsageError(f"{index} names {strange!r}, which is not beside it; it is not read")

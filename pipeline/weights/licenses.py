@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.weights.files import UNKNOWN, Weights
 from pipeline.weights.hub import Checkpoint, published_license
 
-__all__ = ["FREE", "accept", "accepted", "check", "is_free", "told"]
+__all__ = ["FREE", "accept", "accepted", "check", "describe", "is_free"]
 
 FREE = frozenset(
     {
@@ -58,8 +58,8 @@ def accept(license: str) -> None:
     """
     if not NAME.fullmatch(license.lower()):
         raise UsageError(
-            f"--accept-license {license!r} is no name of a license; reel3d models list names them, "
-            "such as cc-by-nc-4.0"
+            f"--accept-license {license!r} is not the name of a license; reel3d models list names "
+            "them, such as cc-by-nc-4.0"
         )
     kept = accepted()
     kept.setdefault(license.lower(), datetime.date.today().isoformat())
@@ -77,7 +77,7 @@ def check(weights: Weights, stage: str) -> None:
         try:
             license = published_license(weights)
         except (OSError, ValueError):
-            return  # that it cannot be had is told, better, when it is fetched
+            return  # fetching it gives the better error
     own = weights.is_own and license == UNKNOWN
     if is_free(license) or own or license in accepted():
         return
@@ -89,7 +89,7 @@ def check(weights: Weights, stage: str) -> None:
     )
 
 
-def told(weights: Weights) -> dict[str, Any]:
+def describe(weights: Weights) -> dict[str, Any]:
     """Return what the manifest says of the license of weights."""
     license = weights.license or UNKNOWN
     agreed = {} if is_free(license) else {"accepted": accepted().get(license)}

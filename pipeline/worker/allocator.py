@@ -1,7 +1,7 @@
 """Freed memory stays with the process: the next clip takes arrays of the same sizes.
 
 glibc gives every block above 32 MB back to the system when it is freed, and what lies at the end of
-the heap too. The next clip then pays for each page anew, which costs as much as a third of its
+the heap too. The next clip then pays for each page again, which costs as much as a third of its
 optical flow (measured: 43 MB of flow and confidence, 5500 page faults, 15 to 40 ms a clip).
 """
 

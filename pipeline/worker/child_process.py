@@ -150,7 +150,7 @@ class ChildProcess:
     def close(self) -> None:
         """Close the stages and end the child, by force if it does not follow."""
         if self._busy:
-            # Left in the middle of a call: what the child holds is of no use to anyone.
+            # Left in the middle of a call: the state of the child is of no use.
             self._kill()
         process, connection = self._process, self._connection
         self._process = self._connection = None
@@ -233,17 +233,17 @@ class ChildProcess:
 
 
 _heads: set[ChildProcess] = set()
-"""Those of this process that read a source."""
+"""Children of this process that read a source."""
 
 
 def stop_sources() -> None:
-    """Ask all that this process reads to end where it is; what was read so far is worked out."""
+    """End all sources that this process reads; what was read so far is processed."""
     for worker in list(_heads):
         worker.stop()
 
 
 class _Stopping:
-    """In the child: hears that the source is to end and tells the reader, whatever it is in."""
+    """In the child: stops the reader when the parent asks for it, whatever the child is doing."""
 
     def __init__(self, pipe: socket.socket) -> None:
         self._pipe = pipe
@@ -261,7 +261,7 @@ class _Stopping:
                         self._reader.stop()
 
     def watch(self, reader: Any) -> None:
-        """Say which reader is to be told from now on; None for no more."""
+        """Set the reader that is stopped on request; None for none."""
         with self._lock:
             self._reader = reader
             if reader is not None and self._heard:

@@ -20,7 +20,7 @@ from pipeline.contract.messages import Array, Message
 __all__ = ["ForwardedArray", "MessageHeader", "MessageRef", "kind_of", "pack", "slots", "unpack"]
 
 INLINE_BYTES = 65_536
-"""Smaller arrays travel with the call: an object of their own costs more than it saves. Ray
+"""Smaller arrays travel with the request: an object of their own costs more than it saves. Ray
 itself keeps objects under 100 KiB out of the shared store."""
 COUNTS = frozenset({"T", "T-1", "K", "E", "2", "3", "4"})
 """Sizes that are counts of frames or fixed: an array of these alone is always small."""
@@ -85,7 +85,7 @@ def pack(
 
     Args:
         message: What a stage made.
-        given: The arrays that came in with the call; those found again are forwarded.
+        given: The arrays that arrived with the request; those found again are forwarded.
     """
     plain: dict[str, Any] = {}
     names: list[str] = []

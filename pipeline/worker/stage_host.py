@@ -58,7 +58,7 @@ class StageHost:
     """The stages of one worker."""
 
     def __init__(self, progress: Callable[[str, Progress], None] | None = None) -> None:
-        """Hold nothing yet; `progress` takes what long calls tell of themselves."""
+        """Hold no stage yet; `progress` receives the progress of long calls."""
         self._progress = progress
         self._stages: dict[str, Stage[Any]] = {}
         self._specs: dict[str, StageSpec] = {}
@@ -272,25 +272,25 @@ class StageHost:
         if state is None:
             return False
         length = self._event_logs[name].length if name in self._event_logs else 0
-        told = {"meter": meter_to_dict(self._meters[name]), "actions": length}
-        snapshots.save(request.place + 1, state, told, needed_from=request.safe)
+        beside = {"meter": meter_to_dict(self._meters[name]), "actions": length}
+        snapshots.save(request.place + 1, state, beside, needed_from=request.safe)
         return True
 
     def _restore(self, name: str, place: int) -> int:
-        """Bring a stage to a place of the row; return the place where it stands, or 0."""
+        """Restore a stage from the snapshot of a place; return that place, or 0 if it cannot be."""
         snapshots = self._snapshots.get(name)
         if snapshots is None or not place:
             return 0
         try:
-            state, told = snapshots.load(place)
+            state, beside = snapshots.load(place)
             self._stages[name].restore(state)
-            self._meters[name] = meter_from_dict(told["meter"])
-            if told["actions"]:
-                self._event_log(name).cut(told["actions"])
+            self._meters[name] = meter_from_dict(beside["meter"])
+            if beside["actions"]:
+                self._event_log(name).cut(beside["actions"])
         except Exception as error:
-            # What is damaged may say anything; the clips are there, and are gone through again.
+            # A damaged file may hold anything; the clips are there, and are processed again.
             self._rebuild(name)
-            why = f"its stream was begun anew, since its snapshot cannot be used: {error}"
+            why = f"its stream was processed again, since its snapshot cannot be used: {error}"
             self._stages[name].warn(why)
             return 0
         return place
@@ -307,7 +307,7 @@ class StageHost:
         self._stages[name].open(context)
 
     def _discard(self, name: str) -> None:
-        """Remove what an earlier worker has left of a stage that begins its stream anew."""
+        """Remove what an earlier worker has left of a stage that begins its stream again."""
         if name in self._snapshots:
             self._snapshots[name].clear()
             self._event_logs.pop(name, None)

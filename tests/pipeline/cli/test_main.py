@@ -44,7 +44,7 @@ def test_options_of_one_format(capsys: Say) -> None:
         (["run", "a.mp4", "flow.modle=dis"], "did you mean 'model'?"),
         (["run", "a.mp4", "decode.start_s=3", "decode.end_s=2"], "decode: end_s (2) must lie"),
         (["run", "flow.model=dis"], "no source given; name a video file or a folder of images"),
-        (["run", "a.mp4", "--fast"], "'--fast' is not understood"),
+        (["run", "a.mp4", "--fast"], "unrecognized argument: --fast"),
         (["run", "a.mp4", "--preset", "quick"], "there is no preset 'quick'; there are default"),
         (["run", "a.mp4", "--preset", "understnd"], "did you mean 'understand'?"),
         (["run", "a.mp4", "--config", "none.yaml"], "there is no configuration file none.yaml"),
@@ -52,7 +52,7 @@ def test_options_of_one_format(capsys: Say) -> None:
         (["options", "dept"], "there is no step 'dept'; there are run, decode"),
         (["options", "export.gif"], "export has no model 'gif'"),
         (["view", "nowhere"], "there is no run folder nowhere; `reel3d run` prints the one"),
-        (["doctor", "who"], "'who' is not understood"),
+        (["doctor", "who"], "unrecognized argument: who"),
     ],
 )
 def test_a_slip_is_one_line_and_exit_code_2(capsys: Say, words: list[str], message: str) -> None:

@@ -181,7 +181,7 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
     [
         (["--at", "61", "a.png"],
          "there is no frame 61 in this run: it has 0 to 59, and poses of 0 to 54"),
-        (["--at", "-1", "a.png"], "'-1' is no frame number; allowed are 0, 1, 2, ..."),
+        (["--at", "-1", "a.png"], "'-1' is not a frame number; allowed are 0, 1, 2, ..."),
         (["--at", "3", "a.mp4"], "one camera makes a picture: with --at name it .png"),
         (["a.gif"], "'a.gif' is neither a picture nor a video; name it .png (one camera) or .mp4 "
                     "(a camera path)"),
@@ -192,9 +192,9 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
         (["--path", "none.json", "a.mp4"],
          "none.json cannot be read: No such file or directory"),
         (["--at", "3", "--path", "orbit", "a.mp4"], "not allowed with argument --at"),
-        (["--size", "640", "a.png"], "'640' is no size; allowed is WIDTHxHEIGHT in px, each 16 to "
-                                     "8192, such as 640x360"),
-        (["--size", "9000x100", "a.png"], "'9000x100' is no size;"),
+        (["--size", "640", "a.png"], "'640' is not a size; allowed is WIDTHxHEIGHT in px, each 16 "
+                                     "to 8192, such as 640x360"),
+        (["--size", "9000x100", "a.png"], "'9000x100' is not a size;"),
         (["--size", "8000x8000", "a.png"], "8000x8000 has 64 megapixels; at most 36 are drawn"),
         (["/dev/null/a.png"], "/dev/null/a.png cannot be written: a file stands where its folder"),
         (["--fps", "0", "a.mp4"], "'0' is not allowed; give 1 to 240"),

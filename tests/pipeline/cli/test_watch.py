@@ -163,8 +163,12 @@ def test_the_second_signal_aborts(film: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["film.mp4"], 2, "film.mp4 is no camera: watch takes addresses that begin with rtsp://"),
-        (["http://u:pw@host/x"], 2, "http://***@host/x is no camera"),
+        (
+            ["film.mp4"],
+            2,
+            "film.mp4 is not a camera: watch takes addresses that begin with rtsp://",
+        ),
+        (["http://u:pw@host/x"], 2, "http://***@host/x is not a camera"),
         (["splat.model=none"], 2, "no camera given"),
         (["rtsp://a/x", "rtsp://b/x"], 2, "2 cameras at once need --runner cluster"),
         (["rtsp://a/x", "--for", "0"], 2, "must be a number of seconds above 0, got '0'"),

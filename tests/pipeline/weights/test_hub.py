@@ -203,7 +203,7 @@ def test_one_that_is_not_free_must_be_accepted_once(serve: Serve) -> None:
     licenses.accept("CC-BY-NC-4.0")
     licenses.check(wanted(), "recognize/video_transformer")
     bring(wanted(), "recognize/video_transformer")
-    told = licenses.told(wanted())
+    told = licenses.describe(wanted())
     assert told["license"] == "cc-by-nc-4.0"
     assert told["accepted"] == licenses.accepted()["cc-by-nc-4.0"]
 
@@ -251,7 +251,7 @@ def test_a_folder_of_ones_own_speaks_by_its_card(
 
 @pytest.mark.parametrize("license", ["", "a b", "../x", "-x"])
 def test_a_license_that_is_no_name_is_told(license: str) -> None:
-    with pytest.raises(UsageError, match="is no name of a license"):
+    with pytest.raises(UsageError, match="is not the name of a license"):
         licenses.accept(license)
 
 
