@@ -1,8 +1,8 @@
 """Ray's Jobs API on a cluster's head, with each way that it fails as one clear line.
 
 The first contact is made with plain HTTP and short time limits: it distinguishes a wrong address
-from a wrong token within seconds, where Ray's own client retries or fails without a reason. The rest
-goes through `ray.job_submission.JobSubmissionClient`, which is loaded when it is needed.
+from a wrong token within seconds, where Ray's own client retries or fails without a reason. The
+rest goes through `ray.job_submission.JobSubmissionClient`, which is loaded when it is needed.
 """
 
 from __future__ import annotations

@@ -365,7 +365,7 @@ def test_file_addresses_are_paths() -> None:
         if bad == "file:x":
             assert plain_path(bad) == bad
             continue
-        with pytest.raises(SourceError, match="no file of this machine"):
+        with pytest.raises(SourceError, match="not a file of this machine"):
             plain_path(bad)
 
 
