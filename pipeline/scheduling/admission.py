@@ -1,7 +1,7 @@
 """Who may begin a clip, or make the end of its stream: bytes are bounded here and nowhere else.
 
 A clip is admitted only when the object store has room for all that will be made of it, so that
-everything behind the decoder can always go on. How much that is, is learnt from the clips that
+everything behind the decoder can always go on. How much that is, is learned from the clips that
 are through.
 """
 
