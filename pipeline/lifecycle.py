@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import logging
 import platform
 import shutil
 import time
@@ -30,6 +31,8 @@ from pipeline.weights import licenses
 from pipeline.weights.files import sha256_of
 
 __all__ = ["PreparedRun", "RunResult", "build_manifest", "finalize", "prepare", "release", "run"]
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = ("av", "numpy", "numba", "open3d", "opencv-python-headless", "pycolmap", "scipy")
 
@@ -94,6 +97,14 @@ def prepare(source: Source, config: RunConfig, out: Path, *, resume: bool = Fals
     try:
         _same_source(folder, source, source_hash)
         planned_stages = plan(chain, folder, source_hash, config.run.seed)
+        outdated = [planned.name for planned in planned_stages if planned.outdated]
+        if folder.has_old_names and outdated:
+            log.warning(
+                "%s was made before names of options changed: these begin again, with what they "
+                "need: %s",
+                folder.path,
+                ", ".join(outdated),
+            )
         tree = config.as_tree()
         finished = folder.manifest()
         same = finished is not None and finished.get("config") == tree

@@ -9,7 +9,7 @@ import re
 
 from pipeline.errors import UsageError
 
-__all__ = ["check_flag", "check_model", "check_option", "check_step"]
+__all__ = ["check_flag", "check_model", "check_option", "check_step", "current_name"]
 
 STEPS = {"recognise": "recognize"}
 MODELS = {("action", "recognised"): "recognized"}
@@ -20,6 +20,12 @@ OPTIONS = {
     ("depth", "neighbours"): "neighbors",
 }
 FLAGS = {"--accept-licence": "--accept-license"}
+
+
+def current_name(stage: str) -> str:
+    """Return what a stage, `step/model`, is called now; ledgers of old runs hold old names."""
+    step, _, model = stage.partition("/")
+    return f"{STEPS.get(step, step)}/{MODELS.get((step, model), model)}"
 
 
 def check_step(step: str) -> None:

@@ -19,7 +19,7 @@ from pipeline.cli.shared_options import add_license_option
 from pipeline.config import is_override, load, presets
 from pipeline.errors import UsageError
 from pipeline.jobs.client import DEFAULT, JobServer, connect
-from pipeline.jobs.status import CANCELLED, age, exit_code, reason, row, state
+from pipeline.jobs.status import CANCELED, age, exit_code, reason, row, state
 from pipeline.jobs.submission import CLUSTER, Order, absolute, checkout, new_id, pack
 from pipeline.sources.cache import check_scheme
 from pipeline.sources.urls import plain_path, scrub
@@ -186,7 +186,7 @@ def _follow(server: JobServer, job: str, console: Console, out: Any) -> int:
         server.follow(job, write)
     except KeyboardInterrupt:
         console.print(f"the job continues; reel3d cancel {job} ends it")
-        return CANCELLED
+        return CANCELED
     details = server.info(job)
     why = reason(details)
     where = details.metadata.get("out", "")

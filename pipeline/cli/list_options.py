@@ -16,6 +16,7 @@ from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions
 from pipeline.contract.stage import Options, find, models, options_of
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.renamed import check_model, check_step
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 """Rules of annotated-types in words."""
@@ -30,6 +31,8 @@ def options_command(options: argparse.Namespace, console: Console) -> int:
         if step == "run":
             _list_options(out, "run", "", RunOptions)
             continue
+        check_step(step)
+        check_model(step, model)
         if step not in ORDER:
             raise UsageError(
                 f"there is no step '{step}'; there are run, {', '.join(ORDER)}"

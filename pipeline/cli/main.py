@@ -166,7 +166,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     options, extra = parser.parse_known_args(words)
     unknown = [word for word in extra if word.startswith("-") or not hasattr(options, "words")]
     if unknown:
-        check_flag(unknown[0])
+        for word in unknown:
+            check_flag(word)
         parser.error(f"unrecognized argument: {unknown[0]}")
     if extra:
         options.words += extra

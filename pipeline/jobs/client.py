@@ -96,7 +96,7 @@ class JobServer:
             Ended: It had ended before.
         """
         details = self.info(job)
-        with self._plainly(f"{job} cannot be cancelled"):
+        with self._plainly(f"{job} cannot be canceled"):
             running = not details.status.is_terminal() and self._client.stop_job(job)
         if not running:
             raise Ended(f"{job} had already ended ({str(details.status).lower()})")

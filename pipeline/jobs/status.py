@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.jobs.preflight import LACKING
 from pipeline.sources.urls import scrub
 
-__all__ = ["CANCELLED", "age", "exit_code", "reason", "row", "state"]
+__all__ = ["CANCELED", "age", "exit_code", "reason", "row", "state"]
 
-CANCELLED = 130
+CANCELED = 130
 KILLED = 4
 """As when a worker dies: what the job held is lost."""
 
@@ -20,7 +20,7 @@ STATES = {
     "PENDING": "waiting",
     "RUNNING": "running",
     "SUCCEEDED": "done",
-    "STOPPED": "cancelled",
+    "STOPPED": "canceled",
     "FAILED": "failed",
 }
 FAILURES = {2: "refused", 3: "no usable source", 4: "incomplete"}
@@ -66,8 +66,8 @@ def exit_code(job: Any) -> int:
     if ended == "SUCCEEDED":
         return 0
     if ended == "STOPPED":
-        return CANCELLED
-    return code if code in (1, 2, 3, 4, CANCELLED) else KILLED
+        return CANCELED
+    return code if code in (1, 2, 3, 4, CANCELED) else KILLED
 
 
 def reason(job: Any) -> str:

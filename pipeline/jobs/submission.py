@@ -40,7 +40,7 @@ LONGEST_LINE_BYTES = 120_000
 """Linux passes at most 128 KiB as one argument, and Ray gives the line to `sh -c` as one."""
 
 STOP_WAIT_S = 20
-"""What a cancelled run has to write what it holds, before it is killed."""
+"""What a canceled run has to write what it holds, before it is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.chain import NAMES, Chain, Link
+from pipeline.renamed import current_name
 from pipeline.storage.run_folder import Entry, RunFolder
 from pipeline.telemetry.meter import Meter
 from pipeline.weights.files import identity_of
@@ -35,6 +36,8 @@ class PlannedStage:
     """As `Entry.state`, or `failed` for a crash or a bug."""
     tainted: bool = False
     """Whether a crash or a bug cost a part of it: the next resume tries again."""
+    outdated: bool = False
+    """Whether the folder held its work under another key, or under an old name."""
     feeders: list[PlannedStage] = field(default_factory=list["PlannedStage"], repr=False)
 
     @property
@@ -83,12 +86,20 @@ def plan(chain: Chain, folder: RunFolder, source_hash: str, seed: int) -> list[P
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         planned_stages.append(PlannedStage(link, key, feeders=feeders))
         by_name[link.name] = planned_stages[-1]
-    for name in set(folder.entries) - {planned.name for planned in planned_stages}:
-        folder.leave_out(name)
+    for name in set(folder.entries) - by_name.keys():
+        current = current_name(name)
+        if current == name:
+            folder.leave_out(name)
+            continue
+        # No chain can ask for an old name again: what was kept under it is of no more use.
+        folder.forget(name)
+        if current in by_name:
+            by_name[current].outdated = True
     needed: set[type] = set()
     for planned in reversed(planned_stages):
         planned.entry = folder.done(planned.name, planned.key)
         if planned.entry is None:
+            planned.outdated |= planned.name in folder.entries
             folder.forget(planned.name)
         wanted = bool(needed & set(planned.link.ports.makes))
         if planned.entry is not None and not wanted:

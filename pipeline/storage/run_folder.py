@@ -105,6 +105,8 @@ class RunFolder:
         self.entries: dict[str, Entry] = {}
         self.fresh = True
         """Whether this process made the folder."""
+        self.has_old_names = False
+        """Whether its ledger was written before names of options, steps and models changed."""
 
     @classmethod
     def create(cls, path: Path, *, resume: bool) -> RunFolder:
@@ -163,8 +165,9 @@ class RunFolder:
             tree = json.loads((self._state / "ledger.json").read_text(encoding="utf-8"))
             for name, raw in tree.items():
                 for held in (raw, raw["meter"]):
-                    # Version 0.1.0 of the ledger had the British spelling.
+                    # Ledgers had the British spelling until option names changed as well.
                     if "artefacts" in held:
+                        self.has_old_names = True
                         held["artifacts"] = held.pop("artefacts")
                 inside = [*raw["kept"], *(a["path"] for a in raw["artifacts"])]
                 if any(Path(p).is_absolute() or ".." in Path(p).parts for p in inside):
@@ -175,6 +178,7 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # A ledger that cannot be read proves nothing: all work is done again.
             self.entries.clear()
+            self.has_old_names = False
 
     @classmethod
     def finished(cls, path: Path) -> RunFolder:

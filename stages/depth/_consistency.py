@@ -61,7 +61,7 @@ def drop_speckles(
 
     Neighboring pixels belong together where their depths differ by less than `step` (a share).
     """
-    # Logarithms make a step a difference; 16 bits hold 14 e-foldings at half a per cent.
+    # Logarithms make a step a difference; 16 bits hold 14 e-foldings at half a percent.
     known = near > 0
     if not known.any():
         return near

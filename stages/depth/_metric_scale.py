@@ -16,7 +16,7 @@ __all__ = ["in_units_of"]
 Map = npt.NDArray[np.float32]
 
 DOUBTFUL = 0.1
-"""Sensors and stereo rigs err by one to four per cent; more speaks of other units or cameras."""
+"""Sensors and stereo rigs err by one to four percent; more speaks of other units or cameras."""
 
 
 def in_units_of(views: Views, depth: Map, stage: Stage[Any], *, what: str, see: str) -> Map:

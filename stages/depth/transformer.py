@@ -41,7 +41,7 @@ Map = npt.NDArray[np.float32]
 TASK = "depth estimation"
 GPU_BATCH = 8
 DOUBTFUL = 0.15
-"""Good networks follow sparse points to some five per cent."""
+"""Good networks follow sparse points to some five percent."""
 GRID = 24
 """Geometry lends its depth at so many pixels along each side to views without sparse points."""
 KNOWN = (

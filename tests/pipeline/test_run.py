@@ -105,6 +105,34 @@ def test_resume_drops_what_was_left_out(here: Reel3d, short_film: Path, out: Pat
     assert "flow.mp4" not in {a["path"] for a in manifest(out)["artifacts"]}
 
 
+def test_resume_of_a_run_with_old_names_says_what_begins_again(
+    here: Reel3d, short_film: Path, out: Path
+) -> None:
+    ledger = out / ".reel3d" / "ledger.json"
+    tree = json.loads(ledger.read_text())
+    scores = {**tree["action/motion"], "kept": ["scores.npz"], "artifacts": []}
+    tree["action/motion"]["key"] = "of options with old names"
+    tree["recognise/zero_shot"] = scores
+    (ledger.parent / "scores.npz").touch()
+    ledger.write_text(json.dumps(tree).replace('"artifacts"', '"artefacts"'))
+    before = (out / "events.jsonl").read_bytes()
+    flow_video = (out / "flow.mp4").stat().st_mtime_ns
+
+    done = here("run", short_film, "--out", out, *QUICK, "--resume")
+    assert done.returncode == 0, done.stderr
+    said = f"{out} was made before names of options changed: these begin again"
+    assert done.stderr.replace("\n", " ").count(said) == 1
+    assert ": action/motion\n" in done.stderr
+    assert (out / "events.jsonl").read_bytes() == before
+    assert (out / "flow.mp4").stat().st_mtime_ns == flow_video
+    assert not (ledger.parent / "scores.npz").exists()
+    assert "recognise" not in ledger.read_text()
+
+    again = here("run", short_film, "--out", out, *QUICK, "--resume")
+    assert "nothing had to be done" in again.stderr
+    assert "begin again" not in again.stderr
+
+
 def test_resume_never_replaces_the_run_of_another_video(
     here: Reel3d, short_film: Path, out: Path, tmp_path: Path
 ) -> None:

@@ -111,7 +111,34 @@ def test_sources_of_one_name_are_told_apart() -> None:
     assert taken == ["film", "film-2", "film-3"]
 
 
-def test_an_old_flag_is_refused_with_the_new_one(here: Callable[..., Any]) -> None:
-    done = here("run", "film.mp4", "--accept-licence", "mit")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "film.mp4", "--accept-licence", "mit"),
+        ("run", "film.mp4", "--accept-licence=mit"),
+        ("run", "film.mp4", "--unknown", "--accept-licence", "mit"),
+        ("submit", "film.mp4", "--out", "s3://bucket/run", "--accept-licence", "mit"),
+        ("models", "fetch", "x", "--accept-licence", "mit"),
+    ],
+)
+def test_an_old_flag_is_refused_with_the_new_one(
+    here: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    done = here(*words)
     assert done.returncode == 2
     assert "there is no --accept-licence: it is now --accept-license" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("recognise", "there is no step 'recognise': it is now 'recognize'"),
+        ("action.recognised", "action has no model 'recognised': it is now 'recognized'"),
+    ],
+)
+def test_options_of_an_old_name_are_refused_with_the_new_one(
+    here: Callable[..., Any], name: str, said: str
+) -> None:
+    done = here("options", name)
+    assert done.returncode == 2
+    assert said in done.stderr

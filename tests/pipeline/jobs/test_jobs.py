@@ -192,7 +192,7 @@ def test_a_job_ends_as_its_run_does(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_runner")
-def test_a_running_job_is_cancelled(command: Command, tmp_path: Path) -> None:
+def test_a_running_job_is_canceled(command: Command, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         film = f"http://127.0.0.1:{silent.getsockname()[1]}/film.mp4"
         code, out, err = command("submit", film, *UNDERSTAND)
@@ -203,7 +203,7 @@ def test_a_running_job_is_cancelled(command: Command, tmp_path: Path) -> None:
         began = time.monotonic()
         code, _, err = command("cancel", job)
     assert code == 0, err
-    assert f"{job} cancelled" in err
+    assert f"{job} canceled" in err
     assert time.monotonic() - began < submission.STOP_WAIT_S / 2
     assert "--resume" in err
     # As by Ctrl-C, not by a kill: the run had the time to end in order.

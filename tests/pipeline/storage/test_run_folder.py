@@ -140,6 +140,24 @@ def test_the_ledger_survives_and_a_changed_file_counts_as_undone(opened: Opener)
     assert not (folder.path / "a.txt").exists()
 
 
+def test_a_ledger_and_manifest_of_before_the_new_spelling_are_read(
+    opened: Opener, tmp_path: Path
+) -> None:
+    folder = opened(resume=False)
+    (folder.path / "a.txt").write_text("x")
+    meter = Meter(items=3, artifacts={"a.txt": "text"})
+    made = Entry("key", "made", meter, [], [folder.describe("a.txt", "text")])
+    folder.record("export/a", made)
+    folder.write_json("manifest.json", {"artifacts": made.artifacts, "exit_code": 0})
+    assert not opened(resume=True).has_old_names
+    for file in (tmp_path / "run" / ".reel3d" / "ledger.json", tmp_path / "run" / "manifest.json"):
+        file.write_text(file.read_text().replace('"artifacts"', '"artefacts"'))
+    again = opened(resume=True)
+    assert again.has_old_names
+    assert again.done("export/a", "key") == made
+    assert again.manifest() == {"artifacts": made.artifacts, "exit_code": 0}
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"x": 1}', '{"x": {"meter": {"losses": 3}}}'])
 def test_a_damaged_ledger_proves_nothing(opened: Opener, tmp_path: Path, text: str) -> None:
     opened(resume=False)
