@@ -29,8 +29,10 @@ HEADER = struct.Struct("<qqI?")
 """Presentation time and duration (ticks), bytes, and whether it is a keyframe."""
 
 QUICK = {"preset": "ultrafast", "x264-params": "cabac=1:no-deblock=0"}
-"""The colors of flow are smooth: a search for motion wins nothing there. Measured on rendered flow
-at 640x360 against `veryfast`: half the time, 5 % more bytes, the same error."""
+"""The colors of flow are smooth: little is won by a search for motion, or by a rate factor, whose
+look-ahead goes through every picture once more. Measured at 640x360 on flow of a rendered and two
+real clips against `veryfast` with a rate factor of 26: a third of the time (1.9 ms a picture), the
+same error (-0.3 dB on average) and 0.7 to 1.2 of the bytes."""
 
 GLOBAL_HEADER = 1 << 22
 """AV_CODEC_FLAG_GLOBAL_HEADER: the parameter sets go to the file's header."""
@@ -44,7 +46,7 @@ class GopVideo:
 
     Args:
         spool: Where the packets wait.
-        quality: x264's constant rate factor: 18 looks lossless, 28 is small.
+        quality: x264's quantizer: 18 looks lossless, 28 is small.
     """
 
     def __init__(self, spool: Spool, *, quality: int) -> None:
@@ -92,7 +94,7 @@ class GopVideo:
         assert self._size is not None
         configure(context, self._size, threads=1)
         context.framerate = FRAME_RATE
-        context.options = {"crf": str(self._quality), **QUICK}
+        context.options = {"qp": str(self._quality), **QUICK}
         context.flags |= GLOBAL_HEADER
         return context
 
@@ -100,7 +102,7 @@ class GopVideo:
         """Put the packets into an .mp4 file; there must be one."""
         assert self._size is not None, "a video has at least one picture"
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-            options = {"crf": str(self._quality), **QUICK}
+            options = {"qp": str(self._quality), **QUICK}
             stream: Any = file.add_stream("libx264", rate=FRAME_RATE, options=options)
             # Never encodes: opening it gives the file's header the same parameter sets.
             configure(stream.codec_context, self._size, threads=1)

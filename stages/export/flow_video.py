@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.contract import Context, Frames, Motion, Options, Stage
-from stages._rendering.colormaps import flow_colors, flow_planes
+from stages._rendering.colormaps import flow_colors, flow_planes, has_no_gap
 from stages._rendering.video_writer import even_size, fit_width, frame_of_planes, yuv
 from stages.export._gop_video import GopVideo
 from stages.export._publish import publish
@@ -31,7 +31,7 @@ class Config(Options):
         None, gt=0, description="flow that has the full color, px; chosen by itself if not given"
     )
     beside: bool = Field(False, description="show the frame on the left of its flow")
-    quality: int = Field(26, ge=0, le=51, description="x264 rate factor; lower is better")
+    quality: int = Field(24, ge=0, le=51, description="x264 quantizer; lower is better")
 
 
 class Model(Stage[Config]):
@@ -57,7 +57,7 @@ class Model(Stage[Config]):
         fresh = np.flatnonzero(frames.pts_ns[:-1] > self._last_ns)
         if len(fresh) == 0:
             return
-        wanted_px = self._wanted_scale(frames, motion.flow[fresh])
+        wanted_px = self._wanted_scale(frames, motion.flow[fresh[0] : fresh[-1] + 1])
         start_px = self._scale_px or wanted_px
         pictures: list[av.VideoFrame] = []
         for step, t in enumerate(fresh, 1):
@@ -111,12 +111,12 @@ class Model(Stage[Config]):
         width = self.config.width
         small = (max(1, round(flow.shape[0] * width / flow.shape[1])), width)
         size = small if flow.shape[1] > width else flow.shape[:2]
-        sparse = np.isfinite(flow[..., 0]).mean() < SPARSE_SHARE
+        known = None if has_no_gap(flow) else np.isfinite(flow).all(axis=2)
+        sparse = known is not None and known.mean() < SPARSE_SHARE
         if not sparse and not self.config.beside:
             whole = self._video.size or even_size(np.empty((*size, 0)))
-            return frame_of_planes(flow_planes(flow, self._scale_px, whole), pts_ns)
+            return frame_of_planes(flow_planes(flow, self._scale_px, whole, known), pts_ns)
         if sparse:
-            known = np.isfinite(flow[..., 0])
             colors = fit_width(_tracks(image, flow, known, self._scale_px), width)
         else:
             # Nearest: a mean of flow with unknown neighbors would be unknown.
