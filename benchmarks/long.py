@@ -120,7 +120,9 @@ def main() -> None:
                 words = ("--preset", "understand", "--runner", options.runner, *options.words)
                 wall, cpu, memory = run(path, out, *words)
                 figures = row(out, 60 * minutes, cpu, memory, wall)
-                print(f"{minutes:g} min, {cuts} cuts (made in {made_s:.1f} s): {figures}", flush=True)
+                print(
+                    f"{minutes:g} min, {cuts} cuts (made in {made_s:.1f} s): {figures}", flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-import numpy.typing as npt
 from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 

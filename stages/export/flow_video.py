@@ -63,9 +63,7 @@ class Model(Stage[Config]):
         for step, t in enumerate(fresh, 1):
             # A change of scale is spread over the clip, so that no color jumps.
             self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
-            pictures.append(
-                self._picture(frames.images[t], motion.flow[t], int(frames.pts_ns[t]))
-            )
+            pictures.append(self._picture(frames.images[t], motion.flow[t], int(frames.pts_ns[t])))
         self._video.add(pictures, frames.pts_ns[fresh + 1].tolist())
         self._last_ns = int(frames.pts_ns[fresh[-1]])
 

@@ -49,7 +49,7 @@ def thinned(
         start_s, end_s = first * step_s, end * step_s
         title = f"{label}, {clock(start_s)} to {clock(end_s)}"
         if not numbered:
-            title = f"mostly {title}, where {plural(count, 'event')} begin"
+            title = f"mostly {title} ({plural(count, 'event')})"
         blocks.append((EventRow(start_s, end_s, label, events[0].kind, None, ""), title))
     return blocks
 
