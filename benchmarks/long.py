@@ -1,6 +1,6 @@
 """Long films: what a second of film costs, the memory, and the report, up to an hour.
 
-    python -m benchmarks.long [--minutes 1 10 60] [--size 320x180] [--cuts few many] [--runner local]
+    python -m benchmarks.long [--minutes 1 10 60] [--size 320x180] [--cuts few many] [OPTION ...]
 
 A camera walks fast through rendered rooms (30 fps, H.264): without a cut, to and fro, or with a cut
 every 3 s. The shots are rendered and encoded once and their packets are written one after the

@@ -41,7 +41,7 @@ def test_flow_has_the_colors_of_middlebury():
 
 
 def planes_of(rgb):
-    """BT.709 in limited range (ITU-R BT.709, 3.2 to 3.4): luma, and chroma at every second pixel."""
+    """BT.709 in limited range (ITU-R BT.709, 3.2 to 3.4); chroma at every second pixel."""
     r, g, b = np.moveaxis(np.asarray(rgb, float) / 255, -1, 0)
     y = 0.2126 * r + 0.7152 * g + 0.0722 * b
     cb, cr = (b - y) / 1.8556, (r - y) / 1.5748
