@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -9,12 +10,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNKNOWN_RGB", "color_wheel", "depth_colors", "flow_colors", "inverse_depth_range"]
+__all__ = [
+    "UNKNOWN_RGB",
+    "color_wheel",
+    "depth_colors",
+    "flow_colors",
+    "flow_planes",
+    "has_no_gap",
+    "inverse_depth_range",
+]
 
 UNKNOWN_RGB = (84, 84, 88)
 """Dark gray: it is on neither scale."""
 
 ANGLES, RADII = 512, 128
+
+PLANE_REACH = 3.0
+"""Largest component of flow in the table of planes, in units of the scale."""
+PLANE_SIDE = 769
+"""Entries along each axis of that table: 128 for a flow of full color."""
+PLANE_BLOCK = 64
+
+Bytes = npt.NDArray[np.uint8]
 
 
 def color_wheel() -> npt.NDArray[np.float64]:
@@ -75,6 +92,92 @@ def flow_colors(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[n
     if not known.all():
         colors[~known] = UNKNOWN_RGB
     return colors
+
+
+@cache
+def _plane_tables() -> tuple[Bytes, Bytes]:
+    """Return luma [SIDE, SIDE] and chroma [SIDE, SIDE, 2] of flow (u along the columns)."""
+    luma = np.empty((PLANE_SIDE, PLANE_SIDE), np.uint8)
+    chroma = np.empty((PLANE_SIDE, PLANE_SIDE, 2), np.uint8)
+    wheel = color_wheel().astype(np.float32)
+    step, n = np.roll(wheel, -1, axis=0) - wheel, len(wheel)
+    axis = np.linspace(-PLANE_REACH, PLANE_REACH, PLANE_SIDE, dtype=np.float32)
+    # In blocks, since the whole table in floating point takes 30 MB.
+    for first in range(0, PLANE_SIDE, PLANE_BLOCK):
+        rows = slice(first, first + PLANE_BLOCK)
+        v = axis[rows, None]
+        position = (np.arctan2(-v, -axis) / np.float32(np.pi) + 1) * np.float32((n - 1) / 2)
+        low = position.astype(np.int32)
+        hue = wheel[low] + (position - low)[..., None] * step[low]
+        radius = np.minimum(np.hypot(axis, v), 1)[..., None]
+        luma[rows], chroma[rows] = _yuv(1 - radius * (1 - hue))
+    return luma, chroma
+
+
+def _yuv(rgb: npt.NDArray[Any]) -> tuple[Bytes, Bytes]:
+    """Convert colors [..., 3] in 0..1 to 8 bits of limited range (BT.709); luma and chroma."""
+    r, g, b = np.moveaxis(rgb, -1, 0)
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    chroma = np.stack([(b - y) / 1.8556, (r - y) / 1.5748], axis=-1)
+    return np.uint8(16.5 + 219 * y), np.uint8(128.5 + 224 * chroma)  # type: ignore[return-value]
+
+
+def has_no_gap(flow: npt.NDArray[np.float32]) -> bool:
+    """Return whether every vector of a flow [H, W, 2] is known."""
+    return math.isfinite(sum(cv2.sumElems(flow)))
+
+
+def _at_size(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Bring [h, w, ...] to a height and width."""
+    rows, columns = size[0] - values.shape[0], size[1] - values.shape[1]
+    if rows in (0, 1) and columns in (0, 1):
+        # A missing row or column repeats the border.
+        border = (0, rows, 0, columns, cv2.BORDER_REPLICATE)
+        return cv2.copyMakeBorder(values, *border) if rows or columns else values
+    # Nearest: a mean of flow with unknown neighbors would be unknown.
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def flow_planes(
+    flow: npt.NDArray[np.float32],
+    scale_px: float,
+    size: tuple[int, int],
+    known: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Bytes, Bytes, Bytes]:
+    """Color flow [h, w, 2] as `flow_colors` does, as the planes that a video encoder takes.
+
+    It is what an encoder would be given after a conversion to 4:2:0, at an eighth of the cost:
+    luma and chroma are read from a table by (u, v), chroma at every second pixel.
+
+    Args:
+        flow: In px.
+        scale_px: The flow that has the full color, px.
+        size: Even height and width of the picture.
+        known: Where flow is known [h, w]; None if everywhere.
+
+    Returns:
+        Luma [H, W], Cb and Cr [H/2, W/2].
+    """
+    height, width = size
+    if known is not None:
+        flow = np.where(known[..., None], flow, np.float32(0))
+        known = _at_size(known.view(np.uint8), size) > 0
+    flow = _at_size(flow, size)
+    if cv2.norm(flow, cv2.NORM_INF) > PLANE_REACH * scale_px:
+        length = np.hypot(flow[..., :1], flow[..., 1:])
+        flow = flow * np.minimum(1, scale_px / np.maximum(length, np.float32(1e-9)))
+    middle = (PLANE_SIDE - 1) / 2
+    at = flow * np.float32(middle / (PLANE_REACH * scale_px))
+    at += np.float32(middle)
+    coarse = cv2.resize(at, (width // 2, height // 2), interpolation=cv2.INTER_NEAREST)
+    luma_of, chroma_of = _plane_tables()
+    luma: Any = cv2.remap(luma_of, at, None, cv2.INTER_NEAREST)
+    chroma: Any = cv2.remap(chroma_of, coarse, None, cv2.INTER_NEAREST)
+    if known is not None:
+        gray, tint = _yuv(np.array(UNKNOWN_RGB) / 255)
+        luma[~known] = gray
+        chroma[~known[::2, ::2]] = tint
+    return luma, *cv2.split(chroma)  # type: ignore[return-value]
 
 
 def inverse_depth_range(depth: npt.NDArray[Any]) -> tuple[float, float]:

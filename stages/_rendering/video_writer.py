@@ -19,6 +19,7 @@ __all__ = [
     "encoder_options",
     "even_size",
     "fit_width",
+    "frame_of_planes",
     "ticks",
     "yuv",
 ]
@@ -104,9 +105,25 @@ def configure(context: Any, size: tuple[int, int], threads: int) -> None:
     context.color_range = LIMITED_RANGE
 
 
-def even_size(image: npt.NDArray[np.uint8]) -> tuple[int, int]:
+def even_size(image: npt.NDArray[Any]) -> tuple[int, int]:
     """Return the height and width that hold the image: 4:2:0 needs even sides."""
     return image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
+
+
+def frame_of_planes(
+    planes: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    pts_ns: int,
+) -> av.VideoFrame:
+    """Return luma [H, W], Cb and Cr [H/2, W/2] (BT.709, limited range) as a frame to encode."""
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, "yuv420p")
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
+        rows[: values.shape[0], : values.shape[1]] = values
+    frame.colorspace, frame.color_range = BT709, LIMITED_RANGE
+    frame.pts = ticks(pts_ns)
+    frame.time_base = TIME_BASE
+    return frame
 
 
 def yuv(image: npt.NDArray[np.uint8], size: tuple[int, int], pts_ns: int) -> av.VideoFrame:

@@ -20,6 +20,9 @@ __all__ = ["Config", "Model"]
 
 KINDS = ("shot", "camera", "object", "action")
 
+WRITING_PAUSE = 50
+"""Between two renewals at least this many times what the last one took: 2 % of the time."""
+
 Event = dict[str, Any]
 Row = list[Any]
 """Start and end (ns), kind, label, model and score; of a thing that was followed also its number
@@ -30,7 +33,11 @@ class Config(Options):
     """How often the files are renewed while the stream runs."""
 
     every_s: float = Field(
-        1.0, ge=0, le=3600, description="shortest time between two renewals of the files, s"
+        1.0,
+        ge=0,
+        le=3600,
+        description="shortest time between two renewals of the files, s; longer where there are "
+        "many events; 0: with every clip",
     )
 
 
@@ -47,6 +54,7 @@ class Model(Stage[Config]):
         self._spool = Spool(self._scratch, "events", context.folder / "events.jsonl")
         self._events: dict[tuple[Any, ...], Event] = {}
         self._written_at = -math.inf
+        self._write_s = 0.0
 
     def process(self, actions: Actions | None = None, tracks: Tracks | None = None) -> None:
         """Take events; one that came before counts once."""
@@ -54,7 +62,10 @@ class Model(Stage[Config]):
         if self._scratch.lasts:
             self._spool.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         self._take(rows)
-        if time.monotonic() - self._written_at >= self.config.every_s:
+        # Both files are written whole: of a long film that takes longer, so it happens less often.
+        every_s = self.config.every_s
+        pause_s = max(every_s, WRITING_PAUSE * self._write_s) if every_s else 0.0
+        if time.monotonic() - self._written_at >= pause_s:
             self._write()
 
     def _take(self, rows: Iterable[Row]) -> None:
@@ -92,6 +103,7 @@ class Model(Stage[Config]):
         self._write()
 
     def _write(self) -> None:
+        began = time.thread_time()
         events = sorted(self._events.values(), key=_order)
         with publish(self, "events.jsonl", "events") as path:
             lines = (json.dumps(event, ensure_ascii=False, allow_nan=False) for event in events)
@@ -101,6 +113,7 @@ class Model(Stage[Config]):
             untracked = (event for event in events if "track" not in event)
             path.write_text(chapters(untracked), encoding="utf-8")
         self._written_at = time.monotonic()
+        self._write_s = time.thread_time() - began
 
 
 def _order(event: Event) -> tuple[Any, ...]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.contract import Context, Frames, Motion, Options, Stage
-from stages._rendering.colormaps import flow_colors
-from stages._rendering.video_writer import fit_width
+from stages._rendering.colormaps import flow_colors, flow_planes, has_no_gap
+from stages._rendering.video_writer import even_size, fit_width, frame_of_planes, yuv
 from stages.export._gop_video import GopVideo
 from stages.export._publish import publish
 from stages.export._scratch import Scratch, Spool
@@ -30,14 +31,14 @@ class Config(Options):
         None, gt=0, description="flow that has the full color, px; chosen by itself if not given"
     )
     beside: bool = Field(False, description="show the frame on the left of its flow")
-    quality: int = Field(26, ge=0, le=51, description="x264 rate factor; lower is better")
+    quality: int = Field(24, ge=0, le=51, description="x264 quantizer; lower is better")
 
 
 class Model(Stage[Config]):
     """Encodes while clips arrive; every pair of frames appears once, at the first one's time."""
 
     scope: ClassVar[Literal["clip", "stream"]] = "stream"
-    version = 2
+    version = 3
 
     def open(self, context: Context) -> None:
         """Begin with nothing written."""
@@ -56,14 +57,14 @@ class Model(Stage[Config]):
         fresh = np.flatnonzero(frames.pts_ns[:-1] > self._last_ns)
         if len(fresh) == 0:
             return
-        wanted_px = self._wanted_scale(frames, motion.flow[fresh])
+        wanted_px = self._wanted_scale(frames, motion.flow[fresh[0] : fresh[-1] + 1])
         start_px = self._scale_px or wanted_px
-        pictures: list[npt.NDArray[np.uint8]] = []
+        pictures: list[av.VideoFrame] = []
         for step, t in enumerate(fresh, 1):
             # A change of scale is spread over the clip, so that no color jumps.
             self._scale_px = start_px + (wanted_px - start_px) * step / len(fresh)
-            pictures.append(self._picture(frames.images[t], motion.flow[t]))
-        self._video.add(pictures, frames.pts_ns[fresh].tolist(), frames.pts_ns[fresh + 1].tolist())
+            pictures.append(self._picture(frames.images[t], motion.flow[t], int(frames.pts_ns[t])))
+        self._video.add(pictures, frames.pts_ns[fresh + 1].tolist())
         self._last_ns = int(frames.pts_ns[fresh[-1]])
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -103,21 +104,25 @@ class Model(Stage[Config]):
         return high_px if high_px > 1.25 * self._scale_px else self._scale_px
 
     def _picture(
-        self, image: npt.NDArray[np.uint8], flow: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.uint8]:
-        known = np.isfinite(flow[..., 0])
+        self, image: npt.NDArray[np.uint8], flow: npt.NDArray[np.float32], pts_ns: int
+    ) -> av.VideoFrame:
         width = self.config.width
-        if known.mean() < SPARSE_SHARE:
+        small = (max(1, round(flow.shape[0] * width / flow.shape[1])), width)
+        size = small if flow.shape[1] > width else flow.shape[:2]
+        known = None if has_no_gap(flow) else np.isfinite(flow).all(axis=2)
+        sparse = known is not None and known.mean() < SPARSE_SHARE
+        if not sparse and not self.config.beside:
+            whole = self._video.size or even_size(np.empty((*size, 0)))
+            return frame_of_planes(flow_planes(flow, self._scale_px, whole, known), pts_ns)
+        if sparse:
             colors = fit_width(_tracks(image, flow, known, self._scale_px), width)
         else:
             # Nearest: a mean of flow with unknown neighbors would be unknown.
-            size = (width, max(1, round(flow.shape[0] * width / flow.shape[1])))
-            if flow.shape[1] > width:
-                flow = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
+            flow = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
             colors = flow_colors(flow, self._scale_px)
         if self.config.beside:
-            return np.hstack([fit_width(image, width), colors])
-        return colors
+            colors = np.hstack([fit_width(image, width), colors])
+        return yuv(colors, self._video.size or even_size(colors), pts_ns)
 
     def finish(self) -> None:
         """Write the video; without a single pair of frames there is no file."""

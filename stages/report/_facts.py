@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,8 @@ import pyarrow.parquet as pq
 
 __all__ = ["EventRow", "Facts", "FrameTable", "StageSummary", "read_facts"]
 
-MOST_EVENTS = 2000
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """A line of `events.jsonl`."""
 
@@ -155,28 +155,29 @@ def _stage(row: dict[str, Any]) -> StageSummary:
 
 def _events(path: Path) -> list[EventRow]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as lines:
+            return list(_event_rows(lines))
     except (OSError, UnicodeDecodeError):
         return []
-    events: list[EventRow] = []
-    for line in lines[:MOST_EVENTS]:
+
+
+def _event_rows(lines: Iterable[str]) -> Iterator[EventRow]:
+    for line in lines:
         try:
             row = _dict(json.loads(line))
         except ValueError:
             continue
         start_s, end_s = _number(row.get("start_s")), _number(row.get("end_s"))
         score = row.get("score")
-        events.append(
-            EventRow(
-                start_s=start_s,
-                end_s=max(start_s, end_s),
-                label=str(row.get("label", "")),
-                kind=str(row.get("kind", "action")),
-                score=None if score is None else _number(score),
-                model=str(row.get("model", "")),
-            )
+        # The few names are shared: a film of hours has many events.
+        yield EventRow(
+            start_s=start_s,
+            end_s=max(start_s, end_s),
+            label=intern(str(row.get("label", ""))),
+            kind=intern(str(row.get("kind", "action"))),
+            score=None if score is None else _number(score),
+            model=intern(str(row.get("model", ""))),
         )
-    return events
 
 
 def _frames(path: Path) -> FrameTable | None:

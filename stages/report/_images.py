@@ -17,6 +17,9 @@ from stages.report._markup import data_uri
 
 __all__ = ["jpeg_uri", "nearest", "storyboard", "video_frames", "video_uri"]
 
+SEEK_AFTER_S = 10.0
+"""Nearer pictures are decoded on the way: previews have few keyframes."""
+
 TimedImage = tuple[float, npt.NDArray[np.uint8]]
 """A time in s and an RGB image."""
 
@@ -62,7 +65,7 @@ def nearest(pictures: list[TimedImage], time_s: float) -> npt.NDArray[np.uint8] 
 def video_frames(path: Path, times_s: list[float], width: int) -> list[TimedImage]:
     """Return the pictures of a preview video that stand at these rising times.
 
-    One pass forward: previews have few keyframes, so seeking wins nothing.
+    What lies far ahead is sought: an hour of preview takes a minute to decode.
     """
     if not path.is_file():
         return []
@@ -74,19 +77,23 @@ def video_frames(path: Path, times_s: list[float], width: int) -> list[TimedImag
 
 def _pick(path: Path, times_s: list[float], width: int) -> Iterator[TimedImage]:
     with av.open(str(path)) as container:
-        wanted = iter(times_s)
-        target = next(wanted, None)
+        stream = container.streams.video[0]
+        frames = container.decode(stream)
         held: Any = None
-        for frame in container.decode(video=0):
-            while target is not None and frame.time is not None and frame.time > target + 1e-3:
-                yield target, _small(held or frame, width)
-                target = next(wanted, None)
-            if target is None:
-                return
-            held = frame
-        while target is not None and held is not None:
-            yield target, _small(held, width)
-            target = next(wanted, None)
+        ahead: Any = None
+        for target in times_s:
+            if target - (0.0 if held is None else held.time) > SEEK_AFTER_S:
+                place = int(target / float(stream.time_base or 1))
+                container.seek(place, stream=stream, backward=True)
+                frames, held, ahead = container.decode(stream), None, None
+            while ahead is None or ahead.time <= target + 1e-3:
+                held = held if ahead is None else ahead
+                ahead = next(frames, None)
+                if ahead is None:
+                    break
+            shown = ahead if held is None else held
+            if shown is not None:
+                yield target, _small(shown, width)
 
 
 def _small(frame: Any, width: int) -> npt.NDArray[np.uint8]:

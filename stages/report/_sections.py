@@ -93,6 +93,8 @@ def numbers(facts: Facts) -> Markup | None:
             row = [of_stage if position == 0 else None, tag("td", label)]
             rows.append(tag("tr", row, tag("td", figure, class_="num")))
     warnings = [tag("li", text, tag("small", f" {stage}")) for stage, text in facts.warnings[:100]]
+    if len(facts.warnings) > 100:
+        warnings.append(tag("li", f"and {len(facts.warnings) - 100} more in manifest.json"))
     if not rows and not warnings:
         return None
     return tag(

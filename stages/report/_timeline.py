@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.report._facts import EventRow, Facts, FrameTable
-from stages.report._formatting import clock, plural
+from stages.report._formatting import clock, plural, span
 from stages.report._images import jpeg_uri, nearest, storyboard, video_frames
 from stages.report._markup import Markup, tag
+from stages.report._thinning import THIN_SLOTS, thinned
 
 __all__ = ["timeline"]
 
@@ -34,11 +35,19 @@ HUES = {
 }
 
 CURVE_POINTS = 300
+MOST_TICKS = 1000
+
+MOST_BLOCKS = 300
+"""With more events of a kind than this, the row shows what is longest in each slot of time."""
+MOST_LANES = 8
+MOST_ROWS = 300
+"""Of the table of events."""
 
 
 def timeline(facts: Facts) -> Markup | None:
     """Return the section, or None if nothing was sampled."""
-    rows = [*_strips(facts), *_tracks(facts), *_curves(facts)]
+    tracks, left_out = _tracks(facts)
+    rows = [*_strips(facts), *tracks, *_curves(facts)]
     if not rows:
         return None
     return tag(
@@ -54,6 +63,7 @@ def timeline(facts: Facts) -> Markup | None:
             id="timeline",
             data_duration=f"{facts.duration_s:.3f}",
         ),
+        tag("p", left_out, class_="quiet", id="thinned") if left_out else None,
         _list_of_events(facts.events),
         id="happened",
     )
@@ -90,44 +100,67 @@ def _strips(facts: Facts) -> list[Markup]:
     return rows
 
 
-def _tracks(facts: Facts) -> list[Markup]:
-    rows = []
+def _tracks(facts: Facts) -> tuple[list[Markup], list[object]]:
+    """Return a row for each kind of event, and what the rows leave out."""
+    rows: list[Markup] = []
+    left_out: list[object] = []
+    merged: list[str] = []
     for kind, name in TRACKS.items():
         events = [e for e in facts.events if e.kind == kind]
         if kind == "action":
             events = [e for e in facts.events if e.kind not in TRACKS or e.kind == kind]
         if not events:
             continue
-        if kind == "shot":
-            events = [replace(e, label=f"shot {n}") for n, e in enumerate(events, 1)]
-        lanes: list[list[EventRow]] = []
-        for event in sorted(events, key=lambda e: e.start_s):
-            # Events of one kind that overlap lie below each other.
-            lane = next((n for n in lanes if n[-1].end_s <= event.start_s + 1e-6), None)
-            if lane is None:
-                lane = []
-                lanes.append(lane)
-            lane.append(event)
-        blocks = [
-            tag("div", [_block(e, facts.duration_s) for e in lane], class_="lane")
-            for lane in lanes[:8]
-        ]
-        rows.append(_row(name, tag("div", blocks, class_="lanes"), "events"))
-    return rows
+        counted = "shot" if kind == "shot" else f"{kind} event"
+        if len(events) > MOST_BLOCKS:
+            merged.append(plural(len(events), counted))
+            blocks = thinned(events, facts.duration_s, numbered=kind == "shot")
+            lanes = [[_block(event, facts.duration_s, title) for event, title in blocks]]
+        else:
+            if kind == "shot":
+                events = [replace(e, label=f"shot {n}") for n, e in enumerate(events, 1)]
+            packed = _lanes(events)
+            beyond = sum(len(lane) for lane in packed[MOST_LANES:])
+            if beyond:
+                left_out.append(f"Not drawn, below others: {plural(beyond, counted)}. ")
+            lanes = [[_block(e, facts.duration_s) for e in lane] for lane in packed[:MOST_LANES]]
+        row = [tag("div", lane, class_="lane") for lane in lanes]
+        rows.append(_row(name, tag("div", row, class_="lanes"), "events"))
+    if merged:
+        left_out.append(
+            f"Too many to draw one by one: {', '.join(merged)}. Each block stands for "
+            f"{span(facts.duration_s / THIN_SLOTS)} or more and shows what takes most of it. "
+        )
+    if left_out:
+        left_out += ["All of them are in ", tag("a", "events.jsonl", href="events.jsonl"), "."]
+    return rows, left_out
 
 
-def _block(event: EventRow, duration_s: float) -> Markup:
+def _lanes(events: list[EventRow]) -> list[list[EventRow]]:
+    """Put events of one kind that overlap below each other."""
+    lanes: list[list[EventRow]] = []
+    for event in sorted(events, key=lambda e: e.start_s):
+        lane = next((n for n in lanes if n[-1].end_s <= event.start_s + 1e-6), None)
+        if lane is None:
+            lane = []
+            lanes.append(lane)
+        lane.append(event)
+    return lanes
+
+
+def _block(event: EventRow, duration_s: float, title: str = "") -> Markup:
     left = 100 * min(event.start_s / duration_s, 1)
     width = max(0.35, 100 * (min(event.end_s, duration_s) - event.start_s) / duration_s)
-    said = f"{event.label}, {clock(event.start_s)} to {clock(event.end_s)}"
-    if event.score is not None and event.kind != "shot":
-        said += f", score {event.score:.2f}"
+    if not title:
+        title = f"{event.label}, {clock(event.start_s)} to {clock(event.end_s)}"
+        if event.score is not None and event.kind != "shot":
+            title += f", score {event.score:.2f}"
     return tag(
         "span",
         tag("span", event.label.replace("-", " ")),
         class_=f"block hue-{_hue(event)}",
         style=f"left:{left:.3f}%;width:{width:.3f}%",
-        title=said,
+        title=title,
     )
 
 
@@ -180,8 +213,10 @@ def _curve(
 
 
 def _ticks(frames: FrameTable, duration_s: float) -> Markup:
-    times = frames.pts_s[frames.keyframe]
-    path = "".join(f"M{100 * t / duration_s:.3f} 0V10" for t in times[:3000])
+    times = drawn = frames.pts_s[frames.keyframe]
+    if len(times) > MOST_TICKS:
+        drawn = np.unique(np.round(times / duration_s * MOST_TICKS)) * (duration_s / MOST_TICKS)
+    path = "".join(f"M{100 * t / duration_s:.3f} 0V10" for t in drawn)
     return tag(
         "svg",
         tag("path", d=path, vector_effect="non-scaling-stroke"),
@@ -204,9 +239,14 @@ def _axis(duration_s: float) -> Markup:
 
 
 def _list_of_events(events: list[EventRow]) -> Markup | None:
-    told = [e for e in events if e.kind != "shot"]
-    if not told:
+    listed = [e for e in events if e.kind != "shot"]
+    if not listed:
         return None
+    shown, title = listed, f"All {plural(len(listed), 'event')} as a table"
+    if len(listed) > MOST_ROWS:
+        longest = sorted(listed, key=lambda e: e.start_s - e.end_s)[:MOST_ROWS]
+        shown = sorted(longest, key=lambda e: e.start_s)
+        title = f"The {MOST_ROWS} longest of {plural(len(listed), 'event')} as a table"
     rows = [
         tag(
             "tr",
@@ -216,11 +256,13 @@ def _list_of_events(events: list[EventRow]) -> Markup | None:
             tag("td", "" if e.score is None else f"{e.score:.2f}", class_="num"),
             tag("td", e.model, class_="quiet"),
         )
-        for e in told[:300]
+        for e in shown
     ]
     head = tag(
         "tr", [tag("th", t, scope="col") for t in ("Time", "What", "Kind", "Score", "Said by")]
     )
-    summary = tag("summary", f"All {plural(len(told), 'event')} as a table")
     table = tag("table", tag("thead", head), tag("tbody", rows))
-    return tag("details", summary, tag("div", table, class_="scroll"))
+    rest = None
+    if len(shown) < len(listed):
+        rest = tag("p", "All are in ", tag("a", "events.jsonl", href="events.jsonl"), ".")
+    return tag("details", tag("summary", title), tag("div", table, class_="scroll"), rest)

@@ -12,7 +12,11 @@
     start: parseFloat(element.style.left) / 100 * duration,
     end: (parseFloat(element.style.left) + parseFloat(element.style.width)) / 100 * duration,
   }));
-  const clock = (t) => `${Math.floor(t / 60)}:${(t % 60).toFixed(1).padStart(4, "0")}`;
+  const clock = (t) => {
+    const hours = Math.floor(t / 3600), minutes = Math.floor(t / 60) % 60;
+    const seconds = (t % 60).toFixed(1).padStart(4, "0");
+    return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${seconds}` : `${minutes}:${seconds}`;
+  };
   const timeAt = (event) => {
     const box = track.getBoundingClientRect();
     return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * duration;

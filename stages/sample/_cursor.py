@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.contract import DecodedFrame, Reader
 from pipeline.errors import SourceError
@@ -43,12 +44,13 @@ class Cursor:
         wanted: Numbers in the source, rising.
     """
 
-    def __init__(self, reader: Reader, wanted: Sequence[int]) -> None:
-        self.total = len(wanted)
+    def __init__(self, reader: Reader, wanted: npt.ArrayLike) -> None:
         self.done = 0
         """How many of them came."""
         self._reader = reader
-        self._wanted = wanted
+        # An array: searching a list would convert all of it for every picture.
+        self._wanted = np.asarray(wanted, np.int64)
+        self.total = len(self._wanted)
         self._exhausted = False
         self._gaps = False
         self._frames_left: Iterator[DecodedFrame] | None = None
@@ -89,7 +91,7 @@ class Cursor:
         self.done, self._exhausted = state["done"], state["over"]
         if self._exhausted:
             return {}
-        first = self._wanted[self.done - 1] + 1 if self.done else 0
+        first = int(self._wanted[self.done - 1]) + 1 if self.done else 0
         again = sorted(set(needed))
         self._frames_left = iter(self._reader.frames_at(self._wanted, first, again))
         found: dict[int, DecodedFrame] = {}

@@ -52,7 +52,7 @@ class ListedSampler(Stage[C]):
             SourceError: The source is a camera, which has no timeline.
         """
         timeline = reader.timeline()
-        cursor = Cursor(reader, timeline.index[self.choose(timeline)].tolist())
+        cursor = Cursor(reader, timeline.index[self.choose(timeline)])
         carry_over, carried_over = CarryOver(), list[SelectedFrame]()
         if self._restored is not None:
             carry_over = CarryOver.restored(self._restored["carry"])

@@ -155,7 +155,7 @@ class Model(Stage[Config]):
                 shot = clip.shot + 1
 
     def _from_file(self, reader: Reader) -> Iterator[Frames]:
-        self._cursor = cursor = Cursor(reader, reader.timeline().index.tolist())
+        self._cursor = cursor = Cursor(reader, reader.timeline().index)
         self._carry_over, self._shot_detector, self._selection = (
             CarryOver(),
             ShotDetector(),

@@ -7,7 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from stages._rendering.colormaps import UNKNOWN_RGB, color_wheel, depth_colors, flow_colors
+from stages._rendering.colormaps import (
+    UNKNOWN_RGB,
+    color_wheel,
+    depth_colors,
+    flow_colors,
+    flow_planes,
+)
 from tests.support import results
 
 
@@ -32,6 +38,50 @@ def test_flow_has_the_colors_of_middlebury():
     flow /= np.maximum(1, np.hypot(flow[..., 0], flow[..., 1]))[..., None]
     exact = np.array([[middlebury(float(u), float(v)) for u, v in row] for row in flow])
     assert np.abs(flow_colors(flow * 7, 7.0).astype(int) - exact).max() <= 5
+
+
+def planes_of(rgb):
+    """BT.709 in limited range (ITU-R BT.709, 3.2 to 3.4); chroma at every second pixel."""
+    r, g, b = np.moveaxis(np.asarray(rgb, float) / 255, -1, 0)
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    cb, cr = (b - y) / 1.8556, (r - y) / 1.5748
+    return 16 + 219 * y, (128 + 224 * cb)[::2, ::2], (128 + 224 * cr)[::2, ::2]
+
+
+@pytest.mark.parametrize("reach", [1.0, 2.5, 40.0], ids="far {}".format)
+def test_flow_planes_have_the_colors_of_middlebury(reach):
+    """Also where flow is beyond the scale: the direction stays."""
+    rng = np.random.default_rng(0)
+    flow = rng.uniform(-reach, reach, (40, 50, 2)).astype(np.float32)
+    known = rng.uniform(size=(40, 50)) > 0.1
+    flow[~known] = np.nan, np.inf
+    length = np.maximum(1, np.hypot(flow[..., 0], flow[..., 1]))[..., None]
+    with np.errstate(invalid="ignore"):
+        units = flow / length
+    exact = np.array(
+        [
+            [
+                middlebury(*map(float, unit)) if sure else UNKNOWN_RGB
+                for unit, sure in zip(*rows, strict=True)
+            ]
+            for rows in zip(units, known, strict=True)
+        ]
+    )
+    for plane, wanted in zip(
+        flow_planes(flow * 7, 7.0, (40, 50), known), planes_of(exact), strict=True
+    ):
+        assert plane.dtype == np.uint8
+        # Middlebury's code rounds down, and an entry of the table is 1/256 of the scale wide.
+        assert np.abs(plane - wanted).max() <= 4
+
+
+def test_flow_planes_of_odd_sides_repeat_the_border():
+    flow = np.random.default_rng(0).uniform(-1, 1, (5, 7, 2)).astype(np.float32)
+    luma, cb, cr = flow_planes(flow, 1.0, (6, 8))
+    assert luma.shape == (6, 8)
+    assert cb.shape == cr.shape == (3, 4)
+    assert np.array_equal(luma[5], luma[4])
+    assert np.array_equal(luma[:, 7], luma[:, 6])
 
 
 def test_the_wheel_has_its_published_steps():
@@ -122,6 +172,22 @@ def test_sparse_flow_is_drawn_on_the_picture(tmp_path):
     assert np.abs(image[24, 20] - middlebury(1.0, 0.0)).mean() < 60, "4:2:0 smears a stroke's color"
     dark = (results.picture(0) * 0.35)[5:15, 40:60]
     assert np.abs(image[5:15, 40:60] - dark).mean() < 8
+
+
+def test_the_flow_video_is_what_was_drawn(tmp_path):
+    """By default: smooth flow comes back within 3 gray levels of the exact colors."""
+    steps = np.linspace(-1, 1, results.WIDTH, dtype=np.float32)
+    field = np.stack(np.meshgrid(steps, steps[: results.HEIGHT]), axis=-1) / np.sqrt(2)
+    results.export("flow_video", tmp_path, results.clips(flow=lambda t: field * 4), scale_px=4)
+    exact = flow_colors(field, 1.0).astype(int)
+    for _, image in read_video(tmp_path / "flow.mp4")[0]:
+        assert np.abs(image[:, : results.WIDTH] - exact).mean() < 3
+
+
+def test_the_flow_video_begins_with_its_index(tmp_path):
+    results.export("flow_video", tmp_path, results.clips())
+    data = (tmp_path / "flow.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
 
 
 def test_a_single_frame_has_no_flow_video(tmp_path):

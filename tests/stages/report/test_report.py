@@ -5,13 +5,17 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from pipeline.contract.messages import RunSummary
+from stages.report import _images
+from stages.report._facts import EventRow
 from stages.report._formatting import amount, clock, megabytes, metric, span
 from stages.report._markup import embedded_json, tag
 from stages.report._scene import octahedral
+from stages.report._thinning import thinned
 from tests.support import results
 
 EXPORTS = (
@@ -236,6 +240,88 @@ def test_broken_files_count_as_absent(tmp_path):
         "Where the time went",
         "Where it came from",
     ]
+
+
+def long_run(folder: Path, events: int, shots: int) -> Path:
+    """The tables of a film of an hour, made as messages; `events` of camera and objects each."""
+    folder.mkdir()
+    hour_s = 3600.0
+    moves = ("pan-left", "static", "dolly-in", "truck-right")
+    rows = [(hour_s * n / shots, hour_s * (n + 1) / shots, "shot", "shot") for n in range(shots)]
+    for kind in ("camera", "object"):
+        step_s = hour_s / events
+        rows += [
+            (
+                n * step_s,
+                (n + 1.5) * step_s,
+                moves[n * 7 % 4] if kind == "camera" else "moves",
+                kind,
+            )
+            for n in range(events)
+        ]
+    results.export("events", folder, [(results.actions(*sorted(rows)),)])
+    return folder
+
+
+def test_a_long_film_has_a_report_of_the_same_size(tmp_path):
+    short = long_run(tmp_path / "short", 250, 100)
+    long = long_run(tmp_path / "long", 5000, 1200)
+    sizes = [len(report(folder, manifest())) for folder in (short, long)]
+    assert sizes[1] < 1.3 * sizes[0], "5,000 events a kind and 1,200 shots"
+    longer = long_run(tmp_path / "longer", 20_000, 4800)
+    assert abs(len(report(longer, manifest())) - sizes[1]) < 0.1 * sizes[1]
+
+    page = Page((long / "report.html").read_text(encoding="utf-8"))
+    blocks = [a for a in page.all("span") if a.get("class", "").startswith("block")]
+    assert len(blocks) <= 3 * 160
+    lefts = [float(re.findall(r"left:([\d.]+)%", a["style"])[0]) for a in blocks]
+    assert min(lefts) == 0
+    assert max(lefts) > 99, "the end of the film is there too"
+    assert "1\u202f200 shots, 5\u202f000 camera events, 5\u202f000 object events" in page.text
+    assert "The 300 longest of 10\u202f000 events as a table" in page.text
+    assert page.text.count("All of them are in events.jsonl") == 1
+    assert {a["href"] for a in page.all("a")} >= {"events.jsonl"}
+    assert len(page.all("tr")) < 400
+    tiles = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", (long / "report.html").read_text())
+    assert dict(tiles)["Shots"] == "1\u202f200"
+    assert dict(tiles)["Camera moves"] == "5\u202f000"
+
+
+def test_a_thinned_row_shows_what_takes_most_of_each_slot():
+    fast = [EventRow(n / 10, (n + 1) / 10, f"a{n % 2}", "camera", 0.5, "m") for n in range(3200)]
+    fast += [EventRow(320, 640, "static", "camera", 0.5, "m")]
+    blocks = thinned(fast, 640.0, numbered=False)
+    assert all(re.search(r" \([\d\u202f]+ events?\)$", title) for _, title in blocks[:-1])
+    last, title = blocks[-1]
+    assert (last.label, last.start_s, last.end_s) == ("static", 320, 640)
+    assert title == "mostly static, 5:20.0 to 10:40.0 (1 event)"
+    shots = [EventRow(n, n + 1, "shot", "shot", 1.0, "m") for n in range(320)]
+    named = [event.label for event, _ in thinned(shots, 320.0, numbered=True)]
+    assert named[:2] == ["shots 1–2", "shots 3–4"]
+    assert len(named) == 160
+
+
+def test_events_below_too_many_others_are_counted(tmp_path):
+    rows = [(0.1, 0.9, f"thing {n}", "object") for n in range(20)]
+    results.export("events", tmp_path, [(results.actions(*rows),)])
+    assert "Not drawn, below others: 12 object events." in Page(report(tmp_path, manifest())).text
+
+
+def test_pictures_of_a_long_preview_are_sought(tmp_path):
+    """They are the ones that decoding everything finds."""
+    clips = results.clips(flow=lambda t: np.array([4 * np.cos(t), 4 * np.sin(t)], np.float32))
+    for frames, _ in clips:
+        object.__setattr__(frames, "pts_ns", frames.pts_ns * 200)
+    results.export("flow_video", tmp_path, clips, scale_px=4)
+    with av.open(str(tmp_path / "flow.mp4")) as file:
+        every = [(f.time, f.to_ndarray(format="rgb24")) for f in file.decode(video=0)]
+    assert every[-1][0] > 5 * _images.SEEK_AFTER_S
+    times = [every[-1][0] * share for share in (0.0, 0.3, 0.31, 0.62, 0.9, 1.2)]
+    found = _images.video_frames(tmp_path / "flow.mp4", times, every[0][1].shape[1])
+    assert [t for t, _ in found] == times
+    for time_s, picture in found:
+        begun = [image for start_s, image in every if start_s <= time_s + 1e-3]
+        assert np.array_equal(picture, begun[-1] if begun else every[0][1])
 
 
 def test_large_videos_are_linked(run_folder):
