@@ -7,12 +7,11 @@ import pytest
 import torch
 from gsplat import DefaultStrategy, MCMCStrategy
 from gsplat.cuda import _torch_impl as gsplat_torch
-from numba.core.caching import IndexDataCacheFile
 
 from pipeline.contract.messages import Splats
 from pipeline.errors import PartNotMade
 from stages._gaussians.draw import draw
-from stages._gaussians.kernels import _SOURCES, ThreadPool, exp_negative, kernel
+from stages._gaussians.kernels import ThreadPool, exp_negative, kernel
 from stages._gaussians.passes import (
     Camera,
     project_pass,
@@ -21,6 +20,7 @@ from stages._gaussians.passes import (
     shade_pass_backward,
 )
 from stages._gaussians.rasterize import rasterize
+from stages._kernels.compiling import _stamp
 from stages.splat._cpu import CpuBackend
 from stages.splat._cuda import CudaBackend
 from tests.stages.splat.test_gradients import SIZE, gaussians, lens
@@ -123,7 +123,7 @@ def test_colors_are_gsplats(dtype, near, degree):
 
 
 def test_the_fast_exponential_is_exact_to_float32():
-    @kernel(cache=False)
+    @kernel()
     def fill(x, out):
         for i in range(len(x)):
             out[i] = exp_negative(x[i])
@@ -138,16 +138,14 @@ def test_the_fast_exponential_is_exact_to_float32():
     assert np.abs(rest / np.exp(-far.astype(np.float64)) - 1).max() < 1e-5
 
 
-def test_kernels_are_compiled_anew_when_what_they_inline_changes():
+def test_what_kernels_inline_is_part_of_their_stamp():
     """numba looks at a kernel's own file alone; a constant of another file would stay stale."""
-    file = rasterize._cache._cache_file
-    assert file._source_stamp.endswith(_SOURCES)
-    assert (Path(file._cache_path) / file._index_name).is_file()
-    loaded = IndexDataCacheFile(file._cache_path, file._index_name[:-4], file._source_stamp)
-    assert loaded._load_index()
-    other = file._source_stamp.replace(_SOURCES, "0" * 64)
-    stale = IndexDataCacheFile(file._cache_path, file._index_name[:-4], other)
-    assert stale._load_index() == {}
+    folder = Path(rasterize.py_func.__code__.co_filename).parent
+    named = ("rasterize.py", "kernels.py", "projection.py", "binning.py")
+    files = tuple(folder / name for name in named)
+    stamps = {level._impl.locator.get_source_stamp() for level in rasterize._cache._levels}
+    assert stamps == {_stamp(files)}
+    assert _stamp(files[:-1]) not in stamps
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3), (50, 15, 3), (50, 0, 3), (0, 3)])
