@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from stages._kernels.state import examine, record
+from stages._kernels.state import RECORD, examine, record
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
         for model in models(step):
             find(step, model).compile_kernels()
     seconds = time.perf_counter() - began
-    where = "" if record() else " into your cache folder: the package's own cannot be written"
+    where = "" if record() == RECORD else " into your cache folder: the package cannot be written"
     print(f"kernels are compiled{where} ({seconds:.0f} s)")
     return 0
 

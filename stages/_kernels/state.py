@@ -5,27 +5,36 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Literal
 
 from pipeline.atomic import write_text
 
-__all__ = ["examine", "record"]
+__all__ = ["examine", "record", "user_record"]
 
 PACKAGE = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "__pycache__" / "compiled.json"
 """Written once all kernels are compiled, beside their machine code."""
 
 
-def record() -> bool:
-    """Record that all kernels are compiled; return False where the package cannot be written."""
-    try:
-        RECORD.parent.mkdir(exist_ok=True)
-        write_text(RECORD, json.dumps(_here()))
-    except OSError:
-        return False
-    return True
+def user_record() -> Path:
+    """Return the record of kernels that were compiled into the user's cache folder."""
+    cache = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "reel3d" / "compiled.json"
+
+
+def record() -> Path | None:
+    """Record that all kernels are compiled; return the file, or None where none can be written."""
+    for path in (RECORD, user_record()):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(_here()))
+        except OSError:
+            continue
+        return path
+    return None
 
 
 def examine() -> tuple[Literal["warm", "cold"], str]:
@@ -33,11 +42,13 @@ def examine() -> tuple[Literal["warm", "cold"], str]:
 
     numba is not imported: that would take longer than the rest of `reel3d doctor`.
     """
-    try:
-        recorded = json.loads(RECORD.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "cold", "they were never compiled"
     here = _here()
+    found = [recorded for path in (RECORD, user_record()) if (recorded := _read(path)) is not None]
+    if not found:
+        return "cold", "they were never compiled"
+    if here in found:
+        return "warm", "compiled for this machine"
+    recorded = found[0]
     for name, why in (
         ("python", "they were compiled for Python"),
         ("numba", "they were compiled by numba"),
@@ -45,9 +56,15 @@ def examine() -> tuple[Literal["warm", "cold"], str]:
     ):
         if recorded.get(name) != here[name]:
             return "cold", f"{why} {recorded.get(name)}, and this is {here[name]}"
-    if recorded.get("sources") != here["sources"]:
-        return "cold", "reel3d has changed since they were compiled"
-    return "warm", "compiled for this machine"
+    return "cold", "reel3d has changed since they were compiled"
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return recorded if isinstance(recorded, dict) else None
 
 
 def _here() -> dict[str, str]:
@@ -61,6 +78,6 @@ def _here() -> dict[str, str]:
     return {
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
         "numba": importlib.metadata.version("numba"),
-        "cpu": binding.get_host_cpu_name(),
+        "cpu": os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name(),
         "sources": digest.hexdigest(),
     }

@@ -157,6 +157,8 @@ def test_two_that_compile_at_once_leave_a_whole_cache(package: Package) -> None:
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "__pycache__" / "compiled.json"
     monkeypatch.setattr(state, "RECORD", path)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     return path
 
 
@@ -164,8 +166,16 @@ def test_what_was_never_compiled_is_cold(recorded: Path) -> None:
     assert state.examine() == ("cold", "they were never compiled")
 
 
+def test_what_a_user_compiles_for_a_read_only_package_is_warm(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded.parent.write_text("no folder: nothing can be written here")
+    assert state.record() == state.user_record()
+    assert state.examine()[0] == "warm"
+
+
 def test_what_was_recorded_here_is_warm(recorded: Path) -> None:
-    assert state.record()
+    assert state.record() == recorded
     assert state.examine()[0] == "warm"
 
 
