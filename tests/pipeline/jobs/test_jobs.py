@@ -345,7 +345,7 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
             "ray://head:10001": "is not the address of a cluster's dashboard",
             "http://me:secret@head:8265": "holds more than a host and a port",
             "auto": "names no host",
-            "http://head:8265000": "is no address",
+            "http://head:8265000": "is not the address",
         }
         for address, words in ways.items():
             with pytest.raises(UsageError) as caught:
@@ -420,15 +420,15 @@ def test_paths_of_here_and_of_the_cluster(tmp_path: Path) -> None:
     for missing in ("b.png", "*.jpg"):
         with pytest.raises(SourceError, match="--remote-paths"):
             absolute(missing, remote=False)
-    with pytest.raises(UsageError, match="no path of the cluster"):
+    with pytest.raises(UsageError, match="is not a path of the cluster"):
         absolute("a.png", remote=True)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["a.mp4", "depth.neighbors=4"], "did you mean 'neighbors'"),
-        (["a.mp4", "--share", "0"], "above 0 to 1"),
+        (["a.mp4", "depth.neighbor=4"], "did you mean 'neighbors'"),
+        (["a.mp4", "--share", "0"], "above 0 and at most 1"),
         (["a.mp4", "--priority", "high"], "a whole number"),
         (["ftp://host/a.mp4"], "cannot be read; allowed are files"),
         (["/a.mp4", "--remote-paths"], "--out names a folder of the cluster"),
