@@ -5,7 +5,8 @@ where that cannot be written. A read-only installation would so compile everythi
 user. Here the package's own folder is always read; what it lacks is written there if possible, and
 into the user's cache folder otherwise, or into NUMBA_CACHE_DIR where that is set.
 
-An entry is valid for one signature, numba version, CPU and content of the source files; files are
+An entry is valid for one signature, numba version, CPU, content of the source files and setting of
+NUMBA_BOUNDSCHECK and NUMBA_OPT; files are
 compared by content, since copying changes their times. Files are replaced atomically: of two
 processes that compile at once one wins, and a reader never sees half of an entry.
 """
@@ -175,4 +176,6 @@ def _stamp(files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
+    # numba's own index does not know these: code without checks would pass for checked code.
+    digest.update(f"{config.BOUNDSCHECK} {config.OPT} {config.DEBUGINFO_DEFAULT}".encode())
     return digest.hexdigest()

@@ -366,7 +366,10 @@ def test_a_signal_that_nobody_asked_for_interrupts() -> None:
 @pytest.mark.parametrize(
     ("page", "told"),
     [
-        ("The actor died because its node has died. Node Id: 12", "the machine that it ran on is"),
+        (
+            "The actor died because its node has died. Node Id: 12",
+            "the machine that it ran on was lost",
+        ),
         ("Worker exit detail: exit code: 3", "its process ended with code 3"),
         (
             "(1) killed by the OOM killer (3) crashed due to SIGSEGV",

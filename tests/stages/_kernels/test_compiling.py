@@ -96,6 +96,12 @@ def test_another_cpu_has_entries_of_its_own(package: Package) -> None:
     assert package.call() == (1, 0)
 
 
+def test_checked_code_is_not_taken_from_unchecked_entries(package: Package) -> None:
+    package.call()
+    assert package.call(NUMBA_BOUNDSCHECK="1") == (0, 1)
+    assert package.call() == (0, 1), "the index holds one setting at a time"
+
+
 def test_a_damaged_entry_is_compiled_again(package: Package) -> None:
     package.call()
     for entry in package.entries:

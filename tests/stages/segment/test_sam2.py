@@ -226,7 +226,7 @@ def test_boxes_of_what_moves_are_tight_enough_to_prompt() -> None:
     truth, overlap = balloon(), []
     for frames, motion in clips(truth):
         stage = find("segment", "sam2")(options_of("segment", "sam2")(every=4))
-        for t, seen in stage._looks(frames, motion):
+        for t, seen in stage._detections(frames, motion):
             assert len(seen) <= 1
             ball = box_of(truth.ball(int(frames.index[t])))
             overlap += [overlap_of(one.box, ball) for one in seen]

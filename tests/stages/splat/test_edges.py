@@ -269,6 +269,7 @@ def test_results_are_bit_equal_for_any_number_of_threads():
 
 CHECKED = """
 import numpy as np, pytest, torch
+from tests.stages.splat.test_edges import ODD, SIZE, changed, needle, ordinary, pull, tiles
 from stages._gaussians.rasterize import gather
 with pytest.raises(IndexError):  # or the checks below would check nothing
     gather(0, 3, np.zeros(1, np.int32), np.zeros(2, np.int64), *(np.zeros(s, np.float32)
