@@ -123,16 +123,30 @@ def test_colors_are_gsplats(dtype, near, degree):
 
 
 def test_the_fast_exponential_is_exact_to_float32():
+    """To 3e-7, and to the rounding of one product where the CPU has no fused multiply-add.
+
+    The exponent is reduced by `whole * ln 2 + x`. Fused, that is exact; otherwise the product, at
+    most x + ln 2, is rounded, and an error of the exponent is a relative error of the result.
+    """
+
     @kernel()
     def fill(x, out):
         for i in range(len(x)):
             out[i] = exp_negative(x[i])
 
+    @kernel()
+    def multiply_add(a, b, c):
+        return a * b + c
+
+    # (1 + 2^-12)^2 is 1 + 2^-11 + 2^-24, of which float32 rounds the last part away.
+    near_one = np.float32(1 + 2**-12)
+    fused = multiply_add(near_one, near_one, np.float32(-(1 + 2**-11))) != 0
+    rounding = 0 if fused else 2**-24
     x = np.linspace(0, 20, 1_000_001).astype(np.float32)
     out = np.empty_like(x)
     fill(x, out)
     truth = np.exp(-x.astype(np.float64))
-    assert np.abs(out / truth - 1).max() < 3e-7
+    assert (np.abs(out / truth - 1) <= 3e-7 + rounding * (x + np.log(2))).all()
     far, rest = np.linspace(20, 80, 100_001).astype(np.float32), np.empty(100_001, np.float32)
     fill(far, rest)
     assert np.abs(rest / np.exp(-far.astype(np.float64)) - 1).max() < 1e-5
