@@ -32,10 +32,9 @@ import numpy as np
 
 from pipeline.atomic import disk_errors, replacing, write_text
 from pipeline.contract import messages
-from pipeline.contract.events import Loss
 from pipeline.contract.messages import Message
 from pipeline.errors import OutputError, UsageError
-from pipeline.telemetry.meter import Meter
+from pipeline.telemetry.meter import Meter, meter_from_dict
 
 __all__ = ["Entry", "RunFolder", "clean_name", "fingerprint", "free_folder"]
 
@@ -164,17 +163,15 @@ class RunFolder:
         try:
             tree = json.loads((self._state / "ledger.json").read_text(encoding="utf-8"))
             for name, raw in tree.items():
-                for held in (raw, raw["meter"]):
+                if "artefacts" in raw:
                     # Ledgers had the British spelling until option names changed as well.
-                    if "artefacts" in held:
-                        self.has_old_names = True
-                        held["artifacts"] = held.pop("artefacts")
+                    self.has_old_names = True
+                    raw["artifacts"] = raw.pop("artefacts")
                 inside = [*raw["kept"], *(a["path"] for a in raw["artifacts"])]
                 if any(Path(p).is_absolute() or ".." in Path(p).parts for p in inside):
                     raise ValueError(f"{name} names files outside the run folder")
-                meter = dict(raw.pop("meter"))
-                meter["losses"] = [Loss(**loss) for loss in meter["losses"]]
-                self.entries[name] = Entry(**raw, meter=Meter(**meter))
+                meter = meter_from_dict(raw.pop("meter"))
+                self.entries[name] = Entry(**raw, meter=meter)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # A ledger that cannot be read proves nothing: all work is done again.
             self.entries.clear()

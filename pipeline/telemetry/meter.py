@@ -73,7 +73,10 @@ def meter_to_dict(meter: Meter) -> dict[str, Any]:
 
 
 def meter_from_dict(tree: dict[str, Any]) -> Meter:
-    """Return a meter that was written down with a snapshot."""
+    """Return a meter that was saved with a snapshot or in the ledger."""
     given = dict(tree)
+    if "artefacts" in given:
+        # Its key until option names changed; runs interrupted before that can be resumed.
+        given["artifacts"] = given.pop("artefacts")
     losses = [Loss(**loss) for loss in given.pop("losses")]
     return Meter(losses=losses, **given)
