@@ -32,6 +32,10 @@ LONGEST_FIRST = (
     "stages/segment/test_moving.py",
     "stages/pose/test_learned.py",
     "stages/depth/test_transformer.py",
+    "stages/splat/test_training.py",
+    "stages/action/test_motion.py",
+    "stages/splat/test_edges.py",
+    "stages/splat/test_session.py",
 )
 """Files that begin first where several processes share the work: one that begins last is what
 all others wait for."""
