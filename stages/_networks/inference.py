@@ -32,7 +32,8 @@ FROZEN_EPS = 1e-5
 """Of the `FrozenBatchNorm2d` of every DETR, which has it in its code."""
 
 FEWEST_ROWS = 16
-"""For oneDNN. It gains nothing on fewer, and lets threads share one long sum: other last bits."""
+"""Rows that a linear layer multiplies at least; fewer are padded with zeros. With fewer, oneDNN and
+MKL (depending on its settings) split one long sum among threads, which changes the last bits."""
 
 
 def fold(network: torch.nn.Module) -> None:
@@ -96,9 +97,15 @@ def _multiplied(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tenso
     packed = onednn._reorder_linear_weight(weight)
 
     def forward(input: torch.Tensor) -> torch.Tensor:
-        if input.numel() < FEWEST_ROWS * width or input.dtype != torch.float32:
+        if input.numel() == 0 or input.dtype != torch.float32:
             return torch.nn.functional.linear(input, weight, bias)
-        return onednn._linear_pointwise(input, packed, bias, "none", [], "")
+        rows = input.numel() // width
+        if rows >= FEWEST_ROWS:
+            return onednn._linear_pointwise(input, packed, bias, "none", [], "")
+        padded = input.new_zeros(FEWEST_ROWS, width)
+        padded[:rows] = input.reshape(rows, width)
+        result = onednn._linear_pointwise(padded, packed, bias, "none", [], "")
+        return result[:rows].reshape(*input.shape[:-1], linear.out_features)
 
     return forward
 
