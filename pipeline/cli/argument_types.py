@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 
-__all__ = ["number", "priority", "share", "whole"]
+__all__ = ["number", "priority", "share", "size", "whole"]
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -56,3 +56,19 @@ def share(text: str) -> float:
             f"invalid share '{text}': give a number above 0 and at most 1"
         )
     return value
+
+
+def size(low: int, high: int, example: str) -> Callable[[str], tuple[int, int]]:
+    """Return a reader of `WIDTHxHEIGHT` in pixels, each side between two bounds."""
+
+    def read(text: str) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text)
+        sides = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+        if not all(low <= side <= high for side in sides):
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not a size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, "
+                f"such as {example}"
+            )
+        return sides
+
+    return read

@@ -15,7 +15,7 @@ from pipeline.capacity.cost_model import Costs
 from pipeline.capacity.machines import MachineSpec
 from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import Choice
-from pipeline.cli.argument_types import number, whole
+from pipeline.cli.argument_types import number, size, whole
 from pipeline.config import RunConfig, is_override, load, presets
 from pipeline.contract.stage import find
 from pipeline.errors import UsageError
@@ -50,7 +50,9 @@ def add_plan(commands: Any) -> None:
     )
     plan.add_argument("words", nargs="*", metavar="step.option=value", help="options of the stages")
     plan.add_argument("--streams", type=whole(1, MOST_STREAMS), required=True, metavar="N")
-    plan.add_argument("--size", type=_size, default=(1920, 1080), metavar="WxH", help="px")
+    plan.add_argument(
+        "--size", type=size(*SIDES_PX, "1920x1080"), default=(1920, 1080), metavar="WxH", help="px"
+    )
     plan.add_argument(
         "--fps", type=number(0.1, 1000), default=30.0, metavar="N", help="default: 30"
     )
@@ -242,15 +244,3 @@ def _nodes(text: str) -> MachineSpec:
             "such as 4:32 or 2:64:8"
         )
     return MachineSpec(count, float(cpus), float(gpus))
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text)
-    low, high = SIDES_PX
-    sides = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
-    if not all(low <= side <= high for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
-            "1920x1080"
-        )
-    return sides

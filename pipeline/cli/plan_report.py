@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.capacity.search import Candidate, PlanRequest, PlanResult
+from pipeline.telemetry.live_table_layout import span
 
 __all__ = ["as_json", "print_table"]
 
@@ -29,7 +31,7 @@ def print_table(answer: PlanResult, question: PlanRequest, preset: str, origin: 
     """
     out = Console(highlight=False)
     load, costs = question.load, question.costs
-    what = "cameras" if load.seconds is None else f"files of {_time(load.seconds)}"
+    what = "cameras" if load.seconds is None else f"files of {span(load.seconds)}"
     out.print(
         f"[bold]{load.streams} {what}[/], {load.width}x{load.height} at {load.fps:g} fps, "
         f"{escape(preset)}",
@@ -113,7 +115,7 @@ def _facts(answer: PlanResult, question: PlanRequest) -> list[tuple[str, str]]:
         facts.append(("dropped", f"{100 * outcome.dropped:.1f} % of the pictures"))
     if outcome.seconds is not None:
         speed = question.load.streams * (question.load.seconds or 0.0) / outcome.seconds
-        facts.append(("time", f"{_time(outcome.seconds)}, {speed:.1f} x as fast as filmed"))
+        facts.append(("time", f"{span(outcome.seconds)}, {speed:.1f} x as fast as filmed"))
     facts.append(("driver", f"{_share(outcome.driver)} of its time"))
     facts.append(("bottleneck", _bottleneck(shown)))
     return facts
@@ -126,7 +128,7 @@ def _given(tried: Candidate, most_streams: int | None, question: PlanRequest) ->
         return f"{told}: [green]enough[/]" if load.seconds is None or question.within_s else told
     lacks = f"{outcome.behind:.1f} times too slow; {_bottleneck(tried)}"
     if outcome.seconds is not None:
-        lacks = f"{_time(outcome.seconds)}; {_bottleneck(tried)}"
+        lacks = f"{span(outcome.seconds)}; {_bottleneck(tried)}"
     return f"{told}: [red]not enough[/] ({lacks}); for {most_streams or 'no'} streams they are"
 
 
@@ -151,9 +153,9 @@ def _machines(tried: Candidate) -> str:
 def _store(answer: PlanResult) -> str:
     there = answer.shown.site.store_bytes
     if answer.store_bytes >= there:
-        return f"all of the {_bytes(there)} on each machine"
-    told = f"{_bytes(answer.store_bytes)} on each machine"
-    return f"{told} of the {_bytes(there)} would do" if there < KNOWN else told
+        return f"all of the {decimal(round(there))} on each machine"
+    enough = f"{decimal(round(answer.store_bytes))} on each machine"
+    return f"{enough} of the {decimal(round(there))} would do" if there < KNOWN else enough
 
 
 def _network(answer: PlanResult) -> str:
@@ -203,16 +205,6 @@ def _share(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
 def _bits(bytes_s: float) -> str:
     bits = 8 * bytes_s
     return f"{bits / 1e9:.1f} Gbit/s" if bits >= 1e8 else f"{bits / 1e6:.1f} Mbit/s"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

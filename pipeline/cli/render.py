@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.cli.argument_types import number
+from pipeline.cli.argument_types import number, size
 from pipeline.contract.events import Event, Progress, Warn
 from pipeline.contract.stage import Context, options_of
 from pipeline.contract.viewer import VIEW, find_viewer
@@ -71,14 +71,7 @@ def _frame(text: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text)
-    low, high = SIDES_PX
-    sides = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
-    if not all(low <= side <= high for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a size; allowed is WIDTHxHEIGHT in px, each {low} to {high}, such as "
-            "640x360"
-        )
+    sides = size(*SIDES_PX, "640x360")(text)
     if sides[0] * sides[1] > MOST_MEGAPIXELS * 1e6:
         raise argparse.ArgumentTypeError(
             f"{text} has {sides[0] * sides[1] / 1e6:.0f} megapixels; at most {MOST_MEGAPIXELS} "

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -87,7 +88,7 @@ def _summarize(run: Run, console: Console) -> None:
     for artifact in run.manifest["artifacts"]:
         if artifact["kind"] in ("configuration", "metrics", "errors"):
             continue
-        size = _size(artifact["bytes"])
+        size = decimal(artifact["bytes"])
         table.add_row(f"[cyan]{escape(artifact['path'])}[/]", artifact["kind"], size)
     console.print(table)
     for name, why in run.manifest.get("left_out", {}).items():
@@ -96,7 +97,7 @@ def _summarize(run: Run, console: Console) -> None:
         console.print("nothing had to be done: this run was complete with these options")
     else:
         seconds, memory = run.manifest["seconds"], run.manifest["peak_memory_bytes"]
-        console.print(f"{seconds:.1f} s, {_size(memory)} of memory at most")
+        console.print(f"{seconds:.1f} s, {decimal(memory)} of memory at most")
     skipped = [s["step"] for s in run.manifest["stages"] if s["state"] == "skipped"]
     if run.exit_code:
         console.print(
@@ -104,11 +105,3 @@ def _summarize(run: Run, console: Console) -> None:
             + (f"; left out with them: {', '.join(dict.fromkeys(skipped))}" if skipped else "")
         )
     console.print(f"look at it: reel3d view {escape(str(run.folder))}", soft_wrap=True)
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.2f} GB"

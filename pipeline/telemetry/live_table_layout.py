@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.telemetry.eta import TimeLeft
 from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
 
-__all__ = ["amount", "foot", "plain_line", "span", "stage_table", "stream_table"]
+__all__ = ["foot", "plain_line", "span", "stage_table", "stream_table"]
 
 MOST_STREAMS = 8
 """Streams that have a row of their own; the rest are summed."""
@@ -39,7 +40,7 @@ def stage_table(stages: Sequence[StageStatus]) -> Table:
             f"{stage.done} {stage.unit}",
             f"{stage.rate_per_s:.3g}/s",
             str(stage.backlog),
-            amount(stage.bytes_in_flight),
+            decimal(stage.bytes_in_flight),
             failures,
         )
     return table
@@ -83,7 +84,7 @@ def foot(status: RunStatus, left: TimeLeft | None, elapsed_s: float) -> Text:
     """Return the line of memory, machines and time."""
     nodes = f"{status.nodes} node" + ("s" if status.nodes != 1 else "")
     parts = [
-        f"object store {amount(status.bytes_used)} of {amount(status.bytes_budget)}",
+        f"object store {decimal(status.bytes_used)} of {decimal(status.bytes_budget)}",
         f"{nodes}, {status.cpus:g} CPUs" + (f", {status.gpus:g} GPUs" if status.gpus else ""),
         f"{span(elapsed_s)} so far",
     ]
@@ -113,23 +114,13 @@ def plain_line(status: RunStatus, left: TimeLeft | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration in words: `42 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def amount(count: int) -> str:
-    """`0 B`, `12.4 MB`: powers of 1000."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
 
 
 def _left(left: TimeLeft | None) -> list[str]:

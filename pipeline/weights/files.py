@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "fault_of",
     "fit",
     "identity_of",
+    "list_faults",
     "one_line",
     "own_file",
     "read_tensors",
@@ -262,18 +263,28 @@ def fit(module: Any, tensors: Mapping[str, Any], weights: Weights, what: str) ->
         "of another shape": wrong,
         "not part of it": [name for name in tensors if name not in wanted],
     }
-    told = [_listed(names, fault) for fault, names in faults.items() if names]
-    if told:
+    found = list_faults(faults)
+    if found:
         raise UsageError(
-            f"{weights.path} holds no weights of {what}: {'; '.join(told)}; give the file that "
+            f"{weights.path} holds no weights of {what}: {found}; give the file that "
             f"belongs to {what}"
         )
     module.load_state_dict(tensors)
 
 
-def _listed(names: list[str], fault: str) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more} {'are' if len(names) > 1 else 'is'} {fault}"
+def list_faults(faults: Mapping[str, Sequence[str]]) -> str:
+    """Return one line that names the tensors with each fault; empty where there is none.
+
+    Args:
+        faults: What is wrong, such as `missing`, with the names of the tensors.
+    """
+    parts: list[str] = []
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            verb = "are" if len(names) > 1 else "is"
+            parts.append(f"{', '.join(names[:MOST_NAMED])}{more} {verb} {fault}")
+    return "; ".join(parts)
 
 
 def _check(weights: Weights, stage: str) -> None:

@@ -192,7 +192,7 @@ def published_license(weights: Checkpoint) -> str:
     """
     with _hub_errors():
         card: Any = _info(_api(), weights).card_data
-    return _as_license(card.to_dict() if card is not None else {}) or UNKNOWN
+    return _named_license(card)
 
 
 @contextmanager
@@ -270,17 +270,18 @@ def _card_license(card: Path) -> str:
     """Return the license that a model card names; empty where there is none."""
     if not card.is_file():
         return ""
-    text = card.read_text(errors="replace")
-    match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    from huggingface_hub import metadata_load
+
     try:
-        told = yaml.safe_load(match.group(1)) if match else {}
-    except yaml.YAMLError:
+        return _named_license(metadata_load(card))
+    except (ValueError, yaml.YAMLError):
         return UNKNOWN
-    return _as_license(told if isinstance(told, dict) else {}) or UNKNOWN
 
 
-def _as_license(card: dict[str, Any]) -> str:
-    """`other` is what cards say whose license has its own name."""
+def _named_license(card: Any) -> str:
+    """Return the license of a card's metadata; `license: other` has a name of its own."""
+    if card is None:
+        return UNKNOWN
     license = card.get("license")
     named = card.get("license_name") if license == "other" else None
-    return str(named or license or "").lower()
+    return str(named or license or UNKNOWN).lower()

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.contract import Options, Resources
 from pipeline.errors import UsageError, require
-from pipeline.weights.files import Weights, one_line, read_tensors
+from pipeline.weights.files import Weights, list_faults, one_line, read_tensors
 from pipeline.weights.hub import Checkpoint
 from stages._networks.inference import fold, pack
 
@@ -30,9 +30,6 @@ __all__ = [
     "processor",
     "resources_of",
 ]
-
-MOST_NAMED = 3
-"""Tensors that an error names."""
 
 
 class LearnedOptions(Options):
@@ -90,8 +87,8 @@ def check_finite(network: Any, weights: Weights) -> None:
     wrong = [n for n, t in network.state_dict().items() if not torch.isfinite(t).all()]
     if wrong:
         raise UsageError(
-            f"{weights.id} holds values that are not finite ({_listed(wrong, 'spoilt')}); fetch or "
-            "save it again"
+            f"{weights.id} holds values that are not finite ({list_faults({'spoilt': wrong})}); "
+            "fetch or save it again"
         )
 
 
@@ -234,18 +231,12 @@ def _transformers() -> Any:
 
 def _check_complete(told: Mapping[str, Any], weights: Checkpoint, name: str) -> None:
     faults = {
-        "missing": told.get("missing_keys") or (),
-        "of another shape": [key[0] for key in told.get("mismatched_keys") or ()],
-        "not part of it": told.get("unexpected_keys") or (),
+        "missing": sorted(told.get("missing_keys") or ()),
+        "of another shape": sorted(key[0] for key in told.get("mismatched_keys") or ()),
+        "not part of it": sorted(told.get("unexpected_keys") or ()),
     }
-    found = [_listed(sorted(keys), fault) for fault, keys in faults.items() if keys]
+    found = list_faults(faults)
     if found:
         raise UsageError(
-            f"{weights.id} does not hold the weights of {name}: {'; '.join(found)}; fetch or save "
-            "it again"
+            f"{weights.id} does not hold the weights of {name}: {found}; fetch or save it again"
         )
-
-
-def _listed(names: list[str], fault: str) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more} {'are' if len(names) > 1 else 'is'} {fault}"

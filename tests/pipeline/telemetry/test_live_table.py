@@ -13,7 +13,7 @@ from pipeline.telemetry import live_table as board_module
 from pipeline.telemetry.eta import Estimate, TimeLeft
 from pipeline.telemetry.listener import ProgressListener
 from pipeline.telemetry.live_table import LiveTable
-from pipeline.telemetry.live_table_layout import amount, span
+from pipeline.telemetry.live_table_layout import span
 from pipeline.telemetry.meter import Meter
 from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
 
@@ -233,9 +233,3 @@ def test_the_schedulers_own_estimate_wins(clock):
 )
 def test_spans_are_short(seconds: float, words: str):
     assert span(seconds) == words
-
-
-def test_amounts_are_short():
-    assert [amount(n) for n in (0, 999, 12_400, 12_400_000, 3_200_000_000)] == [
-        "0 B", "999 B", "12.4 kB", "12.4 MB", "3.20 GB"
-    ]  # fmt: skip
