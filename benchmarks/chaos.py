@@ -30,10 +30,10 @@ from pipeline.config import load
 from pipeline.contract.source import Source
 from pipeline.lifecycle import RunResult, run
 from pipeline.scheduling.backend import WorkerEvent
+from pipeline.telemetry.listener import SilentListener
 from tests.support.on_ray import (
     SCRIPTED,
     Recorded,
-    Silent,
     film,
     living,
     made_of,
@@ -194,7 +194,7 @@ class _Killer:
 
 
 def _clean(source: Source, out: Path, *words: str) -> dict[str, Any]:
-    run(source, load(file=SCRIPTED, overrides=words, uri=source.uri), out, Silent())
+    run(source, load(file=SCRIPTED, overrides=words, uri=source.uri), out, SilentListener())
     return made_of(out)
 
 

@@ -21,9 +21,10 @@ from pipeline.chain import Choice
 from pipeline.config import RunConfig, RunOptions
 from pipeline.contract.source import Source
 from pipeline.lifecycle import RunResult
+from pipeline.telemetry.listener import SilentListener
 from tests.support.paths import ROOT
 
-__all__ = ["RELAYS", "Silent", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
+__all__ = ["RELAYS", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
 
 STAGES = Path(__file__).parent / "stages_for_ray"
 RELAYS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -61,22 +62,6 @@ class Times:
         """Seconds a batch once the first quarter is through: all workers are up by then."""
         first = len(self.done) // 4
         return (self.done[-1] - self.done[first]) / (len(self.done) - 1 - first)
-
-
-class Silent:
-    """Watches a run and tells nobody."""
-
-    def on_stage_start(self, stage: str) -> None:
-        """Take that a stage has begun."""
-
-    def on_progress(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Take how far a long call has come."""
-
-    def on_position(self, seconds: float, total_s: float | None) -> None:
-        """Take how far the stream has come."""
-
-    def on_stage_end(self, stage: str, state: str, meter: Any) -> None:
-        """Take that a stage is through."""
 
 
 @contextmanager
@@ -150,7 +135,7 @@ def run_streams(
         options = RunOptions(budget_mb=budget_mb)
         config = RunConfig("benchmark", options, stages)
         runs = [prepare(source, config, folder / source.name) for source in sources]
-        ends = runner.run_all(runs, [Silent() for _ in runs], found)
+        ends = runner.run_all(runs, [SilentListener() for _ in runs], found)
         for end in ends:
             if not isinstance(end, RunResult):
                 raise end

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 
 from pipeline.contract.source import Source
-from pipeline.telemetry.listener import ProgressListener, RunListener
-from pipeline.telemetry.meter import Meter
+from pipeline.telemetry.listener import ProgressListener, RunListener, SilentListener
 
 if TYPE_CHECKING:
     from pipeline.telemetry.status import RunStatus
@@ -30,23 +29,11 @@ class Display(Protocol):
         ...
 
 
-class _Silent:
-    """A listener that ignores everything."""
-
-    def on_stage_start(self, stage: str) -> None: ...
-
-    def on_position(self, seconds: float, total_s: float | None) -> None: ...
-
-    def on_progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-
-    def on_stage_end(self, stage: str, state: str, meter: Meter) -> None: ...
-
-
 class ListenerDisplay:
     """Reports every source to one listener; without one, nothing is reported."""
 
     def __init__(self, listener: ProgressListener | None = None) -> None:
-        self._listener: ProgressListener = _Silent() if listener is None else listener
+        self._listener: ProgressListener = SilentListener() if listener is None else listener
 
     def for_source(self, source: Source) -> AbstractContextManager[ProgressListener]:
         """Return the listener."""

@@ -30,6 +30,22 @@ class ProgressListener(Protocol):
         ...
 
 
+class SilentListener:
+    """A `ProgressListener` that ignores everything."""
+
+    def on_stage_start(self, stage: str) -> None:
+        """Ignore it."""
+
+    def on_position(self, seconds: float, total_s: float | None) -> None:
+        """Ignore it."""
+
+    def on_progress(self, stage: str, done: float, total: float, note: str) -> None:
+        """Ignore it."""
+
+    def on_stage_end(self, stage: str, state: str, meter: Meter) -> None:
+        """Ignore it."""
+
+
 class RunListener(Protocol):
     """What the cluster runner reports to: the run as a whole, and a listener a source."""
 

@@ -24,6 +24,7 @@ from pipeline.lifecycle import prepare
 from pipeline.scheduling.backend import TaskDone, TaskResult, WorkerEvent, WorkerStarted
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.scheduler import Scheduler
+from pipeline.telemetry.listener import SilentListener
 from pipeline.worker.protocol import Opened
 from tests.support.paths import MISBEHAVING, ROOT
 
@@ -60,15 +61,6 @@ def film(folder: Path, name: str = "film", frames: int = 17, **more: Any) -> Sou
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"frames": frames, **more}))
     return Source(uri=str(path), shown=path.name, name=name)
-
-
-class Silent:
-    """A watch that wants to know nothing."""
-
-    def on_stage_start(self, stage: str) -> None: ...
-    def on_position(self, seconds: float, total_s: float | None) -> None: ...
-    def on_progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-    def on_stage_end(self, stage: str, state: str, meter: Any) -> None: ...
 
 
 def _named(result: TaskResult) -> Made:
@@ -133,7 +125,7 @@ def together(
     Recorded.hook = hook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Scheduler", Recorded)
-        ends = run_all(list(prepared.values()), [Silent()] * len(prepared), cluster)
+        ends = run_all(list(prepared.values()), [SilentListener()] * len(prepared), cluster)
     Recorded.hook = None
     outcomes |= dict(zip(prepared, ends, strict=True))
     return [outcomes[place] for place in range(len(wanted))]

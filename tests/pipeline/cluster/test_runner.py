@@ -28,12 +28,12 @@ from pipeline.lifecycle import RunResult, run
 from pipeline.scheduling.backend import WorkerEvent
 from pipeline.scheduling.policy import ResourceClaim
 from pipeline.scheduling.pools import WorkerPool
+from pipeline.telemetry.listener import SilentListener
 from pipeline.telemetry.logs import LogSettings
 from pipeline.worker.protocol import StageSpec
 from tests.support.on_ray import (
     SCRIPTED,
     Recorded,
-    Silent,
     film,
     living,
     made_of,
@@ -85,7 +85,7 @@ def wait_until(happens: Callable[[], bool], otherwise: str) -> None:
 
 
 def local(source: Source, out: Path, *words: str) -> dict[str, Any]:
-    run(source, load(file=SCRIPTED, overrides=words, uri=source.uri), out, Silent())
+    run(source, load(file=SCRIPTED, overrides=words, uri=source.uri), out, SilentListener())
     return made_of(out)
 
 
@@ -105,7 +105,7 @@ def test_a_run_equals_that_of_the_local_runner(
     broken.write_bytes(b"no film")
     bad = Source(uri=str(broken), shown=broken.name, name="broken")
     here, there = tmp_path / "here", tmp_path / "there"
-    run(source, load(overrides=WHOLE, uri=source.uri), here, Silent())
+    run(source, load(overrides=WHOLE, uri=source.uri), here, SilentListener())
     wanted = [(bad, tmp_path / "bad"), (source, there)]
     refused, ended = together(cluster, wanted, *WHOLE, preset=None)
     assert isinstance(refused, SourceError)
@@ -334,6 +334,7 @@ def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: 
 
 ASKED = """
 import os, signal, time
+from pipeline.telemetry.listener import SilentListener
 from pipeline.cluster.connection import joined
 
 signal.signal(signal.SIGTERM, lambda *_: print("heard"))

@@ -26,6 +26,7 @@ from pipeline.scheduling.backend import Limits
 from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.scheduler import Scheduler
 from pipeline.scheduling.stage_failures import MOST_LOSSES
+from pipeline.telemetry.listener import SilentListener
 from pipeline.worker import child_process as worker
 from pipeline.worker import serialization as packing
 from tests.support.faulty_backend import Faults, FaultyBackend, crashes_of
@@ -34,15 +35,6 @@ from tests.support.paths import MISBEHAVING
 PRESET = MISBEHAVING / "scripted.yaml"
 MOST_STEPS = 20_000
 SEEDS = int(os.environ.get("REEL3D_CHAOS_SEEDS", "2"))
-
-
-class Silent:
-    """A watch that wants to know nothing."""
-
-    def on_stage_start(self, stage: str) -> None: ...
-    def on_position(self, seconds: float, total_s: float | None) -> None: ...
-    def on_progress(self, stage: str, done: float, total: float, note: str) -> None: ...
-    def on_stage_end(self, stage: str, state: str, meter: Any) -> None: ...
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,7 +112,7 @@ class FaultyRun:
             if prepared.done is not None:
                 release(prepared)
                 continue
-            stream = StreamRun(prepared, Silent(), self.scheduler, 0, standing)
+            stream = StreamRun(prepared, SilentListener(), self.scheduler, 0, standing)
             self.streams.append(stream)
             stream.dataflow.info = dataclasses.replace(stream.dataflow.info, live=live)
             self._note_clips(stream, self.shown.setdefault(source.name, []))
@@ -205,7 +197,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
             for words in history or ((),):
                 config = load(file=PRESET, overrides=words, uri=source.uri)
                 try:
-                    run(source, config, out, Silent(), resume=True)
+                    run(source, config, out, SilentListener(), resume=True)
                     known[key] = outcome(out)
                 except SourceError as error:
                     known[key] = str(error)
