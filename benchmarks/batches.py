@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Frames
+from pipeline.contract import Frames
 
 __all__ = ["HEIGHT", "WIDTH", "Buffer", "checksum", "number_of"]
 

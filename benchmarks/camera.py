@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage import RunFolder
 from tests.support.paths import ROOT
 from tests.support.rtsp_server import Loopback
 from tests.support.scenes import encode, tour

@@ -27,10 +27,10 @@ from typing import Any
 
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.config import load
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.lifecycle import RunResult, run
-from pipeline.scheduling.backend import WorkerEvent
-from pipeline.telemetry.listener import SilentListener
+from pipeline.scheduling import WorkerEvent
+from pipeline.telemetry import SilentListener
 from tests.support.on_ray import (
     SCRIPTED,
     Recorded,

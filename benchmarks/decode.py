@@ -29,8 +29,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Source
 from stages.decode.pyav import Config, Model
 
 Images = list[npt.NDArray[np.uint8]]

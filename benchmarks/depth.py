@@ -18,8 +18,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, DepthMaps, Views
+from pipeline.contract.stage import find, options_of
 from stages._geometry.transforms import invert
 from tests.support.posed import posed_views
 from tests.support.scenes import cloud_score, depth_error, tour, true_cloud

@@ -32,9 +32,9 @@ from benchmarks import on_ray
 from benchmarks.decode import make_video
 from benchmarks.rounds import ALONE, Spread, alternate, side_by_side
 from pipeline.chain import Choice
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context, find, iterate
-from pipeline.worker.allocator import keep_freed
+from pipeline.contract import Context, Source
+from pipeline.contract.stage import find, iterate
+from pipeline.worker import keep_freed
 
 BAR = 0.90
 SHORTEST_S = 0.02

@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Frames
+from pipeline.contract.stage import find, options_of
 from tests.support.paths import DATA
 from tests.support.scenes import tour
 

@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.batches import Buffer, checksum
 from benchmarks.on_ray import cluster
 from benchmarks.rounds import Spread, alternate, ratio
-from pipeline.worker.serialization import ForwardedArray, pack, unpack
+from pipeline.worker import ForwardedArray
+from pipeline.worker.serialization import pack, unpack
 
 BARS = {1: 3.0, 8: 10.0}
 WARM = 5

@@ -30,8 +30,7 @@ import transformers
 from safetensors.torch import save_file
 
 from benchmarks.rounds import against_loop
-from pipeline.contract.messages import Keyframes
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Keyframes
 from stages.pose._kornia import glue_configuration
 from stages.pose.learned import Config, Model
 from tests.support.scenes import tour

@@ -24,7 +24,8 @@ import torch
 import transformers as tf
 
 from benchmarks.rounds import against_loop
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context
+from pipeline.contract.stage import find, options_of
 from tests.support.motions import clip_of
 from tests.support.scenes import tour
 

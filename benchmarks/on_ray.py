@@ -19,9 +19,9 @@ from typing import Any
 
 from pipeline.chain import Choice
 from pipeline.config import RunConfig, RunOptions
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.lifecycle import RunResult
-from pipeline.telemetry.listener import SilentListener
+from pipeline.telemetry import SilentListener
 from tests.support.paths import ROOT
 
 __all__ = ["RELAYS", "Times", "choices", "choose", "cluster", "run_streams", "synthetic"]
@@ -115,7 +115,7 @@ def run_streams(
     """
     from pipeline.cluster import runner
     from pipeline.lifecycle import prepare
-    from pipeline.storage.journal import ClipRecord, Journal
+    from pipeline.storage import ClipRecord, Journal
 
     done: list[float] = []
     last = timed or stages[-1].name

@@ -23,20 +23,18 @@ from typing import Any
 
 import psutil
 
+from pipeline.capacity import ClusterSpec, Costs, MachineSpec, Workload
 from pipeline.capacity.calibration import make_film, measure
-from pipeline.capacity.cost_model import Costs
-from pipeline.capacity.machines import MachineSpec
 from pipeline.capacity.simulator import Simulation
-from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import wire
-from pipeline.cluster.actors import RayBackend
 from pipeline.cluster.connection import joined
+from pipeline.cluster.ray_backend import RayBackend
 from pipeline.cluster.runner import run_all
 from pipeline.config import load
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.lifecycle import prepare
-from pipeline.scheduling.policy import STORE_SHARE
-from pipeline.telemetry.meter import Meter
+from pipeline.scheduling import STORE_SHARE
+from pipeline.telemetry import Meter
 
 CORES = len(os.sched_getaffinity(0))
 SECONDS = 30.0

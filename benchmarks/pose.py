@@ -23,9 +23,8 @@ import cv2
 import numpy as np
 import pycolmap
 
-from pipeline.contract.messages import Array, Keyframes, Views
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context, Stage, find, options_of
+from pipeline.contract import Array, Context, Keyframes, Source, Stage, Views
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import align_sim3
 from tests.support.paths import DATA

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torchvision.models import optical_flow
 
 from benchmarks.rounds import against_loop
-from pipeline.contract.stage import Context
+from pipeline.contract import Context
 from stages.flow.raft import Config, Model
 from tests.support.motions import clip_of
 from tests.support.scenes import tour

@@ -30,8 +30,8 @@ from benchmarks import on_ray
 from benchmarks.decode import FPS as FILM_FPS
 from benchmarks.decode import GOPS, SAME, WIDTH, make_video
 from benchmarks.rounds import ALONE, Spread, alternate, ratio, side_by_side
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context, find, iterate
+from pipeline.contract import Context, Source
+from pipeline.contract.stage import find, iterate
 
 BAR = 3.0
 FPS = 2

@@ -31,9 +31,9 @@ import torch
 
 from benchmarks.pose import keyframes_of
 from pipeline.cli.main import main as reel3d
-from pipeline.contract.messages import Points, Views
-from pipeline.contract.stage import Context, find, options_of
-from pipeline.storage.run_folder import STATE, RunFolder
+from pipeline.contract import Context, Points, Views
+from pipeline.contract.stage import find, options_of
+from pipeline.storage import STATE, RunFolder
 from stages._geometry.transforms import invert, project, scale_intrinsics
 from stages._rendering.point_renderer import splat as draw_discs
 from stages.splat._cpu import CpuBackend

@@ -52,7 +52,7 @@ def look(peak: Peak) -> None:
     held = 0
     for process in psutil.Process().children(recursive=True):
         try:
-            if "_Actor" in " ".join(process.cmdline()[:1]):
+            if "StageActor" in " ".join(process.cmdline()[:1]):
                 memory = process.memory_info()
                 held += memory.rss - memory.shared
         except psutil.Error:

@@ -22,19 +22,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.contract.messages import (
+from pipeline.contract import (
     Actions,
     DepthMaps,
     Keyframes,
+    Options,
     Points,
     RunSummary,
     Scores,
+    Source,
     Splats,
+    Stage,
     Tracks,
     Views,
 )
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Options, Ports, Stage, find, ports
+from pipeline.contract.stage import Ports, find, ports
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from pydantic import Field, ValidationError
 
 from pipeline import renamed
 from pipeline.chain import EXPORT, ORDER, Choice
-from pipeline.contract.stage import Options, models, options_of
+from pipeline.contract import Options
+from pipeline.contract.stage import models, options_of
 from pipeline.errors import (
     UsageError,
     did_you_mean,

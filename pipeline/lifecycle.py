@@ -16,19 +16,15 @@ import yaml
 
 from pipeline.chain import NAMES, Chain, wire
 from pipeline.config import RunConfig
-from pipeline.contract.events import Loss
-from pipeline.contract.messages import RunSummary
-from pipeline.contract.source import Probe, Source
+from pipeline.contract import Loss, Probe, RunSummary, Source
 from pipeline.errors import OutputError, Reel3dError, SourceError
-from pipeline.local.runner import LocalRunner
+from pipeline.local import LocalRunner
 from pipeline.sources import cache as fetch
-from pipeline.storage.plan import PlannedStage, plan
-from pipeline.storage.run_folder import RunFolder, fingerprint
-from pipeline.telemetry.listener import ProgressListener
-from pipeline.telemetry.meter import Meter, peak_memory_bytes
+from pipeline.storage import PlannedStage, RunFolder, fingerprint
+from pipeline.storage.plan import plan
+from pipeline.telemetry import Meter, ProgressListener, peak_memory_bytes
 from pipeline.version import version
-from pipeline.weights import licenses
-from pipeline.weights.files import sha256_of
+from pipeline.weights import licenses, sha256_of
 
 __all__ = ["PreparedRun", "RunResult", "build_manifest", "finalize", "prepare", "release", "run"]
 

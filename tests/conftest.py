@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.cli.main import main
 from pipeline.contract import stage
-from pipeline.telemetry.logs import LogSettings
+from pipeline.telemetry import LogSettings
 from tests.support.paths import DATA, ROOT
 from tests.support.scenes import alone, encode
 

@@ -93,6 +93,39 @@ def test_a_room_imports_only_rooms_below_it() -> None:
     assert wrong == []
 
 
+def test_what_a_room_re_exports_is_imported_from_the_room() -> None:
+    """`from pipeline.worker import StageHost`: which file holds it is the room's own business."""
+    offered = {
+        (f"pipeline.{room}.{module}", name)
+        for room in {room_of(module) for module in FILES if module.startswith("pipeline.")}
+        for module, name in re_exports(f"pipeline.{room}")
+    }
+    assert ("pipeline.contract.stage", "Stage") in offered
+    wrong = [
+        (module, f"{node.module}.{alias.name}")
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if (node.module, alias.name) in offered
+        and module.split(".")[:2] != node.module.split(".")[:2]
+    ]
+    assert wrong == []
+
+
+def re_exports(room: str) -> set[tuple[str, str]]:
+    """Return each name that a room's `__init__` imports, with the file that it comes from."""
+    if FILES.get(room, Path()).name != "__init__.py":
+        return set()
+    tree = ast.parse(FILES[room].read_text(encoding="utf-8"))
+    return {
+        (node.module.removeprefix(f"{room}."), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+
 def test_no_import_goes_in_a_circle() -> None:
     assert circles(IMPORTS) == []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from pipeline.contract.read_back import PosedCameras
 from pipeline.errors import UsageError, require
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from pipeline.contract.source import Source
-from pipeline.telemetry.listener import ProgressListener, RunListener, SilentListener
+from pipeline.contract import Source
+from pipeline.telemetry import ProgressListener, RunListener, SilentListener
 
 if TYPE_CHECKING:
-    from pipeline.telemetry.status import RunStatus
+    from pipeline.telemetry import RunStatus
 
 __all__ = ["Display", "ListenerDisplay", "TerminalDisplay"]
 

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.api.arrays import CameraArrays, SplatArrays
-from pipeline.contract.events import Event, Warn
-from pipeline.contract.messages import DepthMaps, Splats, Views
+from pipeline.contract import Context, DepthMaps, Event, Splats, Views, Warn
 from pipeline.contract.read_back import PosedCameras, read_back
-from pipeline.contract.stage import Context, options_of
+from pipeline.contract.stage import options_of
 from pipeline.contract.viewer import VIEW, find_viewer
 from pipeline.errors import PartNotMade, Reel3dError, UsageError, require
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage import RunFolder
 
 if TYPE_CHECKING:
     import open3d as o3d

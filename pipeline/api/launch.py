@@ -14,14 +14,13 @@ from rich.console import Console
 from pipeline.api.display import Display, ListenerDisplay, TerminalDisplay
 from pipeline.api.finished_run import Run
 from pipeline.config import RunConfig, load
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import Reel3dError, SourceError, UsageError
 from pipeline.lifecycle import RunResult
 from pipeline.lifecycle import run as run_here
-from pipeline.sources.cache import check_scheme
-from pipeline.sources.urls import mask, plain_path
-from pipeline.storage.run_folder import STATE, clean_name, free_folder
-from pipeline.telemetry.listener import ProgressListener
+from pipeline.sources import check_scheme, mask, plain_path
+from pipeline.storage import STATE, clean_name, free_folder
+from pipeline.telemetry import ProgressListener
 
 __all__ = ["Launch", "Outcome", "make_source", "run", "run_all"]
 

@@ -29,14 +29,14 @@ from pipeline.capacity.cost_model import (
 )
 from pipeline.capacity.profiler import Profile, StageProfile, profile_run
 from pipeline.config import RunConfig
-from pipeline.contract.source import Probe
+from pipeline.contract import Probe
 from pipeline.errors import UsageError
 
 __all__ = ["costs_of", "make_film", "measure"]
 
 START = """
 import resource, sys
-import ray, pipeline.cluster.actors
+import ray, pipeline.cluster.stage_actor
 from pipeline.contract.stage import Context, find, options_of
 for word in sys.argv[1:]:
     step, model = word.split("/")

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.contract.stage import Options
+from pipeline.contract import Options
 from pipeline.errors import UsageError, did_you_mean
 
 __all__ = ["Costs", "FilmCosts", "LinearCost", "OutputSize", "RuntimeCosts", "StageCosts"]

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.scheduling.policy import ResourceClaim
+from pipeline.scheduling import ResourceClaim
 
 __all__ = ["Machine", "MachineSpec", "Stored"]
 

@@ -12,27 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.contract.messages import Array
-from pipeline.contract.source import Probe, Source
-from pipeline.contract.stage import Context
+from pipeline.contract import Array, Context, Probe, Source
 from pipeline.errors import Reel3dError, UsageError
 from pipeline.lifecycle import PreparedRun, build_manifest, prepare, release
-from pipeline.scheduling.backend import (
+from pipeline.scheduling import (
+    FINISH,
     Limits,
+    Scheduler,
     StreamHooks,
+    Task,
     TaskDone,
     TaskResult,
+    Worker,
     WorkerEvent,
+    WorkItem,
+    assign_pools,
+    references_of,
     report_task,
+    request_of,
+    result_of,
+    started,
 )
-from pipeline.scheduling.placement import assign_pools
-from pipeline.scheduling.pools import Worker
-from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.scheduling.tasks import FINISH, Task, WorkItem
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.protocol import Opened, OpenFailed, mark_location
-from pipeline.worker.stage_host import StageHost
+from pipeline.storage import PlannedStage
+from pipeline.worker import Opened, OpenFailed, StageHost, mark_location
 
 __all__ = ["Profile", "StageProfile", "profile_run"]
 

@@ -19,7 +19,7 @@ from pipeline.capacity.machines import MachineSpec
 from pipeline.capacity.workload import ClusterSpec, Workload
 from pipeline.chain import Chain
 from pipeline.config import RunOptions
-from pipeline.scheduling.policy import STORE_SHARE
+from pipeline.scheduling import STORE_SHARE
 
 __all__ = ["Candidate", "ClusterSearch", "PlanRequest", "PlanResult"]
 

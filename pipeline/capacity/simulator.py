@@ -21,34 +21,33 @@ from pipeline.capacity.task_costs import TaskCosts
 from pipeline.capacity.workload import ClusterSpec, Counters, Workload
 from pipeline.chain import Chain, Link
 from pipeline.config import RunOptions
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import Reel3dError, UsageError
-from pipeline.scheduling.backend import (
-    Limits,
-    StreamHooks,
-    TaskDone,
-    TaskResult,
-    WorkerEvent,
-    WorkerStarted,
-    report_task,
-)
-from pipeline.scheduling.dataflow import Dataflow
-from pipeline.scheduling.placement import assign_pools
-from pipeline.scheduling.policy import (
+from pipeline.scheduling import (
     IDLE_ACTOR_S,
     IDLE_ACTORS,
     STORE_SHARE,
+    Dataflow,
+    Limits,
     ResourceClaim,
+    Scheduler,
+    StreamHooks,
+    Task,
+    TaskDone,
+    TaskResult,
+    Worker,
+    WorkerEvent,
+    WorkerPool,
+    WorkerStarted,
+    assign_pools,
     may_idle,
+    report_task,
     resource_claim,
 )
-from pipeline.scheduling.pools import Worker, WorkerPool
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.scheduling.tasks import Task
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.clip_metadata import ClipMetadata
-from pipeline.worker.protocol import (
+from pipeline.storage import PlannedStage
+from pipeline.worker import (
     ClipDecoded,
+    ClipMetadata,
     EndOfStream,
     Finished,
     Opened,

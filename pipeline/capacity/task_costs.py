@@ -8,9 +8,9 @@ from typing import Any
 from pipeline.capacity.cost_model import Costs, LinearCost, OutputSize, StageCosts
 from pipeline.capacity.machines import Stored
 from pipeline.capacity.workload import Workload
-from pipeline.contract.messages import Frames
-from pipeline.scheduling.tasks import FINISH, Outputs, Task, WorkItem
-from pipeline.worker.serialization import INLINE_BYTES, MessageRef
+from pipeline.contract import Frames
+from pipeline.scheduling import FINISH, Outputs, Task, WorkItem
+from pipeline.worker import INLINE_BYTES, MessageRef
 
 __all__ = ["TaskCosts"]
 

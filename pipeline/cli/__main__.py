@@ -11,7 +11,7 @@ def main() -> int:
     """Run the command line; return the exit code."""
     try:
         from pipeline.cli.main import main as run
-        from pipeline.worker.allocator import keep_freed
+        from pipeline.worker import keep_freed
     except KeyboardInterrupt:
         print("reel3d: interrupted before anything was done", file=sys.stderr)
         return 130

@@ -21,8 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.client import DEFAULT, JobServer, connect
 from pipeline.jobs.status import CANCELED, age, exit_code, reason, row, state
 from pipeline.jobs.submission import CLUSTER, Order, absolute, checkout, new_id, pack
-from pipeline.sources.cache import check_scheme
-from pipeline.sources.urls import plain_path, scrub
+from pipeline.sources import check_scheme, plain_path, scrub
 
 __all__ = ["add_jobs"]
 

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from pipeline.chain import EXPORT, ORDER
 from pipeline.config import RunOptions
-from pipeline.contract.stage import Options, find, models, options_of
+from pipeline.contract import Options
+from pipeline.contract.stage import find, models, options_of
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.renamed import check_model, check_step
 

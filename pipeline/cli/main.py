@@ -34,9 +34,9 @@ from pipeline.cli.watch import add_watch
 from pipeline.config import presets
 from pipeline.errors import Reel3dError, UsageError
 from pipeline.renamed import check_flag
-from pipeline.telemetry.logs import LogSettings, configure
+from pipeline.telemetry import LogSettings, configure
 from pipeline.version import version
-from pipeline.weights.licenses import accept
+from pipeline.weights import accept
 
 __all__ = ["main"]
 

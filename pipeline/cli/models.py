@@ -13,9 +13,7 @@ from pipeline.chain import ORDER
 from pipeline.cli.shared_options import add_license_option
 from pipeline.contract.stage import find, models
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.weights import licenses
-from pipeline.weights.files import Weights, bring, fault_of, sha256_of
-from pipeline.weights.hub import checkpoint, is_name
+from pipeline.weights import Weights, bring, checkpoint, fault_of, is_name, licenses, sha256_of
 
 __all__ = ["add_models"]
 

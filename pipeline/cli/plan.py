@@ -11,9 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.capacity.cost_model import Costs
-from pipeline.capacity.machines import MachineSpec
-from pipeline.capacity.workload import ClusterSpec, Workload
+from pipeline.capacity import ClusterSpec, Costs, MachineSpec, Workload
 from pipeline.chain import Choice
 from pipeline.cli.argument_types import number, size, whole
 from pipeline.config import RunConfig, is_override, load, presets
@@ -116,7 +114,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
         )
     _check(options)
     # What follows loads the chain's models; a wrong word is reported before.
-    from pipeline.capacity.search import ClusterSearch, PlanRequest
+    from pipeline.capacity import ClusterSearch, PlanRequest
     from pipeline.chain import wire
     from pipeline.cli.plan_report import as_json, print_table
 
@@ -183,7 +181,7 @@ def _config(options: argparse.Namespace, uri: str) -> RunConfig:
 
 def _at_end(choice: Choice) -> bool:
     """Say whether a stage only works once a stream has ended."""
-    from pipeline.contract.messages import Frames
+    from pipeline.contract import Frames
     from pipeline.contract.stage import ports
 
     model = find(choice.step, choice.model)
@@ -212,7 +210,7 @@ def _check_gpus(config: RunConfig, options: argparse.Namespace) -> None:
 def _costs(options: argparse.Namespace, config: RunConfig, console: Console) -> tuple[Costs, str]:
     if options.costs is not None:
         return Costs.read(options.costs), str(options.costs)
-    from pipeline.capacity.cost_cache import kept_costs
+    from pipeline.capacity import kept_costs
 
     width, height = options.size
     return kept_costs(

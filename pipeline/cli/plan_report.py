@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.capacity.search import Candidate, PlanRequest, PlanResult
+from pipeline.capacity import Candidate, PlanRequest, PlanResult
 from pipeline.telemetry.live_table_layout import span
 
 __all__ = ["as_json", "print_table"]

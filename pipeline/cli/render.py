@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.cli.argument_types import number, size
-from pipeline.contract.events import Event, Progress, Warn
-from pipeline.contract.stage import Context, options_of
+from pipeline.contract import Context, Event, Progress, Warn
+from pipeline.contract.stage import options_of
 from pipeline.contract.viewer import VIEW, find_viewer
 from pipeline.telemetry.progress_bar import ProgressBars
 

@@ -15,9 +15,9 @@ from pipeline.api import Launch, Run
 from pipeline.api.display import TerminalDisplay
 from pipeline.cli.watch import GracefulEnd, has_camera
 from pipeline.config import is_override
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import Reel3dError, UsageError
-from pipeline.telemetry.listener import ProgressListener
+from pipeline.telemetry import ProgressListener
 
 RUN_HELP = """\
 examples:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import get_args
 
-from pipeline.telemetry.logs import LEVELS, Form, LogSettings
+from pipeline.telemetry import LEVELS, Form, LogSettings
 
 
 def add_license_option(command: argparse.ArgumentParser) -> None:

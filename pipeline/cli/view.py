@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.api import open as open_run
-from pipeline.contract.events import Event, Warn
+from pipeline.contract import Event, Warn
 
 
 def view_command(options: argparse.Namespace, console: Console) -> int:

@@ -23,8 +23,8 @@ from rich.console import Console
 from pipeline.cli.shared_options import add_license_option
 from pipeline.config import is_override, presets
 from pipeline.errors import UsageError
-from pipeline.sources.urls import CAMERAS, mask, scheme
-from pipeline.worker.child_process import stop_sources
+from pipeline.sources import CAMERAS, mask, scheme
+from pipeline.worker import stop_sources
 
 __all__ = ["GracefulEnd", "add_watch", "has_camera"]
 

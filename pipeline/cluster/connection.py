@@ -16,9 +16,8 @@ from pipeline.cluster.idle_actors import IdleActorPool
 from pipeline.cluster.local_ray import line_of, own, own_signals
 from pipeline.cluster.ray_internals import loopback, silent_daemons
 from pipeline.errors import UsageError
-from pipeline.scheduling.policy import STORE_SHARE, ResourceClaim, resource_claim
-from pipeline.scheduling.pools import WorkerPool
-from pipeline.worker.protocol import RunLocation
+from pipeline.scheduling import STORE_SHARE, ResourceClaim, WorkerPool, resource_claim
+from pipeline.worker import RunLocation
 
 __all__ = ["Cluster", "joined"]
 KNOCK_S = 10.0

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.scheduling.policy import IDLE_ACTOR_S, IDLE_ACTORS
+from pipeline.scheduling import IDLE_ACTOR_S, IDLE_ACTORS
 
 __all__ = ["IdleActorPool"]
 STOP_GRACE_S = 10.0

@@ -34,8 +34,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.sources.urls import masked
-from pipeline.telemetry.status import RunStatus
+from pipeline.sources import masked
+from pipeline.telemetry import RunStatus
 
 __all__ = ["Metrics"]
 

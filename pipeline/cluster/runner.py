@@ -19,18 +19,14 @@ from pipeline.cluster.prometheus import Metrics
 from pipeline.cluster.status import StatusReporter
 from pipeline.cluster.stream_run import Outcome, StreamRun
 from pipeline.config import RunConfig
-from pipeline.contract.events import Progress
-from pipeline.contract.source import Source
+from pipeline.contract import Progress, Source
 from pipeline.errors import SourceError
 from pipeline.lifecycle import PreparedRun, prepare
-from pipeline.scheduling.backend import Limits
-from pipeline.scheduling.pools import Worker, WorkerPool
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.telemetry.listener import ProgressListener, RunListener
-from pipeline.telemetry.logs import bind
+from pipeline.scheduling import Limits, Scheduler, Worker, WorkerPool
+from pipeline.telemetry import ProgressListener, RunListener, bind
 
 if TYPE_CHECKING:
-    from pipeline.telemetry.status import RunStatus
+    from pipeline.telemetry import RunStatus
 
 __all__ = ["ClusterRunner", "run_all"]
 
@@ -118,7 +114,7 @@ def run_all(
         on_status: Called about twice a second.
         end_cameras: Once set, cameras are ended and reconstructed.
     """
-    from pipeline.cluster.actors import RayBackend
+    from pipeline.cluster.ray_backend import RayBackend
 
     options = runs[0].config.run
     backend = RayBackend(seed=options.seed, cluster=cluster)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 
 from pipeline.cluster.connection import Cluster
-from pipeline.scheduling.dataflow import Dataflow
-from pipeline.scheduling.pools import WorkerPool
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.telemetry.status import RunStatus, StageStatus, StreamStatus
+from pipeline.scheduling import Dataflow, Scheduler, WorkerPool
+from pipeline.telemetry import RunStatus, StageStatus, StreamStatus
 
 __all__ = ["StatusReporter"]
 

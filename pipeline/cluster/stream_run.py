@@ -7,22 +7,23 @@ import shutil
 from typing import Any
 
 from pipeline.cluster.status import StatusReporter
-from pipeline.contract.events import Event, Loss
-from pipeline.contract.source import Probe
+from pipeline.contract import Event, Loss, Probe
 from pipeline.errors import Reel3dError
 from pipeline.lifecycle import PreparedRun, RunResult, build_manifest, finalize, release
-from pipeline.scheduling.backend import StreamHooks, TaskResult, report_task
-from pipeline.scheduling.placement import assign_pools
-from pipeline.scheduling.pools import WorkerPool
-from pipeline.scheduling.resume import fast_forward
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.scheduling.tasks import StageState, WorkItem
-from pipeline.storage.journal import ClipRecord, Journal
-from pipeline.storage.plan import PlannedStage
-from pipeline.storage.snapshots import Snapshots
-from pipeline.telemetry.listener import ProgressListener
-from pipeline.telemetry.meter import Meter, meter_from_dict, peak_memory_bytes
-from pipeline.worker.protocol import Opened, mark_location
+from pipeline.scheduling import (
+    Scheduler,
+    StageState,
+    StreamHooks,
+    TaskResult,
+    WorkerPool,
+    WorkItem,
+    assign_pools,
+    fast_forward,
+    report_task,
+)
+from pipeline.storage import ClipRecord, Journal, PlannedStage, Snapshots
+from pipeline.telemetry import Meter, ProgressListener, meter_from_dict, peak_memory_bytes
+from pipeline.worker import Opened, mark_location
 
 __all__ = ["Outcome", "StreamRun"]
 

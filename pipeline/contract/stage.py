@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.contract.events import Event, Loss, Metric, Progress, Warn
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.weights.files import Weights, bring
+from pipeline.weights import Weights, bring
 
 __all__ = [
     "VIEW",

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from pipeline.cluster.auth import PLACES, Token, find_token
 from pipeline.errors import Reel3dError, UsageError
-from pipeline.sources.urls import mask, scrub
+from pipeline.sources import mask, scrub
 
 __all__ = ["DEFAULT", "Ended", "JobServer", "connect"]
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from pipeline.jobs.preflight import LACKING
-from pipeline.sources.urls import scrub
+from pipeline.sources import scrub
 
 __all__ = ["CANCELED", "age", "exit_code", "reason", "row", "state"]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SourceError, UsageError
-from pipeline.sources.urls import mask, secret_in
+from pipeline.sources import mask, secret_in
 
 __all__ = ["CLUSTER", "Order", "absolute", "checkout", "new_id", "pack"]
 

@@ -3,3 +3,9 @@
 Must not know the scheduler or Ray; makes the same run folder as the cluster runner does.
 Read `runner.py` first.
 """
+
+from pipeline.local.runner import LocalRunner
+
+__all__ = [
+    "LocalRunner",
+]

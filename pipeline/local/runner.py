@@ -2,7 +2,7 @@
 
 Work items travel down the chain: a clip's `Frames` leave the source, and every stage adds what it
 makes. At the end of the stream `finish` is called stage by stage, and its messages travel on as an
-item of their own. Stages that may crash run in child processes (`pipeline.worker.child_process`).
+item of their own. Stages that may crash run in child processes (`pipeline.worker.ChildProcess`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,32 @@ from typing import Any
 
 from pipeline.chain import HEAD, STREAM_LEVEL
 from pipeline.config import HEAD_DEADLINE_S, RunOptions
-from pipeline.contract.events import Event, Loss, Progress
-from pipeline.contract.messages import Actions, Frames, Message
-from pipeline.contract.source import Probe, Source
-from pipeline.contract.stage import Context, Stage, iterate
+from pipeline.contract import (
+    Actions,
+    Context,
+    Event,
+    Frames,
+    Loss,
+    Message,
+    Probe,
+    Progress,
+    Source,
+    Stage,
+)
+from pipeline.contract.stage import iterate
 from pipeline.errors import Reel3dError
 from pipeline.local.prefetch import Prefetch
-from pipeline.storage.plan import PlannedStage
-from pipeline.storage.run_folder import RunFolder
-from pipeline.telemetry.listener import ProgressListener
-from pipeline.worker.child_process import ChildProcess, StageBug
-from pipeline.worker.failure_policy import judge_source, judge_stage, no_frames, one_line
-from pipeline.worker.protocol import Failure
+from pipeline.storage import PlannedStage, RunFolder
+from pipeline.telemetry import ProgressListener
+from pipeline.worker import (
+    ChildProcess,
+    Failure,
+    StageBug,
+    judge_source,
+    judge_stage,
+    no_frames,
+    one_line,
+)
 
 __all__ = ["LocalRunner"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pipeline.contract.messages import Actions, Tracks
+from pipeline.contract import Actions, Tracks
 from pipeline.scheduling.dataflow import Task
 from pipeline.scheduling.object_store_budget import ObjectStoreBudget
 from pipeline.scheduling.streams import Stream

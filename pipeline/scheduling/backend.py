@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.contract.events import Event, Loss
+from pipeline.contract import Event, Loss
 from pipeline.errors import Reel3dError
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.tasks import Outputs, StageState, StreamInfo, Task, WorkItem
-from pipeline.storage.plan import PlannedStage
-from pipeline.telemetry.meter import Meter
-from pipeline.worker.protocol import Failed, Failure, Opened, OpenFailed, Outcome
-from pipeline.worker.serialization import MessageRef
+from pipeline.storage import PlannedStage
+from pipeline.telemetry import Meter
+from pipeline.worker import Failed, Failure, MessageRef, Opened, OpenFailed, Outcome
 
 __all__ = [
     "Backend",

@@ -7,7 +7,7 @@ between run again, and a stateful stage goes back to a snapshot.
 
 from __future__ import annotations
 
-from pipeline.contract.messages import Actions, Tracks
+from pipeline.contract import Actions, Tracks
 from pipeline.scheduling.stream_graph import Release, Restart, StreamGraph, forget_missing
 from pipeline.scheduling.tasks import FINISH, Outputs, StageState, Task, WorkItem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.worker.serialization import MessageRef
+from pipeline.worker import MessageRef
 
 __all__ = ["ObjectStoreBudget"]
 

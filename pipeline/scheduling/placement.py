@@ -11,12 +11,11 @@ from dataclasses import replace
 
 from pipeline.chain import EXPORT, Link
 from pipeline.config import HEAD_DEADLINE_S, RunOptions
-from pipeline.contract.stage import Resources
+from pipeline.contract import Resources
 from pipeline.scheduling.dataflow import Dataflow, StageState
 from pipeline.scheduling.pools import WorkerPool
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.protocol import StageSpec
-from pipeline.worker.serialization import slots
+from pipeline.storage import PlannedStage
+from pipeline.worker import StageSpec, slots
 
 __all__ = ["WHOLE_CPUS", "assign_pools"]
 

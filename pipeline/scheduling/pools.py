@@ -15,9 +15,9 @@ from math import ceil
 from statistics import median
 from typing import Any, Literal
 
-from pipeline.contract.stage import Resources
+from pipeline.contract import Resources
 from pipeline.scheduling.tasks import FINISH, StreamInfo, Task
-from pipeline.worker.protocol import StageSpec
+from pipeline.worker import StageSpec
 
 __all__ = ["DEPTH", "Worker", "WorkerPool"]
 

@@ -11,10 +11,12 @@ from typing import Any
 from pipeline.scheduling.backend import TaskResult, WorkerStarted
 from pipeline.scheduling.pools import Worker
 from pipeline.scheduling.tasks import Outputs, Task
-from pipeline.worker.protocol import (
+from pipeline.worker import (
     FinishStream,
+    ForwardedArray,
     LoadMessages,
     MakeReport,
+    MessageRef,
     NextClip,
     Opened,
     OpenFailed,
@@ -24,8 +26,8 @@ from pipeline.worker.protocol import (
     Reply,
     Request,
     RunLocation,
+    kind_of,
 )
-from pipeline.worker.serialization import ForwardedArray, MessageRef, kind_of
 
 __all__ = ["references_of", "request_of", "result_of", "started"]
 

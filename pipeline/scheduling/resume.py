@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from pipeline.scheduling.dataflow import Dataflow
 from pipeline.scheduling.tasks import StageState
-from pipeline.storage.journal import JournalState
-from pipeline.worker.clip_metadata import ClipMetadata
+from pipeline.storage import JournalState
+from pipeline.worker import ClipMetadata
 
 __all__ = ["fast_forward"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import Reel3dError
 from pipeline.scheduling.admission import Admission
 from pipeline.scheduling.backend import (
@@ -39,9 +39,8 @@ from pipeline.scheduling.streams import Stream
 from pipeline.scheduling.tasks import Outputs, StreamInfo, Task
 from pipeline.scheduling.worker_failures import WorkerFailures
 from pipeline.scheduling.worker_manager import WorkerManager
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.failure_policy import no_frames
-from pipeline.worker.protocol import ClipDecoded, Finished, Opened, Persisted, Processed
+from pipeline.storage import PlannedStage
+from pipeline.worker import ClipDecoded, Finished, Opened, Persisted, Processed, no_frames
 
 __all__ = ["Scheduler"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.errors import OutputError, Reel3dError
 from pipeline.scheduling.admission import Admission
 from pipeline.scheduling.backend import TaskResult
@@ -17,8 +17,7 @@ from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.streams import Stream
 from pipeline.scheduling.tasks import FINISH, StageState, Task
 from pipeline.scheduling.worker_manager import WorkerManager
-from pipeline.worker.failure_policy import judge_source, judge_stage
-from pipeline.worker.protocol import Failed, Failure
+from pipeline.worker import Failed, Failure, judge_source, judge_stage
 
 __all__ = ["StageFailures", "withdraw"]
 

@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.chain import HEAD, STREAM_LEVEL
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Source
+from pipeline.contract import Frames, Source
 from pipeline.scheduling.tasks import (
     FINISH,
     Outputs,
@@ -30,9 +29,8 @@ from pipeline.scheduling.tasks import (
     TaskKind,
     WorkItem,
 )
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.clip_metadata import ClipMetadata
-from pipeline.worker.serialization import MessageRef
+from pipeline.storage import PlannedStage
+from pipeline.worker import ClipMetadata, MessageRef
 
 __all__ = ["Decision", "Ready", "Release", "Restart", "Skipped", "StreamGraph"]
 

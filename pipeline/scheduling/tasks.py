@@ -23,10 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.contract.events import Loss
-from pipeline.storage.plan import PlannedStage
-from pipeline.worker.clip_metadata import ClipMetadata
-from pipeline.worker.serialization import MessageRef
+from pipeline.contract import Loss
+from pipeline.storage import PlannedStage
+from pipeline.worker import ClipMetadata, MessageRef
 
 __all__ = [
     "FINISH",

@@ -20,7 +20,7 @@ from pipeline.scheduling.stage_failures import StageFailures, withdraw
 from pipeline.scheduling.streams import Stream
 from pipeline.scheduling.tasks import StageState, Task
 from pipeline.scheduling.worker_manager import WorkerManager
-from pipeline.worker.protocol import Failure, Opened
+from pipeline.worker import Failure, Opened
 
 __all__ = ["WorkerFailures"]
 

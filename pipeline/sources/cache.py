@@ -21,7 +21,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from pipeline.atomic import replacing
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import OutputError, Reel3dError, SourceError, UsageError, did_you_mean
 from pipeline.sources.remote import SCHEMES, Remote, ask, explain, may_pass, pieces
 from pipeline.sources.urls import CAMERAS, plain_path, scheme

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from pipeline.contract.source import Source
+from pipeline.contract import Source
 from pipeline.errors import Reel3dError, SourceError, UsageError
 from pipeline.sources.urls import mask, scheme, scrub, secret_in, with_login
 

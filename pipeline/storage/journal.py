@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 
 __all__ = ["ClipRecord", "Journal", "JournalState"]
 

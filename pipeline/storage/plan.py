@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pipeline.chain import NAMES, Chain, Link
 from pipeline.renamed import current_name
 from pipeline.storage.run_folder import Entry, RunFolder
-from pipeline.telemetry.meter import Meter
-from pipeline.weights.files import identity_of
+from pipeline.telemetry import Meter
+from pipeline.weights import identity_of
 
 __all__ = ["PlannedStage", "plan"]
 

@@ -31,10 +31,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.atomic import disk_errors, replacing, write_text
-from pipeline.contract import messages
-from pipeline.contract.messages import Message
+from pipeline.contract import Message, messages
 from pipeline.errors import OutputError, UsageError
-from pipeline.telemetry.meter import Meter, meter_from_dict
+from pipeline.telemetry import Meter, meter_from_dict
 
 __all__ = ["Entry", "RunFolder", "clean_name", "fingerprint", "free_folder"]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atomic import disk_errors
-from pipeline.contract.messages import Array
+from pipeline.contract import Array
 
 __all__ = ["Snapshots"]
 

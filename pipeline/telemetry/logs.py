@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast, get_args
 
 from pipeline.errors import UsageError
-from pipeline.sources.urls import masked
+from pipeline.sources import masked
 
 __all__ = ["IDS", "LogSettings", "bind", "bound", "configure"]
 

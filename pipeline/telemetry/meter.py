@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.events import Artifact, Event, Loss, Metric, Warn
+from pipeline.contract import Artifact, Event, Loss, Metric, Warn
 
 __all__ = ["Meter", "forget_peak", "peak_memory_bytes"]
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.errors import UsageError
 from pipeline.weights.files import UNKNOWN, Weights, one_line
 
@@ -270,6 +268,7 @@ def _card_license(card: Path) -> str:
     """Return the license that a model card names; empty where there is none."""
     if not card.is_file():
         return ""
+    import yaml
     from huggingface_hub import metadata_load
 
     try:

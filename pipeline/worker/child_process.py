@@ -2,7 +2,7 @@
 
 The parent sends a work item's messages and reads back, one by one, what the stages make of them;
 arrays travel as raw buffers. A crash or a missed deadline ends the child, not the run. The child
-runs `python -m pipeline.worker.child_process <fd> <fd>`; the second descriptor signals it to stop.
+runs `python -m pipeline.worker <fd> <fd>`; the second descriptor signals it to stop.
 Both ends are this program, so the pickles between them are trusted.
 """
 
@@ -26,12 +26,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.events import Event
-from pipeline.contract.source import Probe, Source
-from pipeline.contract.stage import Context, Stage, find, iterate, options_of
+from pipeline.contract import Context, Event, Probe, Source, Stage
+from pipeline.contract.stage import find, iterate, options_of
 from pipeline.errors import NAMED, WorkerDied
-from pipeline.telemetry.logs import configure
-from pipeline.telemetry.meter import peak_memory_bytes
+from pipeline.telemetry import configure, peak_memory_bytes
 from pipeline.worker.allocator import keep_freed
 from pipeline.worker.protocol import Failure
 
@@ -112,7 +110,7 @@ class ChildProcess:
         pair = [theirs.fileno(), stopper.fileno()]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker.child_process", *map(str, pair)],
+                [sys.executable, "-m", "pipeline.worker", *map(str, pair)],
                 pass_fds=pair,
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
@@ -348,10 +346,3 @@ def serve_parent() -> None:
     stopping = _Stopping(socket.socket(fileno=int(sys.argv[2])))
     with suppress(EOFError, ConnectionError, BrokenPipeError):
         _serve(connection, stopping)
-
-
-if __name__ == "__main__":
-    # Pickles name this module by its import path, not "__main__".
-    from pipeline.worker.child_process import serve_parent as serve
-
-    serve()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import Array, Frames
+from pipeline.contract import Array, Frames
 
 __all__ = ["ClipMetadata"]
 

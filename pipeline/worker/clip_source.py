@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Probe, Source
-from pipeline.contract.stage import Stage
+from pipeline.contract import Frames, Probe, Source, Stage
 from pipeline.sources import cache
-from pipeline.storage.snapshots import Snapshots
-from pipeline.telemetry.meter import Meter, meter_from_dict, meter_to_dict
+from pipeline.storage import Snapshots
+from pipeline.telemetry import Meter, meter_from_dict, meter_to_dict
 from pipeline.worker.clip_metadata import ClipMetadata
 
 __all__ = ["ClipSource"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.contract.messages import Actions, Tracks
+from pipeline.contract import Actions, Tracks
 
 
 class EventLog:

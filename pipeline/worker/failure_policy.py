@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.errors import NAMED, OutputError, PartNotMade, Reel3dError, SourceError, WorkerDied
 from pipeline.worker.protocol import Failure
 

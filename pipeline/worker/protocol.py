@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.events import Event
-from pipeline.contract.source import Probe, Source
-from pipeline.storage.run_folder import RunFolder
-from pipeline.telemetry.meter import Meter
+from pipeline.contract import Event, Probe, Source
+from pipeline.storage import RunFolder
+from pipeline.telemetry import Meter
 from pipeline.worker.clip_metadata import ClipMetadata
 from pipeline.worker.serialization import ForwardedArray, MessageHeader
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.contract import messages
-from pipeline.contract.messages import Array, Message
+from pipeline.contract import Array, Message, messages
 
 __all__ = ["ForwardedArray", "MessageHeader", "MessageRef", "kind_of", "pack", "slots", "unpack"]
 

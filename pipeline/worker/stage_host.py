@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.chain import STREAM_LEVEL
-from pipeline.contract.events import Event, Progress
-from pipeline.contract.messages import Actions, Array, Message, RunSummary
-from pipeline.contract.source import Probe
-from pipeline.contract.stage import Context, Stage, find, iterate, options_of
-from pipeline.storage.run_folder import RunFolder
-from pipeline.storage.snapshots import Snapshots
-from pipeline.telemetry.meter import Meter, meter_from_dict, meter_to_dict, peak_memory_bytes
+from pipeline.contract import (
+    Actions,
+    Array,
+    Context,
+    Event,
+    Message,
+    Probe,
+    Progress,
+    RunSummary,
+    Stage,
+)
+from pipeline.contract.stage import find, iterate, options_of
+from pipeline.storage import RunFolder, Snapshots
+from pipeline.telemetry import Meter, meter_from_dict, meter_to_dict, peak_memory_bytes
 from pipeline.worker.clip_metadata import ClipMetadata
 from pipeline.worker.clip_source import ClipSource
 from pipeline.worker.event_log import EventLog

@@ -15,8 +15,7 @@ from pydantic import Field
 
 from pipeline.contract import Options, Resources
 from pipeline.errors import UsageError, require
-from pipeline.weights.files import Weights, list_faults, one_line, read_tensors
-from pipeline.weights.hub import Checkpoint
+from pipeline.weights import Checkpoint, Weights, list_faults, one_line, read_tensors
 from stages._networks.inference import fold, pack
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pipeline.contract import Reader, Source, Stage
 from pipeline.errors import SourceError
-from pipeline.sources.urls import CAMERAS, scheme, with_login
+from pipeline.sources import CAMERAS, scheme, with_login
 from stages.decode._camera.options import Config
 from stages.decode._camera.reader import CameraReader
 from stages.decode._error_text import named

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from pipeline.contract import Context, DepthMaps, Frames, Resources, Stage, Views
 from pipeline.errors import PartNotMade
-from pipeline.weights.files import Weights
+from pipeline.weights import Weights
 from stages.depth._align import anchors_of
 from stages.depth._consistency import drop_speckles
 from stages.depth._filter import LEAST_SIDE_PX, SPECKLE_SHARE, SPECKLE_STEP

@@ -16,8 +16,7 @@ from pydantic import Field
 
 from pipeline.contract import Context, DepthMaps, Resources, Stage, Views
 from pipeline.errors import PartNotMade, UsageError
-from pipeline.weights.files import Weights
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, Weights, checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import (
     LearnedOptions,

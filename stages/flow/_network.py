@@ -18,7 +18,7 @@ import torch
 from torchvision.models import optical_flow
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 
-from pipeline.weights.files import Weights, fit, read_tensors
+from pipeline.weights import Weights, fit, read_tensors
 from stages._networks.inference import pack
 
 __all__ = ["RaftNetwork"]

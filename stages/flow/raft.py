@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.contract import Context, Frames, Motion, Resources, Stage
 from pipeline.errors import require
-from pipeline.weights.files import Weights, own_file, torch_cache
+from pipeline.weights import Weights, own_file, torch_cache
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import check_device, device_of
 from stages.flow._consistency import confidence

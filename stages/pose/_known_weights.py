@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.weights.files import Weights, torch_cache
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, Weights, checkpoint, torch_cache
 
 __all__ = ["CHECKPOINTS", "DETECTORS", "GLUES", "every", "hub", "kornia"]
 

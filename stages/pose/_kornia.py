@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.contract import Array
-from pipeline.weights.files import Weights, fit, read_tensors
+from pipeline.weights import Weights, fit, read_tensors
 from stages._networks.checkpoints import check_finite
 from stages.pose._features import Features
 from stages.pose._image_transform import (

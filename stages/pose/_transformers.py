@@ -19,7 +19,7 @@ import torch
 
 from pipeline.contract import Array
 from pipeline.errors import UsageError
-from pipeline.weights.hub import Checkpoint
+from pipeline.weights import Checkpoint
 from stages._networks.checkpoints import LearnedOptions, check_finite, load, processor
 from stages.pose._features import Features
 from stages.pose._image_transform import SMALLEST_SIDE, ImageTransform, reduced_size, strongest

@@ -19,8 +19,7 @@ from pydantic import Field, model_validator
 
 from pipeline.contract import Context, Resources
 from pipeline.errors import require
-from pipeline.weights.files import Weights, own_file
-from pipeline.weights.hub import Checkpoint
+from pipeline.weights import Checkpoint, Weights, own_file
 from stages._networks.checkpoints import LearnedOptions, check_device, device_of, resources_of
 from stages.pose import _known_weights as known_weights
 from stages.pose._front_end import FrontEnd

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contract import Context, Frames, Resources, Scores, Stage
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import device_of, resources_of
 from stages.recognize._windows import WindowOptions, crops, windows

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipeline.contract import Context, Frames, Scores
 from pipeline.errors import UsageError
-from pipeline.weights.hub import Checkpoint, Known
+from pipeline.weights import Checkpoint, Known
 from stages._networks.checkpoints import check_task, configuration, load, processor
 from stages.recognize._labels import own_labels
 from stages.recognize._stage import Recognizer

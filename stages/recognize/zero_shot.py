@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.contract import Context, Frames, Scores
 from pipeline.errors import UsageError
-from pipeline.weights.hub import Known
+from pipeline.weights import Known
 from stages._networks.checkpoints import configuration, load, processor
 from stages.recognize._families import FAMILIES, Family, VideoTextModel
 from stages.recognize._labels import read_lines

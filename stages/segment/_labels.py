@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.weights.hub import Checkpoint
+from pipeline.weights import Checkpoint
 from stages._networks.checkpoints import configuration
 
 __all__ = ["MOVERS", "check_labels", "listed", "selected_labels"]

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.contract import Array, Context, Frames, Masks, Resources, Stage
-from pipeline.weights.hub import Checkpoint
+from pipeline.weights import Checkpoint
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import LearnedOptions, device_of, resources_of
 from stages.segment._detection import Detection, masks_of

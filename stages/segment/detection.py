@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.contract import Array, Context
 from pipeline.errors import UsageError
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, checkpoint
 from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._detection import Detection
 from stages.segment._labels import check_labels, listed, selected_labels

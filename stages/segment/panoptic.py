@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.contract import Array, Context
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of
 from stages._networks.checkpoints import check_task, load, processor
 from stages.segment._detection import Detection

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.contract import Array, Context, Frames, Masks, Motion, Resources
-from pipeline.weights.hub import Checkpoint, Known, checkpoint
+from pipeline.weights import Checkpoint, Known, checkpoint
 from stages._geometry.boxes import box_of, overlap_of
 from stages._networks.batching import Batches
 from stages._networks.checkpoints import check_task, load, processor

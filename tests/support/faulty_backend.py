@@ -18,21 +18,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.stage import Context
-from pipeline.scheduling.backend import (
+from pipeline.contract import Context
+from pipeline.scheduling import (
     ObjectsLost,
+    Scheduler,
+    StreamInfo,
+    Task,
     TaskDone,
     TaskResult,
+    Worker,
     WorkerEvent,
     WorkerLost,
+    references_of,
+    request_of,
+    result_of,
+    started,
 )
-from pipeline.scheduling.pools import Worker
-from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
-from pipeline.scheduling.scheduler import Scheduler
 from pipeline.scheduling.stage_failures import MOST_LOSSES
-from pipeline.scheduling.tasks import StreamInfo, Task
-from pipeline.worker.protocol import Reply, RunLocation
-from pipeline.worker.stage_host import StageHost
+from pipeline.worker import Reply, RunLocation, StageHost
 
 NOTICE_S = 0.05
 """How long it takes until a death is known."""

@@ -11,9 +11,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contract.events import Event, Loss, Warn
-from pipeline.contract.source import Reader, Source
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Event, Loss, Reader, Source, Warn
+from pipeline.contract.stage import find, options_of
 
 Image = npt.NDArray[np.uint8]
 BITS = 10

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import Actions, Frames, Motion
-from pipeline.contract.stage import Context, Stage, find, options_of
+from pipeline.contract import Actions, Context, Frames, Motion, Stage
+from pipeline.contract.stage import find, options_of
 from tests.support.scenes import Truth
 
 Image = np.ndarray

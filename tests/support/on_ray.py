@@ -17,15 +17,12 @@ from pipeline.cluster.connection import Cluster
 from pipeline.cluster.runner import run_all
 from pipeline.cluster.stream_run import Outcome
 from pipeline.config import load
-from pipeline.contract import stage
-from pipeline.contract.source import Source
+from pipeline.contract import Source, stage
 from pipeline.errors import Reel3dError
 from pipeline.lifecycle import prepare
-from pipeline.scheduling.backend import TaskDone, TaskResult, WorkerEvent, WorkerStarted
-from pipeline.scheduling.pools import Worker
-from pipeline.scheduling.scheduler import Scheduler
-from pipeline.telemetry.listener import SilentListener
-from pipeline.worker.protocol import Opened
+from pipeline.scheduling import Scheduler, TaskDone, TaskResult, Worker, WorkerEvent, WorkerStarted
+from pipeline.telemetry import SilentListener
+from pipeline.worker import Opened
 from tests.support.paths import MISBEHAVING, ROOT
 
 SCRIPTED = MISBEHAVING / "scripted.yaml"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from stages._geometry.transforms import invert, project
 from tests.support.scenes import Truth
 

@@ -7,18 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.events import Artifact, Event, Warn
-from pipeline.contract.messages import (
+from pipeline.contract import (
     Actions,
+    Artifact,
+    Context,
     DepthMaps,
+    Event,
     Frames,
     Keyframes,
     Motion,
     Points,
+    Stage,
     Tracks,
     Views,
+    Warn,
 )
-from pipeline.contract.stage import Context, Stage, find, options_of, ports
+from pipeline.contract.stage import find, options_of, ports
 from stages._geometry.transforms import invert, project, unproject
 
 HEIGHT, WIDTH, COUNT = 48, 65, 12

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from stages._gaussians.draw import draw
 
 SIZE = (120, 90)

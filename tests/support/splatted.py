@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from pipeline.contract.messages import Splats, Views
+from pipeline.contract import Splats, Views
 from tests.support.posed import posed_views
 from tests.support.scenes import Truth, alone
 

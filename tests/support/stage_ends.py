@@ -1,6 +1,6 @@
 """A listener that remembers which stages ended, and how."""
 
-from pipeline.telemetry.meter import Meter
+from pipeline.telemetry import Meter
 
 
 class StageEnds:

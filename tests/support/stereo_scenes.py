@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.contract.messages import Views
+from pipeline.contract import Views
 from stages._geometry.transforms import invert
 from tests.support.posed import posed_views
 from tests.support.scenes import Truth, alone

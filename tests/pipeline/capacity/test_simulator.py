@@ -26,8 +26,8 @@ from pipeline.chain import wire
 from pipeline.cli.main import main
 from pipeline.config import load
 from pipeline.errors import UsageError
+from pipeline.scheduling import Scheduler
 from pipeline.scheduling.pools import LIGHT_S
-from pipeline.scheduling.scheduler import Scheduler
 
 NO_SINKS = [f"export.{name}=none" for name in ("frames", "events", "storyboard", "flow_video")]
 WORDS = [*NO_SINKS, "export.events=on", "report.model=none"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli.main import main
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage import RunFolder
 from tests.conftest import ROOT
 from tests.support.rtsp_server import Loopback
 from tests.support.scenes import alone, encode
@@ -98,7 +98,7 @@ def test_a_camera_from_start_to_end(film: Path, tmp_path: Path) -> None:
         # The server's own command line has it; that of nobody else may.
         server.kill()
         assert SECRET not in command_lines()
-        assert "pipeline.worker.child_process" in command_lines()
+        assert "pipeline.worker" in command_lines()
         server.start()
         stdout, stderr = process.communicate(timeout=150)
         assert process.returncode == 0, stderr

@@ -17,20 +17,17 @@ import psutil
 import pytest
 
 import pipeline
-from pipeline.cluster.actors import _Actor, death_reason
 from pipeline.cluster.connection import Cluster, joined
 from pipeline.cluster.local_ray import own_signals
+from pipeline.cluster.ray_backend import death_reason
+from pipeline.cluster.stage_actor import StageActor
 from pipeline.config import load
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Source
 from pipeline.errors import SourceError
 from pipeline.lifecycle import RunResult, run
-from pipeline.scheduling.backend import WorkerEvent
-from pipeline.scheduling.policy import ResourceClaim
-from pipeline.scheduling.pools import WorkerPool
-from pipeline.telemetry.listener import SilentListener
-from pipeline.telemetry.logs import LogSettings
-from pipeline.worker.protocol import StageSpec
+from pipeline.scheduling import ResourceClaim, WorkerEvent, WorkerPool
+from pipeline.telemetry import LogSettings, SilentListener
+from pipeline.worker import StageSpec
 from tests.support.on_ray import (
     SCRIPTED,
     Recorded,
@@ -308,7 +305,7 @@ def test_the_next_run_takes_the_processes_that_rest(cluster: Cluster, tmp_path: 
     assert len(pids[1] & pids[0]) == 4
     assert made_of(tmp_path / "second") == made_of(tmp_path / "first")
 
-    class Looked(_Actor):
+    class Looked(StageActor):
         """A worker that fills a stage with memory which only the collector of cycles finds."""
 
         def fill(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.contract.stage import Resources
+from pipeline.contract import Resources
 from pipeline.scheduling.admission import FIRST_GUESS, Admission
 from pipeline.scheduling.backend import Limits, WorkerLost
 from pipeline.scheduling.object_store_budget import ObjectStoreBudget

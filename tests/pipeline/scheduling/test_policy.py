@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.contract.stage import Resources
+from pipeline.contract import Resources
 from pipeline.scheduling.policy import ResourceClaim, claim_scale, may_idle, resource_claim
 from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.tasks import StreamInfo

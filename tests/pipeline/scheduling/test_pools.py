@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.contract.stage import Resources
+from pipeline.contract import Resources
 from pipeline.scheduling.pools import DEPTH, LIGHT_DEPTH, Worker, WorkerPool
 from pipeline.scheduling.tasks import FINISH, StageState, StreamInfo, Task, TaskKind, WorkItem
 

@@ -17,8 +17,7 @@ import pytest
 
 from pipeline.cluster.stream_run import StreamRun
 from pipeline.config import load
-from pipeline.contract import stage
-from pipeline.contract.source import Source
+from pipeline.contract import Source, stage
 from pipeline.errors import SourceError
 from pipeline.lifecycle import PreparedRun, prepare, release, run
 from pipeline.local import runner as local_runner
@@ -26,7 +25,7 @@ from pipeline.scheduling.backend import Limits
 from pipeline.scheduling.pools import WorkerPool
 from pipeline.scheduling.scheduler import Scheduler
 from pipeline.scheduling.stage_failures import MOST_LOSSES
-from pipeline.telemetry.listener import SilentListener
+from pipeline.telemetry import SilentListener
 from pipeline.worker import child_process as worker
 from pipeline.worker import serialization as packing
 from tests.support.faulty_backend import Faults, FaultyBackend, crashes_of

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.api import make_source
 from pipeline.cli.main import main
-from pipeline.contract.stage import Context
+from pipeline.contract import Context
 from pipeline.errors import OutputError, SourceError, UsageError
 from pipeline.sources import cache as fetch
 from pipeline.sources import remote

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.storage.journal import ClipRecord, Journal
 
 KEY = "decode+sample"

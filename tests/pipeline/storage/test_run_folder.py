@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.atomic import replacing, replacing_folder
-from pipeline.contract.events import Loss
-from pipeline.contract.messages import Actions
+from pipeline.contract import Actions, Loss
 from pipeline.errors import OutputError
 from pipeline.storage.run_folder import Entry, RunFolder, clean_name, fingerprint, free_folder
-from pipeline.telemetry.meter import Meter
+from pipeline.telemetry import Meter
 
 
 @pytest.mark.parametrize(

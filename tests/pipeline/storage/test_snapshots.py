@@ -19,9 +19,23 @@ import numpy as np
 import pytest
 
 from pipeline.chain import ORDER
-from pipeline.contract.events import Artifact, Event, Loss, Metric, Warn
-from pipeline.contract.messages import Actions, Frames, Keyframes, Masks, Motion, Scores, Tracks
-from pipeline.contract.stage import Context, Stage, find, iterate, models, options_of, ports
+from pipeline.contract import (
+    Actions,
+    Artifact,
+    Context,
+    Event,
+    Frames,
+    Keyframes,
+    Loss,
+    Masks,
+    Metric,
+    Motion,
+    Scores,
+    Stage,
+    Tracks,
+    Warn,
+)
+from pipeline.contract.stage import find, iterate, models, options_of, ports
 from pipeline.storage.snapshots import Snapshots
 from tests.support import results
 from tests.support.media import Told, numbered, read, write_video

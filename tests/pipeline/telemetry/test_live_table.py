@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.telemetry import live_table as board_module
 from pipeline.telemetry.eta import Estimate, TimeLeft
 from pipeline.telemetry.listener import ProgressListener

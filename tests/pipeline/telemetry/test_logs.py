@@ -17,7 +17,7 @@ import pytest
 from pipeline.cli.main import _parse
 from pipeline.cli.shared_options import add_log_options
 from pipeline.errors import UsageError
-from pipeline.sources.urls import masked
+from pipeline.sources import masked
 from pipeline.telemetry.logs import LogSettings, bind, bound, configure
 from tests.support.paths import ROOT
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.telemetry.meter import Meter, meter_from_dict, meter_to_dict
 
 

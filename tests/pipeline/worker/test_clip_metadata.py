@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from pipeline.contract.messages import Frames
+from pipeline.contract import Frames
 from pipeline.worker.clip_metadata import PIXELS, ClipMetadata
 
 T, H, W = 3, 4, 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.contract.events import Loss
+from pipeline.contract import Loss
 from pipeline.errors import OutputError, SourceError, UsageError
 from pipeline.worker.failure_policy import Verdict, judge_source, judge_stage, no_frames
 from pipeline.worker.protocol import Failure

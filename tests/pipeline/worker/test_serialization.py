@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.contract.messages import Actions, Frames, Motion
+from pipeline.contract import Actions, Frames, Motion
 from pipeline.worker import serialization as packing
 from pipeline.worker.serialization import ForwardedArray, pack, slots, unpack
 

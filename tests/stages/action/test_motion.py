@@ -10,8 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Event, Warn
-from pipeline.contract.messages import Actions, Frames, Motion
+from pipeline.contract import Actions, Event, Frames, Motion, Warn
 from pipeline.contract.stage import ports
 from stages.action.motion import Model
 from tests.support.motions import (

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Actions, Frames, Motion, Scores
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Actions, Context, Frames, Motion, Scores
+from pipeline.contract.stage import find, options_of
 from stages.action._recognized import Recognized, RecognizedOptions
 from tests.support.motions import clip_of
 

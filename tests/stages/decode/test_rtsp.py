@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Metric
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Metric, Source
 from pipeline.errors import SourceError
 from stages.decode._camera.clock import CameraClock
 from stages.decode._camera.connection import Connection

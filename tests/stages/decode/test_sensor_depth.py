@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Frames, Keyframes
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Frames, Keyframes, Source
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import SourceError
-from pipeline.worker.clip_metadata import ClipMetadata
+from pipeline.worker import ClipMetadata
 from pipeline.worker.clip_source import ClipSource
 from stages.pose._views import _undistorted
 from tests.stages.decode.test_images import save, transforms

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Metric, Progress
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context, find, options_of, ports
+from pipeline.contract import Context, DepthMaps, Metric, Progress, Views
+from pipeline.contract.stage import find, options_of, ports
 from pipeline.errors import PartNotMade
 from tests.support.posed import posed_views
 from tests.support.scenes import DepthError, Truth, alone, depth_error

@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Metric, Warn
-from pipeline.contract.messages import Keyframes, Views
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Keyframes, Metric, Views, Warn
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import OPENCV_FROM_OPENGL, align_sim3
 from stages.depth.given import Config, Model

@@ -12,9 +12,7 @@ import open3d as o3d
 import pytest
 from scipy.spatial import cKDTree
 
-from pipeline.contract.events import Metric, Warn
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Metric, Views, Warn
 from pipeline.errors import PartNotMade, UsageError
 from stages.depth.stereo import Config, Model
 from tests.support.motions import clip_of, opened

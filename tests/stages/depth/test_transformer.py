@@ -13,9 +13,7 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from pipeline.contract.events import Metric, Progress, Warn
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, DepthMaps, Metric, Progress, Views, Warn
 from pipeline.errors import PartNotMade, UsageError
 from stages.depth._align import Anchors
 from stages.depth._fill import extended, filled

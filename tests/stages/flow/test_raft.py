@@ -9,9 +9,7 @@ import pytest
 import torch
 from torchvision.models import optical_flow
 
-from pipeline.contract.events import Warn
-from pipeline.contract.messages import Motion
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Motion, Warn
 from pipeline.errors import UsageError
 from stages.flow import raft
 from stages.flow._consistency import confidence

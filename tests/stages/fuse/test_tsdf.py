@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Warn
-from pipeline.contract.messages import DepthMaps, Points, Views
-from pipeline.contract.stage import Context, find, options_of, ports
+from pipeline.contract import Context, DepthMaps, Points, Views, Warn
+from pipeline.contract.stage import find, options_of, ports
 from pipeline.errors import PartNotMade, UsageError
 from stages.fuse import tsdf
 from tests.support.posed import posed_views

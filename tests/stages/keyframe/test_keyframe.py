@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Metric
-from pipeline.contract.messages import Frames, Keyframes, Motion
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Frames, Keyframes, Metric, Motion
 from pipeline.errors import PartNotMade
 from stages.keyframe import every, parallax
 from stages.keyframe._tracks import PointTracks, parallax_between

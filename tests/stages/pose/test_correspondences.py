@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Event, Metric, Progress
-from pipeline.contract.messages import Keyframes, Views
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Event, Keyframes, Metric, Progress, Views
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import invert, project
 from stages.pose import colmap

@@ -11,9 +11,7 @@ import pytest
 import torch
 import transformers
 
-from pipeline.contract.events import Warn
-from pipeline.contract.messages import Keyframes
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Keyframes, Warn
 from pipeline.errors import UsageError
 from stages.pose._features import Features
 from stages.pose._front_end import FrontEnd, PairMatches
@@ -538,7 +536,8 @@ def test_the_addresses_are_kornias_own() -> None:
 
 
 def test_superpoint_asks_for_its_license(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pipeline.weights.licenses import accept, check, is_free
+    from pipeline.weights import accept
+    from pipeline.weights.licenses import check, is_free
 
     monkeypatch.setenv("REEL3D_CONFIG", str(tmp_path))
     stages = [Model(Config(features="superpoint", matcher=m)) for m in ("lightglue", "nearest")]

@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Event, Metric, Warn
-from pipeline.contract.messages import Keyframes, Views
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Event, Keyframes, Metric, Views, Warn
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import invert, project
 from stages.pose import colmap, given

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Keyframes, Views
-from pipeline.contract.source import Source
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Keyframes, Source, Views
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import PartNotMade
 from stages._geometry.transforms import align_sim3
 

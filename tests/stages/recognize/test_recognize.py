@@ -12,9 +12,8 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from pipeline.contract.events import Event, Loss, Warn
-from pipeline.contract.messages import Frames, Scores
-from pipeline.contract.stage import Context, Stage, find, options_of
+from pipeline.contract import Context, Event, Frames, Loss, Scores, Stage, Warn
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import UsageError
 from stages._networks.batching import Batches
 from stages.recognize._windows import crops, windows

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import RunSummary
+from pipeline.contract import RunSummary
 from stages.report import _images
 from stages.report._facts import EventRow
 from stages.report._formatting import amount, clock, megabytes, metric, span

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Frames
+from pipeline.contract import Frames
 from stages.sample._clips import sharpness_of
 from tests.conftest import DATA
 from tests.stages.sample.test_listed import Fake, FakeReader, taken

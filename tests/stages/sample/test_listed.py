@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Probe, Source, Timeline
+from pipeline.contract import Frames, Probe, Source, Timeline
 from pipeline.contract.stage import find, options_of
 from pipeline.errors import SourceError
 from tests.support.media import sample

@@ -13,11 +13,21 @@ import pytest
 
 from pipeline.chain import wire
 from pipeline.config import load
-from pipeline.contract.events import Event, Warn
-from pipeline.contract.messages import Actions, DepthMaps, Frames, Masks, Points, Tracks, Views
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import (
+    Actions,
+    Context,
+    DepthMaps,
+    Event,
+    Frames,
+    Masks,
+    Points,
+    Tracks,
+    Views,
+    Warn,
+)
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import PartNotMade
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage import RunFolder
 from pipeline.worker.event_log import EventLog
 from stages._formats.packed_masks import packed, unpacked
 from stages.pose._features import Features

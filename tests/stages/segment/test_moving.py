@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Frames, Keyframes, Masks, Motion, Views
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Frames, Keyframes, Masks, Motion, Views
+from pipeline.contract.stage import find, options_of
 from tests.support.motions import clip_of
 from tests.support.scenes import (
     CloudScore,

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Event, Warn
-from pipeline.contract.messages import Frames, Masks
-from pipeline.contract.stage import Context, Stage, find, options_of
+from pipeline.contract import Context, Event, Frames, Masks, Stage, Warn
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import UsageError
 from tests.support.motions import clip_of
 

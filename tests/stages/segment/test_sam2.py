@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contract.events import Event, Loss, Warn
-from pipeline.contract.messages import Frames, Masks, Motion, Tracks
-from pipeline.contract.stage import Context, find, options_of
+from pipeline.contract import Context, Event, Frames, Loss, Masks, Motion, Tracks, Warn
+from pipeline.contract.stage import find, options_of
 from pipeline.errors import UsageError
 from tests.support.motions import clip_of, texture
 

@@ -8,7 +8,7 @@ import torch
 from gsplat import DefaultStrategy, MCMCStrategy
 from gsplat.cuda import _torch_impl as gsplat_torch
 
-from pipeline.contract.messages import Splats
+from pipeline.contract import Splats
 from pipeline.errors import PartNotMade
 from stages._gaussians.draw import draw
 from stages._gaussians.kernels import ThreadPool, exp_negative, kernel

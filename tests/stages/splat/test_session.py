@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.contract.events import Progress, Warn
-from pipeline.contract.stage import Context
+from pipeline.contract import Context, Progress, Warn
 from stages._gaussians import binning as _binning
 from stages._gaussians.kernels import ThreadPool
 from stages._gaussians.passes import Projection, draw_pass

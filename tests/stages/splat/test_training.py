@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.contract.events import Metric, Progress, Warn
-from pipeline.contract.messages import Views
-from pipeline.contract.stage import Context, find
+from pipeline.contract import Context, Metric, Progress, Views, Warn
+from pipeline.contract.stage import find
 from pipeline.errors import PartNotMade
 from stages._gaussians.draw import draw
 from stages._geometry.transforms import invert, scale_intrinsics

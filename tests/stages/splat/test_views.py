@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.contract.messages import Splats, Views
+from pipeline.contract import Splats, Views
 from pipeline.errors import UsageError
 from stages._gaussians.draw import draw
 from stages._gaussians.ssim import ssim

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.contract.stage import Context, options_of
+from pipeline.contract import Context
+from pipeline.contract.stage import options_of
 from pipeline.contract.viewer import VIEW, find_viewer
 from pipeline.errors import UsageError
 from stages._formats.ply_reader import read_ply

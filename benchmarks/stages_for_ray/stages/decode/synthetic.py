@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from pipeline.contract.source import DecodedFrame, Probe, Reader, Source, Timeline
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DecodedFrame, Options, Probe, Reader, Source, Stage, Timeline
 
 
 class Config(Options):

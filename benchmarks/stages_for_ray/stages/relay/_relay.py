@@ -7,8 +7,7 @@ import time
 from pydantic import Field
 
 from benchmarks.batches import checksum, number_of
-from pipeline.contract.messages import Frames
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Options, Stage
 
 
 class Config(Options):

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from stages.decode.synthetic import Synthetic
 
 from benchmarks.batches import Buffer
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Reader
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Options, Reader, Stage
 
 
 class Config(Options):

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 from stages.flow.accident import befall
 
-from pipeline.contract.messages import Actions, Frames, Motion
+from pipeline.contract import Actions, Frames, Motion
 from stages.action import scripted
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Actions, Frames, Motion
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Actions, Frames, Motion, Options, Stage
 
 
 class Config(Options):

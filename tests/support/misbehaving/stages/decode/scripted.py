@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.source import DecodedFrame, Probe, Reader, Source
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DecodedFrame, Options, Probe, Reader, Source, Stage
 from pipeline.errors import SourceError
 
 NS = 40_000_000

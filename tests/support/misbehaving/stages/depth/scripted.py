@@ -1,7 +1,6 @@
 """Depth out of the colors."""
 
-from pipeline.contract.messages import DepthMaps, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DepthMaps, Options, Stage, Views
 
 
 class Config(Options):

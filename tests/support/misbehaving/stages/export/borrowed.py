@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import DepthMaps, Frames, Message, Motion, Points, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DepthMaps, Frames, Message, Motion, Options, Points, Stage, Views
 from stages.export._publish import publish
 
 

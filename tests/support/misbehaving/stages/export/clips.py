@@ -5,8 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Motion, Options, Stage
 from stages.export._publish import publish
 
 

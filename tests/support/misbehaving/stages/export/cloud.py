@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pipeline.contract.messages import Points
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, Points, Stage
 from stages.export._publish import publish
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import Actions, DepthMaps, Points, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Actions, DepthMaps, Options, Points, Stage, Views
 from stages.export._publish import publish
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Motion, Options, Stage
 
 
 class Config(Options):

@@ -3,8 +3,7 @@
 import os
 import signal
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Motion, Options, Stage
 
 
 class Config(Options):

@@ -2,8 +2,7 @@
 
 import time
 
-from pipeline.contract.messages import Frames, Motion
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Motion, Options, Stage
 
 
 class Config(Options):

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pipeline.contract.messages import DepthMaps, Points, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import DepthMaps, Options, Points, Stage, Views
 
 
 class Config(Options):

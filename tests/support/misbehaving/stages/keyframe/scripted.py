@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.contract.messages import Frames, Keyframes
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Keyframes, Options, Stage
 
 
 class Config(Options):

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pipeline.contract.messages import Keyframes, Views
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Keyframes, Options, Stage, Views
 from pipeline.errors import PartNotMade
 
 

@@ -1,7 +1,6 @@
 """`report.txt`: which stages there were."""
 
-from pipeline.contract.messages import RunSummary
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Options, RunSummary, Stage
 from stages.export._publish import publish
 
 

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pipeline.contract.messages import Frames
-from pipeline.contract.source import Reader
-from pipeline.contract.stage import Options, Stage
+from pipeline.contract import Frames, Options, Reader, Stage
 
 
 class Config(Options):

@@ -7,60 +7,49 @@ small reply, which comes to the driver, and the large arrays, which do not.
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
 import pickle
 import queue
 import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cluster import key_value
 from pipeline.cluster.connection import Cluster
-from pipeline.contract.events import Progress
-from pipeline.contract.stage import Context, find
-from pipeline.scheduling.backend import (
+from pipeline.cluster.stage_actor import PROGRESS_KEY, actor_classes
+from pipeline.contract import Context, Progress
+from pipeline.scheduling import (
     ObjectsLost,
+    StreamInfo,
+    Task,
     TaskDone,
     TaskResult,
+    Worker,
     WorkerEvent,
     WorkerLost,
+    WorkerPool,
     WorkerStarted,
+    may_idle,
+    references_of,
+    request_of,
+    result_of,
+    started,
 )
-from pipeline.scheduling.policy import may_idle
-from pipeline.scheduling.pools import Worker, WorkerPool
-from pipeline.scheduling.remote_calls import references_of, request_of, result_of, started
-from pipeline.scheduling.tasks import StreamInfo, Task
-from pipeline.telemetry.logs import LogSettings, bind, bound, configure
-from pipeline.telemetry.meter import forget_peak, peak_memory_bytes
-from pipeline.worker.allocator import give_back, keep_freed
-from pipeline.worker.protocol import (
+from pipeline.telemetry import LogSettings
+from pipeline.worker import (
     Failed,
     Failure,
-    Opened,
     OpenFailed,
     Reply,
     Request,
     RunLocation,
-    StageSpec,
 )
-from pipeline.worker.serialization import slots as slots_of
-from pipeline.worker.stage_host import StageHost
+from pipeline.worker import slots as slots_of
 
 __all__ = ["RayBackend", "death_reason"]
-
-PROGRESS_EVERY_S = 0.5
-"""Shortest interval at which a worker reports the progress of a long task."""
-LONG_S = 2.0
-"""After a task that took longer, free memory is given back to the system."""
-PROGRESS_KEY = b"reel3d:progress:"
-MOST_IDLE_BYTES = 600 << 20
-"""An actor that has held more is ended with its stages: not all memory comes back."""
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +91,7 @@ class RayBackend:
         """Calls that are sent together, with what else their worker gets in this step."""
         self._locations: dict[int, RunLocation] = {}
         """Stream number to the run folder."""
-        self._plain, self._threaded = _actor_class()
+        self._plain, self._threaded = actor_classes()
         self._idle_actors = cluster.idle_actors
 
     def now(self) -> float:
@@ -262,119 +251,3 @@ def death_reason(text: str) -> str:
     if code:
         return f"its process ended with code {code[1]}"
     return "its process ended unexpectedly (a crash, lack of memory, or someone ended it)"
-
-
-class _Actor:
-    """The actor: a stage host behind Ray's calls."""
-
-    def __init__(self, log: LogSettings) -> None:
-        configure(log)
-        keep_freed()
-        self._progress_key = PROGRESS_KEY
-        self._reported = 0.0
-        self._host = StageHost()
-
-    def open(
-        self,
-        name: str,
-        specs: tuple[StageSpec, ...],
-        context: Context,
-        location: RunLocation | None,
-        places: dict[str, int],
-    ) -> Reply:
-        """Build the stages; `name` is that of the job, a colon and the worker's number."""
-        bind(job=name.partition(":")[0])
-        self._progress_key = PROGRESS_KEY + name.encode()
-        with suppress(Exception):  # The host reports what is wrong with a stage.
-            for spec in specs:
-                find(spec.step, spec.model)
-        # What has been imported stays: the collector need not look through it again and again.
-        gc.freeze()
-        self._host = StageHost(self._report_progress)
-        reply = self._host.open(specs, replace(context), location, places)
-        import ray
-
-        if isinstance(reply.outcome, Opened):
-            machine = ray.get_runtime_context().get_node_id()
-            bind(node=machine[:8])
-            opened = replace(reply.outcome, machine=machine, pid=os.getpid())
-            return replace(reply, outcome=opened)
-        return reply
-
-    def handle(self, pickled: bytes, *arrays: Any) -> Any:
-        """Carry out requests in their order.
-
-        Args:
-            pickled: Of each request: itself, how many objects may come back, how many were given.
-            arrays: What was given, one request's after the other's.
-
-        Returns:
-            The pickled replies, then each request's arrays, padded with None to its number of
-            objects.
-        """
-        rows: list[tuple[Request, int, int]] = pickle.loads(pickled)
-        replies: list[Reply] = []
-        made: list[Any] = []
-        at = 0
-        for request, slots, given in rows:
-            stream = request.location.source.name
-            with bound(stream=stream, clip=request.where, stage=request.stage):
-                reply, fresh = self._host.handle(request, arrays[at : at + given])
-            at += given
-            replies.append(reply)
-            if reply.seconds > LONG_S:
-                # A whole stream's stage may not be called again.
-                give_back()
-            made += (*fresh, *[None] * (slots - len(fresh)))
-        answer = pickle.dumps(replies, protocol=5)
-        return (answer, *made) if made else answer
-
-    def reset(self) -> bool:
-        """Close the stages; return whether the process may take others."""
-        try:
-            self._host.close()
-        except Exception:
-            log.exception("a stage did not close")
-        self._host = StageHost()
-        gc.collect()
-        give_back()
-        fit = peak_memory_bytes() < MOST_IDLE_BYTES
-        forget_peak()
-        return fit
-
-    def shut_down(self) -> None:
-        """Close the stages and exit."""
-        from ray.actor import exit_actor
-
-        try:
-            self._host.close()
-        finally:
-            exit_actor()
-
-    def _report_progress(self, stage: str, event: Progress) -> None:
-        now = time.monotonic()
-        if now - self._reported < PROGRESS_EVERY_S:
-            return
-        self._reported = now
-        row = {"stage": stage, "done": event.done, "total": event.total, "note": event.note}
-        key_value.put(self._progress_key, row)
-
-
-def _actor_class() -> tuple[Any, Any]:
-    import ray
-
-    class Threaded(_Actor):
-        """A camera's actor, which can be asked to end while it waits for frames."""
-
-        @ray.method(concurrency_group="control")
-        def end(self) -> None:
-            """End the camera; its last clips still come."""
-            self._host.end()
-
-    plain: Any = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0}
-    remote: Any = ray.remote
-    Threaded.__name__ = Threaded.__qualname__ = "Camera"
-    return (
-        remote(**plain)(_Actor),
-        remote(**plain, concurrency_groups={"control": 1})(Threaded),
-    )
