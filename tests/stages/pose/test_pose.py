@@ -144,7 +144,7 @@ def test_a_still_camera_is_no_parallax():
 
 def test_one_keyframe_is_no_parallax():
     assert reason(keyframes(np.zeros((1, 90, 160, 3), np.uint8))) == (
-        "no parallax: only 1 keyframe, at least 3 are needed: the picture hardly moves or is too "
+        "no parallax: only 1 keyframe, at least 3 are needed: the video hardly moves or is too "
         "short; move the camera sideways"
     )
 
@@ -154,7 +154,7 @@ def test_flat_pictures_of_any_size_have_no_texture(size):
     text = reason(keyframes(np.full((5, *size, 3), 90, np.uint8)))
     assert text == (
         f"too little texture: 0 features in the median keyframe ({size[1]}x{size[0]}), at least "
-        "60 are needed: film sharper, with more light or at a larger size, or try "
+        "60 are needed: record sharper video, with more light or at a larger size, or try "
         "pose.model=learned"
     )
 
