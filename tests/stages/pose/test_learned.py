@@ -396,8 +396,8 @@ def test_when_memory_runs_out_the_batch_is_halved(
         np.testing.assert_allclose(a.xy, b.xy, atol=1e-3)
     warnings = [event.text for event in heard if isinstance(event, Warn)]
     assert [text.split("from here on ")[1] for text in warnings] == [
-        "2 pictures at a time",
-        "1 pictures at a time",
+        "2 images at a time",
+        "1 images at a time",
     ]
 
     def never(*_: Any) -> Any:
