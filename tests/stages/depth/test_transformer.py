@@ -143,7 +143,7 @@ def test_what_a_network_predicts_may_be_said(checkpoints: Path) -> None:
     assert opened(checkpoints / "glpn", shift=True)._kind == "affine"
     with pytest.raises(UsageError, match=r"depth.shift=on is for networks that predict depth"):
         opened(checkpoints / "dpt", shift=True)
-    with pytest.raises(UsageError, match=r"depth.mirror=on is for zoedepth, and .* is a dpt"):
+    with pytest.raises(UsageError, match=r"depth.mirror=on is only for zoedepth, and .* is a dpt"):
         opened(checkpoints / "dpt", mirror=True)
 
 
