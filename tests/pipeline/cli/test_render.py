@@ -57,7 +57,7 @@ def test_a_frame_between_keyframes_has_a_pose_between(run_folder, tmp_path, caps
     truth, _, _ = room()
     out = tmp_path / "a.png"
     assert main(["render", str(run_folder), "--at", "21", str(out)]) == 0
-    assert "frame 21 is no keyframe: its pose lies between 18 and 24" in capsys.readouterr().err
+    assert "frame 21 is not a keyframe: pose interpolated from 18 and 24" in capsys.readouterr().err
     assert psnr_db(png(out), truth.images[21]) > 21
 
 
@@ -76,10 +76,10 @@ def test_frames_before_and_after_the_poses_and_at_cuts():
     )
     for frame, row, said in (
         (10, 0, ""),
-        (5, 0, "frame 5 has no pose (poses begin after it): that of frame 10 is shown"),
-        (60, 2, "frame 60 has no pose (poses end before it): that of frame 40 is shown"),
-        (22, 1, "frame 22 has no pose (a cut is near): that of frame 20 is shown"),
-        (35, 2, "frame 35 has no pose (a cut is near): that of frame 40 is shown"),
+        (5, 0, "frame 5 has no pose (poses begin after it): using that of frame 10"),
+        (60, 2, "frame 60 has no pose (poses end before it): using that of frame 40"),
+        (22, 1, "frame 22 has no pose (a cut is near): using that of frame 20"),
+        (35, 2, "frame 35 has no pose (a cut is near): using that of frame 40"),
     ):
         T, _, heard = keyframes.at(frame)
         assert heard == said
@@ -278,8 +278,8 @@ def edited(path, edit):
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (lambda c: c.update(frames=[]), "holds no camera; report.html beside it says why"),
-        (lambda c: c.pop("frames"), "is no list of cameras: it has no 'frames'"),
+        (lambda c: c.update(frames=[]), "has no cameras; see report.html beside it for the reason"),
+        (lambda c: c.pop("frames"), "is not a list of cameras: it has no 'frames'"),
         (lambda c: c.pop("fl_x"), "is broken: row 0 of its frames has no camera"),
         (lambda c: c.update(w=0), "is broken: row 0 of its frames has no camera"),
         (lambda c: c["frames"][2].update(transform_matrix=[[float("inf")] * 4] * 4),
@@ -287,8 +287,8 @@ def edited(path, edit):
         (lambda c: c["frames"][1].update(file_path="images/a.jpg"),
          "is broken: row 1 of its frames has no frame number"),
         (lambda c: c["frames"][1].update(file_path=c["frames"][0]["file_path"]),
-         "names one frame twice; a frame has one pose"),
-        (lambda c: c["frames"][1].update(w=20), "has pictures of several sizes"),
+         "lists a frame twice; each frame must have one pose"),
+        (lambda c: c["frames"][1].update(w=20), "has images of several sizes"),
     ],
 )  # fmt: skip
 def test_broken_cameras_of_a_run_are_one_line(edit, why, run_folder, tmp_path, capsys):

@@ -512,7 +512,7 @@ def test_a_network_of_which_nothing_is_known_is_refused(
 
     few = {k: v for k, v in _networks.NETWORKS.items() if k != "glpn"}
     monkeypatch.setattr(_networks, "NETWORKS", few)
-    with pytest.raises(UsageError, match=r"is a glpn, of which it is not known .* allowed are"):
+    with pytest.raises(UsageError, match=r"is a glpn, which is not a supported .* allowed are"):
         opened(checkpoints / "glpn")
 
 

@@ -200,7 +200,7 @@ def test_a_broken_trajectory_is_one_line(line, tmp_path):
     with pytest.raises(UsageError) as caught:
         read_cameras(tmp_path)
     assert str(caught.value) == (
-        f"{path} line 3 is no pose: '{line}'; allowed are 8 numbers: time_s tx ty tz qx qy qz qw"
+        f"{path} line 3 is not a pose: '{line}'; expected 8 numbers: time_s tx ty tz qx qy qz qw"
     )
 
 
@@ -223,8 +223,8 @@ def test_a_folder_with_nothing_to_see(tmp_path):
     with pytest.raises(UsageError) as caught:
         shower()[0].show(tmp_path, None)
     assert str(caught.value) == (
-        f"{tmp_path} holds nothing to show in 3D: no points.ply, mesh.ply or trajectory.tum "
-        "with anything in it; report.html there says why"
+        f"{tmp_path} has nothing to show in 3D: no non-empty points.ply, mesh.ply or "
+        "trajectory.tum; see report.html there for the reason"
     )
     with pytest.raises(UsageError, match="is not a run folder: there is no such folder"):
         shower()[0].show(tmp_path / "none", None)
