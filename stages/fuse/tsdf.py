@@ -39,9 +39,7 @@ class Config(Options):
     max_depth: float = Field(
         4.0, ge=1, le=100, description="maximum depth, as a multiple of the median depth"
     )
-    min_views: float = Field(
-        3.0, ge=1, le=100, description="leave out surface seen in fewer views"
-    )
+    min_views: float = Field(3.0, ge=1, le=100, description="leave out surface seen in fewer views")
     min_component: int = Field(
         200, ge=0, description="leave out pieces of the mesh with fewer triangles"
     )
