@@ -167,7 +167,7 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
     assert all((image.max(axis=-1) > 40).mean() > 0.1 for image in images)
     assert psnr_db(images[0], images[2]) < 20, "the other side"
     for where, why in (
-        (["--at", "3", "a.png"], "a .ply file knows no frames; --at needs a run folder"),
+        (["--at", "3", "a.png"], "a .ply file has no frames; --at needs a run folder"),
         (["--path", "train", "a.mp4"],
          "a .ply file has no training cameras; --path train needs a run"),
     ):  # fmt: skip
@@ -182,8 +182,8 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
         (["--at", "61", "a.png"],
          "there is no frame 61 in this run: it has 0 to 59, and poses of 0 to 54"),
         (["--at", "-1", "a.png"], "'-1' is not a frame number; allowed are 0, 1, 2, ..."),
-        (["--at", "3", "a.mp4"], "one camera makes a picture: with --at name it .png"),
-        (["a.gif"], "'a.gif' is neither a picture nor a video; name it .png (one camera) or .mp4 "
+        (["--at", "3", "a.mp4"], "--at renders a single image: name it .png"),
+        (["a.gif"], "'a.gif' is neither an image nor a video; name it .png (one camera) or .mp4 "
                     "(a camera path)"),
         (["--path", "train", "a.png"],
          "--path train makes a video: name it .mp4, or give --at FRAME"),
@@ -196,7 +196,7 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
                                      "to 8192, such as 640x360"),
         (["--size", "9000x100", "a.png"], "'9000x100' is not a size;"),
         (["--size", "8000x8000", "a.png"], "8000x8000 has 64 megapixels; at most 36 are drawn"),
-        (["/dev/null/a.png"], "/dev/null/a.png cannot be written: a file stands where its folder"),
+        (["/dev/null/a.png"], "/dev/null/a.png cannot be written: its folder is a file"),
         (["--fps", "0", "a.mp4"], "'0' is not allowed; give 1 to 240"),
         (["--seconds", "nan", "a.mp4"], "'nan' is not allowed; give 0.1 to 600"),
     ],
@@ -317,7 +317,7 @@ def test_a_run_without_splats_or_cameras(run_folder, tmp_path, capsys):
     )
     (folder / "splats.ply").unlink()
     assert main(["render", str(folder), str(tmp_path / "a.mp4")]) == 2
-    assert capsys.readouterr().err.startswith(f"reel3d: {folder} holds no splats")
+    assert capsys.readouterr().err.startswith(f"reel3d: {folder} has no splats")
     assert main(["render", str(tmp_path / "none"), str(tmp_path / "a.mp4")]) == 2
     why = f"there is no run folder or .ply file {tmp_path / 'none'}"
     assert capsys.readouterr().err.strip() == f"reel3d: {why}"

@@ -264,8 +264,8 @@ def test_when_open3d_dies_the_picture_is_still_drawn(run_folder, tmp_path, monke
     stage.show(run_folder, tmp_path / "a.png")
     assert read_png(tmp_path / "a.png").max() > 100
     assert heard.warnings == [
-        f"Open3D cannot draw without a window here ({died}); the picture was drawn in software "
-        "instead. For Open3D's, install libvulkan1 mesa-vulkan-drivers"
+        f"Open3D cannot draw without a window here ({died}); the image was drawn in software "
+        "instead. To use Open3D, install libvulkan1 mesa-vulkan-drivers"
     ]
     stage, _ = shower(renderer="open3d")
     with pytest.raises(UsageError) as caught:
