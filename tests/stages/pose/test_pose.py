@@ -179,8 +179,8 @@ def test_strangers_have_too_little_overlap():
     coarse = rng.integers(0, 255, (5, 45, 80, 3), np.uint8)
     text = reason(keyframes(coarse.repeat(4, axis=1).repeat(4, axis=2)))
     assert text == (
-        "too little overlap: at most 1 of 5 keyframes show the same place (0 pairs match): film "
-        "slower, or give more frames (sample.fps), or try pose.model=learned"
+        "too little overlap: at most 1 of 5 keyframes show the same place (0 pairs match): move "
+        "the camera slower, or give more frames (sample.fps), or try pose.model=learned"
     )
 
 
