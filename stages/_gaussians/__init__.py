@@ -1,4 +1,4 @@
-"""Differentiable rasterization of 3D Gaussians on the CPU (numba), and what training needs of it.
+"""Differentiable rasterization of 3D Gaussians on the CPU (numba), loss and optimizer.
 
-Knows geometry, not files or stages. Read `rasterize.py` first.
+Depends on geometry, not on files or stages. Read `rasterize.py` first.
 """

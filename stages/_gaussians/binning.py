@@ -1,10 +1,10 @@
-"""Kernels: which ellipses touch which tile of the image, front to back.
+"""Kernels: assign ellipses to the image tiles that they touch, sorted front to back.
 
-Every seen Gaussian becomes a row of the pack, nearest first. A tile's list holds rows of the pack
-in rising order, so walking it reads memory forwards, and for each the slot into which its
-gradient goes: slots of one Gaussian follow one another, so they are summed without atomics.
+Every visible Gaussian becomes a row of the pack, nearest first. A tile's list holds rows of the
+pack in ascending order, so it is read sequentially, and for each the slot that receives its
+gradient: slots of one Gaussian are contiguous, so they are summed without atomics.
 
-Letters: V seen Gaussians, I intersections of Gaussians with tiles.
+Letters: V visible Gaussians, I intersections of Gaussians with tiles.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ __all__ = ["ROWS", "TILE", "WIDTH", "Bins", "bin_tiles"]
 Array = npt.NDArray[Any]
 
 WIDTH, ROWS = 16, 16
-"""Size of a tile, px: a row is one or two SIMD registers."""
+"""Size of a tile in px; a row is one or two SIMD registers."""
 TILE = WIDTH * ROWS
 PACK = 12
 MANY, BYTES_EACH = 10_000_000, 4 + 4 + 9 * 4
-"""From so many intersections on it is checked that their rows, slots and gradients fit."""
+"""Intersections from which memory is checked, and bytes of row, slot and gradients of each."""
 
 
 class Bins(NamedTuple):
-    """What the tiles draw."""
+    """Packed Gaussians and the lists of the tiles."""
 
     pack: Array
     """[V, 12]: center - 0.5 (x, y), conic xx, xy, yy, opacity, r, g, b, half width and half
-    height of what is seen, and the sigma at which it has faded."""
+    height of the visible part, and the bound of the conic's quadratic form there."""
     gaussian: npt.NDArray[np.int32]
-    """[V]: the Gaussian of each row of the pack."""
+    """[V]: index of the Gaussian of each row of the pack."""
     slots: npt.NDArray[np.int64]
-    """[V + 1]: where the slots of each row of the pack begin."""
+    """[V + 1]: first slot of each row of the pack."""
     tiles: npt.NDArray[np.int64]
-    """[tiles + 1]: where the list of each tile begins."""
+    """[tiles + 1]: first entry of each tile's list."""
     row: npt.NDArray[np.int32]
-    """[I]: the row of the pack."""
+    """[I]: row of the pack of each entry."""
     slot: npt.NDArray[np.int32]
-    """[I]: the slot."""
+    """[I]: gradient slot of each entry."""
 
 
 @kernel()
 def _sort_by_depth(depths, radii):
-    """Return the seen Gaussians, nearest first; equal depths in their order: a radix sort."""
+    """Return the visible Gaussians, nearest first, by a stable radix sort."""
     count = len(depths)
     order = np.empty(count, np.int32)
     keys = np.empty(count, np.uint32)
@@ -86,12 +86,12 @@ def _fill_pack(first, last, order, means2d, conics, opacities, colors, radii, pa
         i = np.uint64(order[k])
         A, B, C, o = conics[i, 0], conics[i, 1], conics[i, 2], opacities[i]
         det = A * C - B * B
-        # A hair more than the exact support, so that rounding never cuts a pixel off.
+        # Slightly more than the exact support, so that rounding never cuts off a pixel.
         t = 2 * math.log(o / ALPHA_MIN) * 1.0001 + 1e-6
         pack[k, 0], pack[k, 1] = means2d[i, 0] - half, means2d[i, 1] - half
         pack[k, 2], pack[k, 3], pack[k, 4], pack[k, 5] = A, B, C, o
         pack[k, 6], pack[k, 7], pack[k, 8] = colors[i, 0], colors[i, 1], colors[i, 2]
-        # Of a needle the rounded conic no longer says how long it is; its covariance did.
+        # The rounded conic of a needle loses its length, which is taken from the covariance.
         if det > sure * A * C:
             pack[k, 9], pack[k, 10] = math.sqrt(t * C / det), math.sqrt(t * A / det)
         else:
@@ -105,7 +105,7 @@ def _band(p, line, across, height):
 
     Args:
         p: A row of the pack.
-        line: Number of the line of tiles.
+        line: Index of the line of tiles.
         across: Tiles in a line.
         height: Rows of the image.
     """
@@ -114,8 +114,8 @@ def _band(p, line, across, height):
     high = min(y + hy, min(line * ROWS + ROWS - 1, height - 1) * 1.0) - y
     if low > high:
         return 0, 0
-    # Of the ellipse A dx^2 + 2 B dx dy + C dy^2 = t the leftmost point has dy = hx B / C; where
-    # that lies outside the band, the nearer edge of the band bounds it.
+    # The leftmost point of the ellipse A dx^2 + 2 B dx dy + C dy^2 = t has dy = hx B / C; if that
+    # is outside the band, the nearer edge of the band bounds it.
     left_dy = min(max(hx * B / C, low), high)
     right_dy = min(max(-hx * B / C, low), high)
     s = A * t - (A * C - B * B) * left_dy * left_dy
@@ -158,7 +158,7 @@ def _count(first, last, part, pack, across, down, height, slots, tiles):
 
 @kernel()
 def _scatter(first, last, part, pack, across, down, height, slots, tiles, row, slot):
-    """Write the lists of the tiles; `tiles` holds where this part goes on writing."""
+    """Write the lists of the tiles; `tiles` holds the next write position of each part."""
     for k in range(np.uint64(first), np.uint64(last)):
         p = pack[k]
         own = slots[k]
@@ -174,7 +174,7 @@ def _scatter(first, last, part, pack, across, down, height, slots, tiles, row, s
 
 @kernel()
 def _offsets(counts, starts):
-    """Turn counts [parts, tiles] into where each part begins to write, and each tile's start."""
+    """Convert counts [parts, tiles] to write positions of each part; fill each tile's start."""
     total = 0
     for tile in range(counts.shape[1]):
         starts[tile] = total
@@ -186,7 +186,7 @@ def _offsets(counts, starts):
 
 
 def _check_memory(intersections: int) -> None:
-    """Raise before so much is asked for that the system would end the process instead."""
+    """Raise MemoryError before an allocation that would get the process killed."""
     if intersections < MANY:
         return
     needed, free = intersections * BYTES_EACH, psutil.virtual_memory().available
@@ -204,16 +204,16 @@ def bin_tiles(
     radii: Array,
     size: tuple[int, int],
 ) -> Bins:
-    """Return the tiles' lists.
+    """Return the lists of the tiles.
 
     Args:
-        pool: Runs the kernels.
+        pool: Thread pool for the kernels.
         means2d: [N, 2] px.
         depths: [N].
         conics: [N, 3].
         opacities: [N].
         colors: [N, 3].
-        radii: int32 [N, 2]: not seen where 0.
+        radii: int32 [N, 2]: invisible where 0.
         size: (width, height) px.
     """
     width, height = size

@@ -1,4 +1,4 @@
-"""Draws finished splats on the CPU, without torch: for exports, reports and viewers."""
+"""Renders trained splats on the CPU, without torch, for exports, reports and viewers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RenderedView:
-    """What a camera sees of a scene of splats."""
+    """Rendering of a scene of splats from one camera."""
 
     rgb: Array
     """float32 [H, W, 3] in 0..1."""
     alpha: Array
-    """float32 [H, W] in 0..1: how much of the background is covered."""
+    """float32 [H, W] in 0..1: coverage of the background."""
     depth: Array
     """float32 [H, W]: expected z in the camera's frame, world units; NaN where alpha is 0."""
 
@@ -44,15 +44,15 @@ def draw(
     depth: bool = False,
     pool: ThreadPool | None = None,
 ) -> RenderedView:
-    """Draw splats as they were trained.
+    """Render splats with the same model as in training.
 
     Args:
         splats: The scene.
-        K: [3, 3] intrinsics in px for pictures of `size`.
-        T_world_camera: [4, 4]: the camera's pose.
+        K: [3, 3] intrinsics in px for images of `size`.
+        T_world_camera: [4, 4]: pose of the camera.
         size: (width, height) px.
         background: RGB in 0..1.
-        depth: Whether to draw depth too, which takes half as long again; else it is NaN.
+        depth: Whether to render depth too, which takes 50 % more time; else it is NaN.
         pool: Threads to use; one by default.
     """
     pool = pool or ThreadPool(1)

@@ -1,8 +1,8 @@
-"""How this step's numba kernels are compiled, and the threads that run them.
+"""Compilation of this package's numba kernels, and the threads that run them.
 
-A kernel works on a range of Gaussians or of tiles and writes only what belongs to them, so that
-results do not depend on how the ranges are cut: they are bit-equal for any number of threads.
-Kernels take float32 (training) and float64 (to check gradients) alike.
+A kernel processes a range of Gaussians or tiles and writes only their own data, so that results do
+not depend on the partition: they are bit-equal for any number of threads. Kernels accept float32
+(training) and float64 (gradient checks).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["ThreadPool", "exp_negative", "kernel"]
 kernel = kernel_decorator(
     Path(__file__).with_name(name) for name in ("kernels.py", "projection.py", "binning.py")
 )
-"""Decorates the kernels of this library; functions of these files are inlined into others."""
+"""Decorator of this package's kernels; functions of these files are inlined into others."""
 
 
 @intrinsic
@@ -43,7 +43,7 @@ def _float_of_bits(typing: Any, bits: Any) -> Any:
 
 
 def exp_negative(x: float) -> float:  # pragma: no cover (for the compiler)
-    """Return e^-x for x in 0..80: in float32 by a polynomial that compiles to SIMD."""
+    """Return e^-x for x in 0..80; float32 uses a polynomial that compiles to SIMD."""
     return math.exp(-x)
 
 
@@ -53,8 +53,8 @@ def _exp_negative(x):
         return lambda x: math.exp(-x)
 
     def fast(x):
-        # Cody and Waite 1980: e^-x = 2^whole e^-t with t in -ln 2..0. By one fused multiply-add t
-        # is exact, where the fraction of -x / ln 2 would carry the rounding of the whole.
+        # Cody and Waite 1980: e^-x = 2^whole e^-t with t in -ln 2..0. With one fused multiply-add t
+        # is exact, whereas the fraction of -x / ln 2 would contain the rounding of the quotient.
         whole = np.floor(x * np.float32(-1.4426950408889634))
         t = whole * np.float32(0.6931471805599453) + x
         # Minimax of e^-t by reweighted least squares, relative error 8e-8.
@@ -70,14 +70,14 @@ def _exp_negative(x):
 
 
 class ThreadPool:
-    """A fixed number of threads that share out ranges of work."""
+    """A fixed number of threads that process ranges of work."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, "splat") if threads > 1 else None
 
     def each(self, work: Callable[[int, int], object], bounds: Sequence[int]) -> None:
-        """Call `work(start, end)` for every two neighboring bounds."""
+        """Call `work(start, end)` for every pair of consecutive bounds."""
         spans = [(int(a), int(b)) for a, b in pairwise(bounds) if b > a]
         if self._pool is None or len(spans) < 2:
             for span in spans:
@@ -94,7 +94,7 @@ class ThreadPool:
         try:
             take()
         finally:
-            # What they write into must not be used by others before they are through.
+            # Arrays they write into must not be used before they have finished.
             wait(helpers)
         for helper in helpers:
             helper.result()
@@ -102,13 +102,13 @@ class ThreadPool:
     def rows(
         self, work: Callable[[int, int], object], count: int, least: int = 2048, step: int = 1
     ) -> None:
-        """Share out `count` rows evenly, at least `least` at a time, cut at multiples of `step`."""
-        # Two ranges a thread: one that wakes up late leaves its second to the others.
+        """Distribute `count` rows evenly, in ranges of at least `least`, at multiples of `step`."""
+        # Two ranges per thread: a thread that starts late leaves its second one to the others.
         parts = max(1, min(2 * self.threads, count // least)) if self.threads > 1 else 1
         self.each(work, [*(count * i // parts // step * step for i in range(parts)), count])
 
     def weighted(self, work: Callable[[int, int], object], costs: npt.NDArray[np.int64]) -> None:
-        """Share out items by their costs, in several ranges a thread: ranges differ in truth."""
+        """Distribute items by estimated costs, in several ranges per thread for load balance."""
         if self.threads == 1:
             self.each(work, (0, len(costs)))
             return
@@ -117,6 +117,6 @@ class ThreadPool:
         self.each(work, [0, *np.searchsorted(total, shares).tolist(), len(costs)])
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown()

@@ -1,7 +1,7 @@
-"""The CPU rasterizer as plain functions over numpy arrays: forward, and backward by hand.
+"""The CPU rasterizer as plain functions on numpy arrays, with hand-written backward passes.
 
-Three passes, as in gsplat: project, shade, rasterize. Training hangs them into autograd; drawing
-a finished scene needs the forward ones alone, and no torch.
+Three passes, as in gsplat: project, shade, rasterize. Training wraps them in autograd functions;
+rendering a trained scene needs only the forward passes, without torch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 NEAR, FAR, EPS2D = 0.01, 1e10, 0.3
-"""gsplat's defaults: planes in world units, blur of every Gaussian in px^2."""
+"""gsplat's defaults: near and far plane in world units, blur of every Gaussian in px^2."""
 
 
 class Camera(NamedTuple):
-    """A pinhole camera as the kernels take it."""
+    """A pinhole camera in the format of the kernels."""
 
     view: Array
     """[4, 4]: world to camera."""
@@ -51,7 +51,7 @@ class Camera(NamedTuple):
 
     @classmethod
     def of(cls, view: Array, K: Array, size: tuple[int, int], dtype: npt.DTypeLike) -> Camera:
-        """Return the camera with intrinsics K [3, 3] for pictures of (width, height) px."""
+        """Return the camera with intrinsics K [3, 3] for images of (width, height) px."""
         lens = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], dtype)
         return cls(
             np.ascontiguousarray(view, dtype),
@@ -73,11 +73,11 @@ class Projection(NamedTuple):
     depths: Array
     """[N]: z in the camera's frame, world units."""
     conics: Array
-    """[N, 3]: the inverse covariance's xx, xy, yy in px^-2."""
+    """[N, 3]: xx, xy, yy of the inverse covariance, px^-2."""
     opacities: Array
-    """[N] in 0..1, with the antialiasing applied."""
+    """[N] in 0..1, with antialiasing applied."""
     radii: npt.NDArray[np.int32]
-    """[N, 2] px; 0 where nothing is seen."""
+    """[N, 2] px; 0 for invisible Gaussians."""
 
 
 def _blocks(count: int) -> int:
@@ -118,7 +118,7 @@ def project_pass_backward(
     gradients: tuple[Array, Array, Array, Array],
     wants_view: bool,
 ) -> tuple[Array, Array, Array, Array, Array | None]:
-    """Return the gradients by means, quats, log scales, logits and, if wanted, the view [4, 4]."""
+    """Return gradients with respect to means, quats, log scales, logits and optionally the view."""
     count, dtype = len(radii), inputs[0].dtype
     outs = tuple(np.empty_like(array) for array in inputs)
     v_view = np.zeros((_blocks(count), 3, 4), dtype)
@@ -150,7 +150,7 @@ def shade_pass_backward(
     colors: Array,
     v_colors: Array,
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients by means, the camera's center, sh0 and shN."""
+    """Return the gradients with respect to means, the camera's center, sh0 and shN."""
     means, center, sh0, shN = inputs
     count, dtype = len(means), means.dtype
     v_means, v_sh0, v_shN = np.empty_like(means), np.empty_like(sh0), np.empty_like(shN)
@@ -168,22 +168,22 @@ def shade_pass_backward(
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A picture, and what going back through it takes."""
+    """An image, and the state needed by its backward pass."""
 
     image: Array
     """[H, W, 3] with the background."""
     left: Array
-    """[H, W]: the transmittance that is left."""
+    """[H, W]: remaining transmittance."""
     final: npt.NDArray[np.int32]
-    """[H, W]: how far into its tile's list each pixel got."""
+    """[H, W]: position in its tile's list at which each pixel ended."""
     bins: Bins
-    """The tiles' lists."""
+    """Lists of the tiles."""
     background: Array
     """[3]"""
 
     @property
     def costs(self) -> npt.NDArray[np.int64]:
-        """Roughly how long each tile takes, to share them out."""
+        """Estimated cost of each tile, for load balancing."""
         return np.diff(self.bins.tiles) + 8
 
 
@@ -194,7 +194,7 @@ def draw_pass(
     background: Array,
     size: tuple[int, int],
 ) -> Drawing:
-    """Draw projected Gaussians in these colors [N, 3]; `size` is (width, height)."""
+    """Rasterize projected Gaussians with colors [N, 3]; `size` is (width, height)."""
     width, height = size
     bins = bin_tiles(pool, *projection[:4], colors, projection.radii, size)
     dtype = colors.dtype
@@ -219,7 +219,7 @@ def draw_pass(
 def draw_pass_backward(
     pool: ThreadPool, drawing: Drawing, count: int, v_image: Array, v_alpha: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients by means2d, conics, opacities and colors of all N = `count`."""
+    """Return gradients with respect to means2d, conics, opacities and colors, for N = `count`."""
     bins, dtype = drawing.bins, drawing.image.dtype
     across = -(-drawing.left.shape[1] // WIDTH)
     v_slots = np.empty((len(bins.row), GRADIENTS), dtype)

@@ -1,11 +1,11 @@
-"""Kernels: three-dimensional Gaussians to ellipses on the image, and the gradients back.
+"""Kernels: projection of 3D Gaussians to ellipses on the image, and its gradients.
 
 Zwicker et al. 2001, EWA volume splatting, with gsplat's conventions: the covariance
-R S S R^T is carried through the camera and the perspective's Jacobian, and `eps2d` px^2 of blur
-are added. With M = R S and U = J W M the covariance on the image is U U^T: its determinant is a
-sum of squares, and the chain rule stays short.
+R S S R^T is transformed by the camera and the Jacobian of the perspective, and `eps2d` px^2 of
+blur are added. With M = R S and U = J W M the covariance on the image is U U^T: its determinant is
+a sum of squares, and the chain rule stays short.
 
-Letters: N Gaussians. All arrays are of one float type.
+Letters: N Gaussians. All arrays have the same float type.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from stages._gaussians.kernels import kernel
 __all__ = ["ALPHA_MIN", "BLOCK", "project", "project_backward"]
 
 ALPHA_MIN = 1.0 / 255.0
-"""What is fainter is not drawn (3DGS)."""
+"""Alpha below which nothing is drawn (3DGS)."""
 REACH = 3.33
-"""At this many standard deviations an opaque Gaussian has faded to `ALPHA_MIN`."""
+"""Number of standard deviations at which an opaque Gaussian has faded to `ALPHA_MIN`."""
 BLOCK = 1024
-"""Sums over Gaussians are made block by block, so that they do not depend on the threads."""
+"""Sums over Gaussians are computed per block, so that they do not depend on the threads."""
 
 
 @kernel()
@@ -44,7 +44,7 @@ def _rotation(w, x, y, z):
 
 @kernel()
 def _unit(q0, q1, q2, q3, one):
-    """Return a quaternion's unit quaternion and one over its length."""
+    """Return a normalized quaternion and the inverse of its length."""
     inverse = one / np.sqrt(q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3)
     return q0 * inverse, q1 * inverse, q2 * inverse, q3 * inverse, inverse
 
@@ -61,7 +61,7 @@ def _clamp_ratio(t, center, focal, size, one):
 def _cross(U):
     """Return the cross product of the rows of U [2, 3]; its square is det(U U^T) (Lagrange).
 
-    As a difference of products, float32 loses the determinant of needles of some 500 px and more.
+    As a difference of products, float32 loses the determinant of needles of about 500 px and more.
     """
     return (
         U[0, 1] * U[1, 2] - U[0, 2] * U[1, 1],
@@ -75,7 +75,7 @@ def project(
     first, last, means, quats, log_scales, logits, view, lens, frame, antialiased,
     means2d, depths, conics, opacities, radii,
 ):  # fmt: skip
-    """Project Gaussians `first` to `last`; a Gaussian that cannot be seen gets radii 0.
+    """Project Gaussians `first` to `last`; invisible Gaussians get radii 0.
 
     Args:
         first: First row.
@@ -87,12 +87,12 @@ def project(
         view: [4, 4]: world to camera.
         lens: [4] fx, fy, cx, cy in px.
         frame: [5] width, height, near plane, far plane, eps2d in px^2.
-        antialiased: Whether a Gaussian pays with opacity for the blur.
+        antialiased: Whether opacity is reduced to compensate for the blur.
         means2d: Out [N, 2] px.
         depths: Out [N]: z in the camera's frame.
-        conics: Out [N, 3]: the inverse covariance's xx, xy, yy.
-        opacities: Out [N]: opacity in 0..1 with the antialiasing applied.
-        radii: Out int32 [N, 2]: half the box beyond which it is fainter than `ALPHA_MIN`.
+        conics: Out [N, 3]: xx, xy, yy of the inverse covariance.
+        opacities: Out [N]: opacity in 0..1 with antialiasing applied.
+        radii: Out int32 [N, 2]: half size of the box outside which alpha is below `ALPHA_MIN`.
     """
     fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
     width, height, near, far, eps2d = frame[0], frame[1], frame[2], frame[3], frame[4]
@@ -153,7 +153,7 @@ def project(
         depths[i] = z
         conics[i, 0], conics[i, 1], conics[i, 2] = b11 / det, -c01 / det, b00 / det
         opacities[i] = opacity
-        # A camera inside a Gaussian sees it everywhere: any radius beyond the image will do.
+        # A Gaussian around the camera covers the image: any radius beyond the image is enough.
         radii[i, 0] = np.int32(min(rx, 1_000_000_000))
         radii[i, 1] = np.int32(min(ry, 1_000_000_000))
 
@@ -164,30 +164,30 @@ def project_backward(
     v_means2d, v_depths, v_conics, v_opacities,
     v_means, v_quats, v_log_scales, v_logits, v_view, wants_view,
 ):  # fmt: skip
-    """Carry the gradients of what `project` made back to its inputs.
+    """Backpropagate gradients of the outputs of `project` to its inputs.
 
     Args:
         first: First row, a multiple of `BLOCK`.
         last: One past the last row.
-        means: As for `project`, and so on to `radii`, which is what it made.
-        quats: See above.
-        log_scales: See above.
-        logits: See above.
-        view: See above.
-        lens: See above.
-        frame: See above.
-        antialiased: See above.
-        radii: See above.
-        v_means2d: [N, 2], and so on: the loss's gradient of each output.
+        means: As for `project`.
+        quats: As for `project`.
+        log_scales: As for `project`.
+        logits: As for `project`.
+        view: As for `project`.
+        lens: As for `project`.
+        frame: As for `project`.
+        antialiased: As for `project`.
+        radii: Output of `project`.
+        v_means2d: [N, 2]: gradient of the loss, as are the others.
         v_depths: [N].
         v_conics: [N, 3].
         v_opacities: [N].
-        v_means: Out [N, 3], and so on: its gradient of each input; 0 where radii are 0.
+        v_means: Out [N, 3]: gradient of the loss, as are the others; 0 where radii are 0.
         v_quats: Out [N, 4].
         v_log_scales: Out [N, 3].
         v_logits: Out [N].
         v_view: Out [blocks, 3, 4]: to be summed over the blocks.
-        wants_view: Whether to make `v_view`.
+        wants_view: Whether to compute `v_view`.
     """
     fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
     width, height, eps2d = frame[0], frame[1], frame[4]
@@ -207,7 +207,7 @@ def project_backward(
         v_logits[i] = 0
         if radii[i, 0] == 0:
             continue
-        # Forward once more.
+        # Recompute the forward pass.
         X, Y, Z = means[i, 0], means[i, 1], means[i, 2]
         x = view[0, 0] * X + view[0, 1] * Y + view[0, 2] * Z + view[0, 3]
         y = view[1, 0] * X + view[1, 1] * Y + view[1, 2] * Z + view[1, 3]

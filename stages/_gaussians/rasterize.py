@@ -1,12 +1,12 @@
-"""Kernels: the tiles' lists to pixels, front to back, and the gradients back to front.
+"""Kernels: rasterize the tiles' lists front to back, and backpropagate back to front.
 
-Alpha compositing of 3DGS (Kerbl et al. 2023): alpha = min(0.999, o e^-sigma), nothing under
-1/255, and a pixel is finished when its transmittance would fall to 1e-4. A tile works on its own;
-a row of it is one step of SIMD without branches.
+Alpha compositing of 3DGS (Kerbl et al. 2023): alpha = min(0.999, o e^-sigma), nothing below
+1/255, and a pixel is finished when its transmittance would fall to 1e-4. Tiles are independent;
+a row of a tile is a branch-free SIMD loop.
 
-The backward pass needs no list of what was drawn where: the transmittance is unrolled from the
-last one, which the forward pass keeps. It is not computed from 1 - alpha, which would cost 1.5e-4
-of the gradient in opaque stacks.
+The backward pass needs no list of what was drawn: the transmittance is unrolled from the final
+one, which the forward pass stores. It is not computed from 1 - alpha, which would cost 1.5e-4 of
+the gradient in opaque stacks.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["GRADIENTS", "gather", "rasterize", "rasterize_backward"]
 ALPHA_MAX = 0.999
 OPAQUE = 1e-4
 CHECK = np.uint64(16)
-"""After so many Gaussians a tile looks which of its rows are finished."""
+"""Number of Gaussians after which a tile checks which of its rows are finished."""
 STEP = np.uint64(8)
-"""Pixels of a row that are worked on at once."""
+"""Pixels of a row that are processed at once."""
 T, RED, GREEN, BLUE, LAST, LIVE = (np.uint64(n * TILE) for n in range(6))
-"""Where in a tile's buffer the transmittance begins, and so on."""
+"""Offsets of transmittance, colors, last Gaussian and liveness in a tile's buffer."""
 LATER, REST, WEIGHT, SLOPE, ACROSS, DOWN = (np.uint64(n * TILE) for n in range(5, 11))
 GRADIENTS = 9
-"""Floats in a slot: by center x, y, conic xx, xy, yy, opacity, r, g, b."""
+"""Floats in a slot: gradients of center x, y, conic xx, xy, yy, opacity, r, g, b."""
 
 
 @kernel()
 def _span(center, reach, size):
-    """Return the first and one past the last pixel within reach, of `size`."""
+    """Return the first and one past the last of `size` pixels within reach of `center`."""
     low = min(max(np.ceil(center - reach), 0.0), size * 1.0)
     high = min(np.floor(center + reach) + 1.0, size)
     return np.uint64(low), np.uint64(max(high, low))
@@ -53,15 +53,15 @@ def rasterize(first, last, pack, tiles, row, across, background, image, left, fi
         across: Tiles in a line.
         background: [3].
         image: Out [H, W, 3].
-        left: Out [H, W]: the transmittance that is left.
-        final: Out int32 [H, W]: how far into its tile's list the pixel got.
+        left: Out [H, W]: remaining transmittance.
+        final: Out int32 [H, W]: position in its tile's list at which the pixel ended.
     """
     height, width = left.shape
     dtype = pack.dtype
     zero, one, half = dtype.type(0), dtype.type(1), dtype.type(0.5)
     least, most, opaque = dtype.type(ALPHA_MIN), dtype.type(ALPHA_MAX), dtype.type(OPAQUE)
-    # One buffer for all that a pixel holds: of several, LLVM would check at every row that they
-    # do not overlap.
+    # A single buffer for all values of a pixel: with several, LLVM would check in every row that
+    # they do not overlap.
     pixel = np.empty(6 * TILE, dtype)
     open_row = np.empty(ROWS, np.uint8)
     for tile in range(np.uint64(first), np.uint64(last)):
@@ -140,17 +140,17 @@ def rasterize_backward(
     Args:
         first: First tile.
         last: One past the last tile.
-        pack: As for `rasterize`, and so on to `final`, which is what it made.
-        tiles: See above.
-        row: See above.
+        pack: As for `rasterize`.
+        tiles: As for `rasterize`.
+        row: As for `rasterize`.
         slot: [I], see `Bins`.
-        across: See above.
-        background: See above.
-        left: See above.
-        final: See above.
+        across: As for `rasterize`.
+        background: As for `rasterize`.
+        left: Output of `rasterize`.
+        final: Output of `rasterize`.
         v_image: [H, W, 3].
-        v_alpha: [H, W]: the gradient of 1 - left.
-        v_slots: Out [I, 9]: by center x, y, conic xx, xy, yy, opacity, r, g, b.
+        v_alpha: [H, W]: gradient of 1 - left.
+        v_slots: Out [I, 9]: gradients of center x, y, conic xx, xy, yy, opacity, r, g, b.
     """
     height, width = left.shape
     dtype = pack.dtype
@@ -178,7 +178,7 @@ def rasterize_backward(
                     background[0] * red + background[1] * green + background[2] * blue
                 )
                 furthest = max(furthest, final[v, u])
-        # What lies behind the last one drawn gets nothing.
+        # Gaussians behind the last one drawn have no gradient.
         for i in range(begin + np.uint64(furthest), end):
             for n in range(GRADIENTS):
                 v_slots[slot[i], n] = zero

@@ -1,7 +1,7 @@
-"""Adam for the Gaussians that were seen, as one pass over memory on the CPU.
+"""Adam restricted to visible Gaussians, as one pass over memory on the CPU.
 
-gsplat's `SelectiveAdam` (Mallick et al. 2024, Taming 3DGS) runs on CUDA alone; this is its twin:
-rows that were not seen keep their moments, and there is no bias correction.
+gsplat's `SelectiveAdam` (Mallick et al. 2024, Taming 3DGS) runs only on CUDA; this is its
+equivalent: invisible rows keep their moments, and there is no bias correction.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["SelectiveAdam", "step_together"]
 
 @kernel()
 def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, rest1, rest2, eps):
-    """Move rows `first` to `last` of `value` [N, K] that were seen.
+    """Update the visible ones of rows `first` to `last` of `value` [N, K].
 
-    `rest` is 1 - beta, made outside: the compiler would make g^2 - beta g^2 of it, which float32
-    rounds to 6e-5.
+    `rest` is 1 - beta, computed by the caller: the compiler would turn it into g^2 - beta g^2,
+    which float32 rounds to 6e-5.
     """
     for i in range(np.uint64(first), np.uint64(last)):
         if not seen[i]:
@@ -40,28 +40,29 @@ def _step(first, last, seen, value, gradient, mean, square, lr, beta1, beta2, re
 class SelectiveAdam:
     """Adam over one parameter [N, ...], with the state and groups of `torch.optim.Adam`.
 
-    It is none: making the first of torch's optimizers imports its compiler, 3 s of CPU time.
+    It is not a subclass: creating the first torch optimizer imports torch's compiler, which takes
+    3 s of CPU time.
     """
 
     def __init__(self, pool: ThreadPool, parameter: Tensor, lr: float) -> None:
         self._pool = pool
         group = {"params": [parameter], "lr": lr, "betas": (0.9, 0.999), "eps": 1e-15}
         self.param_groups: list[dict[str, Any]] = [group]
-        # gsplat's strategies look up parameters that never moved, such as harmonics of degree 0.
+        # gsplat's strategies look up parameters without a step, such as shN at degree 0.
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
     @torch.no_grad()
     def step(self, visibility: Tensor) -> None:
-        """Move the rows where `visibility` [N] is true."""
+        """Update the rows where `visibility` [N] is true."""
         step_together(self._pool, [self], visibility)
 
     def arguments(self) -> tuple[Any, ...] | None:
-        """Return what the kernel takes after `seen`, or None if there is nothing to move."""
+        """Return the kernel's arguments after `seen`, or None if there is nothing to update."""
         (group,) = self.param_groups
         parameter = group["params"][0]
         if parameter.grad is None or parameter.numel() == 0:
             return None
-        assert parameter.is_contiguous(), "the steps would go to a copy"
+        assert parameter.is_contiguous(), "the update would go to a copy"
         state = self.state[parameter]
         if not state:
             zeros = torch.zeros_like(parameter.detach())
@@ -77,7 +78,7 @@ class SelectiveAdam:
 def step_together(
     pool: ThreadPool, optimizers: Iterable[SelectiveAdam], visibility: Tensor
 ) -> None:
-    """Move the rows [N] that were seen of several parameters in one turn of the threads."""
+    """Update the visible rows [N] of several parameters in one parallel pass."""
     seen = visibility.numpy()
     jobs = [job for optimizer in optimizers if (job := optimizer.arguments()) is not None]
 

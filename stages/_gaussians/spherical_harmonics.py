@@ -1,4 +1,4 @@
-"""Kernels: color that depends on the direction of view, by real spherical harmonics.
+"""Kernels: view-dependent color by real spherical harmonics.
 
 Basis and signs of 3DGS (Kerbl et al. 2023) and gsplat, degrees 0 to 3: the color is
 max(0, 0.5 + sum of basis times coefficients).
@@ -14,7 +14,7 @@ from stages._gaussians.projection import BLOCK
 __all__ = ["SH0", "shade", "shade_backward"]
 
 SH0 = 0.28209479177387814
-"""The basis of degree 0, a constant: sqrt(1 / 4 pi)."""
+"""Basis function of degree 0, a constant: sqrt(1 / 4 pi)."""
 C1 = 0.4886025119029199
 C20, C21, C22 = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
 C30, C31, C32 = 0.5900435899266435, 2.890611442640554, 0.4570457994644658
@@ -23,7 +23,7 @@ C33, C34 = 0.3731763325901154, 1.445305721320277
 
 @kernel()
 def _basis(degree, x, y, z, B):
-    """Fill B [15] with the basis of degrees 1 and above in a direction."""
+    """Fill B [15] with the basis functions of degrees 1 and above for a direction."""
     one = B.dtype.type(1)
     B[0], B[1], B[2] = -C1 * one * y, C1 * one * z, -C1 * one * x
     if degree < 2:
@@ -44,7 +44,7 @@ def _basis(degree, x, y, z, B):
 
 @kernel()
 def _slope(degree, x, y, z, g):
-    """Return the gradient by (x, y, z) of the sum of g [15] times the basis."""
+    """Return the gradient with respect to (x, y, z) of the sum of g [15] times the basis."""
     one = g.dtype.type(1)
     c1, c20, c21, c22 = C1 * one, C20 * one, C21 * one, C22 * one
     vx, vy, vz = -c1 * g[2], -c1 * g[0], c1 * g[1]
@@ -74,17 +74,17 @@ def _slope(degree, x, y, z, g):
 
 @kernel()
 def shade(first, last, degree, means, center, sh0, shN, radii, colors):
-    """Fill the colors of Gaussians `first` to `last` that are seen.
+    """Fill the colors of Gaussians `first` to `last`; invisible ones become black.
 
     Args:
         first: First row.
         last: One past the last row.
-        degree: 0 to 3: how much of the coefficients to use.
+        degree: Degree of the coefficients to use, 0 to 3.
         means: [N, 3] in the world.
         center: [3]: the camera's center in the world.
         sh0: [N, 1, 3]: coefficients of degree 0.
-        shN: [N, K, 3] with K 0, 3, 8 or 15: those of higher degrees.
-        radii: int32 [N, 2]: not seen where 0.
+        shN: [N, K, 3] with K 0, 3, 8 or 15: coefficients of higher degrees.
+        radii: int32 [N, 2]: invisible where 0.
         colors: Out [N, 3], at least 0; black where the coefficients are not finite.
     """
     one = means.dtype.type(1)
@@ -117,18 +117,18 @@ def shade_backward(
     first, last, degree, means, center, sh0, shN, radii, colors, v_colors,
     v_means, v_center, v_sh0, v_shN,
 ):  # fmt: skip
-    """Carry the gradients of `colors` back.
+    """Backpropagate the gradients of `colors`.
 
     Args:
         first: First row, a multiple of `BLOCK`.
         last: One past the last row.
-        degree: As for `shade`, and so on to `colors`, which is what it made.
-        means: See above.
-        center: See above.
-        sh0: See above.
-        shN: See above.
-        radii: See above.
-        colors: See above.
+        degree: As for `shade`.
+        means: As for `shade`.
+        center: As for `shade`.
+        sh0: As for `shade`.
+        shN: As for `shade`.
+        radii: As for `shade`.
+        colors: Output of `shade`.
         v_colors: [N, 3].
         v_means: Out [N, 3].
         v_center: Out [blocks, 3]: to be summed over the blocks.
@@ -144,7 +144,7 @@ def shade_backward(
         for c in range(3):
             v_means[i, c] = 0
             v_sh0[i, 0, c] = 0
-        # Black has no slope, and what made it may be NaN.
+        # Black has no gradient, and its coefficients may be NaN.
         lit = colors[i, 0] > 0 or colors[i, 1] > 0 or colors[i, 2] > 0
         start = count if lit else 0
         for k in range(start, held):

@@ -1,8 +1,8 @@
-"""Kernels: how like a rendering is to a photograph (L1 and SSIM), and the gradient of that.
+"""Kernels: photometric loss of a rendering against an image (L1 and SSIM), and its gradient.
 
-Wang et al. 2004: structural similarity with a Gaussian window of 11 px and sigma 1.5; outside the
-image everything is 0, as in 3DGS. The window is separable, so that each pass is along rows or
-along columns, over arrays [H, W * 3] where SIMD runs along the row.
+Wang et al. 2004: structural similarity with a Gaussian window of 11 px and sigma 1.5, zero padding
+as in 3DGS. The window is separable, so each pass is along rows or columns, over arrays [H, W * 3]
+where SIMD runs along the row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAPS = np.uint64(2 * REACH + 1)
 
 @kernel()
 def _along_rows(source, window, padded, out):
-    """Blur a row [3 W] whose pixels have 3 channels; `padded` [3 W + 30] is 0 at its ends."""
+    """Blur a row [3 W] of 3-channel pixels; `padded` [3 W + 30] is 0 at its ends."""
     size = np.uint64(len(source))
     for k in range(size):
         padded[k + PAD] = source[k]
@@ -42,7 +42,7 @@ def _along_rows(source, window, padded, out):
 
 @kernel()
 def _along_columns(blurred, row, window, out):
-    """Blur down the columns of [H, 3 W] at one row."""
+    """Blur [H, 3 W] along the columns, for one row."""
     height, size = blurred.shape
     out[:] = 0
     for tap in range(2 * REACH + 1):
@@ -56,7 +56,7 @@ def _along_columns(blurred, row, window, out):
 
 @kernel()
 def _moments(first, last, image, target, window, maps):
-    """Blur both, their squares and their product along rows; `maps` [5, H, 3 W]."""
+    """Blur both images, their squares and their product along rows into `maps` [5, H, 3 W]."""
     size = image.shape[1]
     padded = np.zeros(size + 6 * REACH, image.dtype)
     row = np.empty(size, image.dtype)
@@ -79,7 +79,7 @@ def _moments(first, last, image, target, window, maps):
 def _compare(first, last, maps, window, slopes, totals):
     """Sum SSIM by row into `totals` [H]; fill `slopes` [3, H, 3 W], blurred along rows.
 
-    The slopes are the derivatives by the blurred image, its square and the product.
+    The slopes are derivatives with respect to the blurred image, its square and the product.
     """
     size = maps.shape[2]
     dtype = maps.dtype
@@ -94,7 +94,7 @@ def _compare(first, last, maps, window, slopes, totals):
         total = dtype.type(0)
         for k in range(np.uint64(size)):
             ma, mb = blurred[0, k], blurred[1, k]
-            # Rounding can make the variance of a bright, even patch negative.
+            # Rounding can make the variance of a bright, uniform patch negative.
             va, vb = max(blurred[2, k] - ma * ma, zero), max(blurred[3, k] - mb * mb, zero)
             A, B = two * ma * mb + c1, two * (blurred[4, k] - ma * mb) + c2
             C, D = ma * ma + mb * mb + c1, va + vb + c2
@@ -111,7 +111,7 @@ def _compare(first, last, maps, window, slopes, totals):
 
 @kernel()
 def _gradient(first, last, image, target, slopes, window, l1, dssim, totals, out):
-    """Fill the loss's gradient, float [H, 3 W], and sum |a - b| by row into `totals` [H]."""
+    """Fill the gradient of the loss, float [H, 3 W], and sum |a - b| by row into `totals` [H]."""
     size = image.shape[1]
     dtype = image.dtype
     zero, two = dtype.type(0), dtype.type(2)
@@ -133,16 +133,16 @@ def _gradient(first, last, image, target, slopes, window, l1, dssim, totals, out
 def photometric(
     pool: ThreadPool, image: Array, target: Array, dssim: float
 ) -> tuple[float, float, Array]:
-    """Return (1 - dssim) L1 + dssim (1 - SSIM), the mean SSIM, and the loss's gradient.
+    """Return (1 - dssim) L1 + dssim (1 - SSIM), the mean SSIM, and the gradient of the loss.
 
     Args:
-        pool: Runs the kernels.
+        pool: Thread pool for the kernels.
         image: float [H, W, 3], contiguous.
-        target: The same.
-        dssim: The share of the structural term, 0 to 1.
+        target: float [H, W, 3], contiguous.
+        dssim: Weight of the structural term, 0 to 1.
 
     Returns:
-        The loss, the similarity, and its gradient by `image` [H, W, 3].
+        The loss, the mean SSIM, and the gradient of the loss for `image` [H, W, 3].
     """
     height = image.shape[0]
     a, b = image.reshape(height, -1), target.reshape(height, -1)
@@ -160,6 +160,6 @@ def photometric(
 
 
 def ssim(image: Array, target: Array) -> float:
-    """Return the mean structural similarity of two pictures, float [H, W, 3] in 0..1."""
+    """Return the mean structural similarity of two images, float [H, W, 3] in 0..1."""
     a, b = (np.ascontiguousarray(x, np.float32) for x in (image, target))
     return photometric(ThreadPool(1), a, b, 1.0)[1]

@@ -1,1 +1,1 @@
-"""Rigid transforms, projection, boxes and pure rotation; knows the contract alone."""
+"""Rigid transforms, projection, boxes and pure rotation; depends only on the contract."""

@@ -1,4 +1,4 @@
-"""Boxes in pictures: left, top, right, bottom in px."""
+"""Boxes in images: left, top, right, bottom in px."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["box_of", "overlap_of"]
 
 
 def box_of(mask: Array) -> Array:
-    """Return the box, float32 [4], of a mask [H, W] with a pixel at least."""
+    """Return the box, float32 [4], of a mask [H, W] with at least one pixel."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 

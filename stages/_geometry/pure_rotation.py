@@ -1,8 +1,8 @@
-"""What a camera that only turns and zooms does to an image, and what it leaves unexplained.
+"""Model of a camera that only rotates and zooms, and its residuals.
 
-Between two images of such a camera every point moves by the homography `K2 R K1^-1`, whatever its
-depth (Hartley and Zisserman, Multiple View Geometry, 8.4). What remains after the best fit of
-that model is parallax, a moving object, or noise.
+Between two images of such a camera every point moves by the homography `K2 R K1^-1`, regardless of
+its depth (Hartley and Zisserman, Multiple View Geometry, 8.4). Residuals of the best fit are
+parallax, moving objects or noise.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from pipeline.contract import Array
 __all__ = ["RotationZoom", "fit_rotation_zoom"]
 
 FOCAL_PRIOR = (0.0, 0.5)
-"""Mean and deviation of log(f / longer side): phones lie near 0.8, COLMAP's guess is 1.2."""
+"""Mean and deviation of log(f / longer side): phones are near 0.8, COLMAP's guess is 1.2."""
 DISTORTION_DEVIATION = 0.03
-"""Of the radial coefficient at the corner of the image, in units of the half diagonal."""
+"""Deviation of the radial coefficient, where the image corner has radius 1 (half diagonal)."""
 STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RotationZoom:
-    """A fitted turn and zoom."""
+    """A fitted rotation and zoom."""
 
     R: Array
-    """float64 [3, 3]: takes directions in the first camera to the second."""
+    """float64 [3, 3]: maps directions from the first camera to the second."""
     focal_px: float
-    """Of the first image; close to the prior where the turn is too small to tell."""
+    """Focal length of the first image; close to the prior if the rotation is too small."""
     zoom: float
     """Focal length of the second image over that of the first."""
     residual_px: Array
-    """float64 [N]: how far each second point lies from where the model puts it."""
+    """float64 [N]: distance of each second point from its prediction by the model."""
 
     @property
     def angle_deg(self) -> float:
-        """How far the camera turned."""
+        """Rotation angle of the camera in degrees."""
         return float(np.degrees(np.arccos(np.clip((np.trace(self.R) - 1) / 2, -1, 1))))
 
 
 def fit_rotation_zoom(
     p: Array, q: Array, size: tuple[int, int], *, focal_px: float | None = None, noise_px: float = 1
 ) -> RotationZoom:
-    """Fit the turn and zoom that take points `p` to `q`, both [N, 2] px, with outliers.
+    """Fit the rotation and zoom that map points `p` to `q`, both [N, 2] px, with outliers.
 
     Args:
         p: Points in the first image.
         q: The same points in the second image.
         size: Width and height of both images.
-        focal_px: The focal length where it is known.
-        noise_px: Points further off than a few of these count ever less (Cauchy weights).
+        focal_px: Focal length, if known.
+        noise_px: Points with residuals of several times this are downweighted (Cauchy weights).
     """
     center = np.array(size) / 2
     side = float(max(size))
@@ -75,7 +75,7 @@ def fit_rotation_zoom(
         # The inverse of a small radial distortion to first order.
         return ideal * (1 - x[5] * np.sum((ideal / half_diagonal) ** 2, axis=1, keepdims=True))
 
-    # Start from the middle of what the start leaves over, and tighten: outliers lose their say.
+    # Start with the median residual as scale and tighten it, which downweights outliers.
     scale = max(noise_px, float(np.median(np.linalg.norm(moved(x) - b, axis=1))))
     steps = np.full(6, 1e-6)
     for _ in range(STEPS):
@@ -97,7 +97,7 @@ def fit_rotation_zoom(
 
 
 def _align_directions(a: Array, b: Array, f: float) -> Array:
-    """Return the rotation between bundles of rays, robustly (Kabsch, reweighted)."""
+    """Return the rotation between bundles of rays, robustly (reweighted Kabsch)."""
     u, v = (np.column_stack([c / f, np.ones(len(c))]) for c in (a, b))
     u, v = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (u, v))
     weight = np.ones(len(a))
@@ -111,11 +111,11 @@ def _align_directions(a: Array, b: Array, f: float) -> Array:
 
 
 def _rotation(w: Array) -> Array:
-    """Rodrigues' formula."""
+    """Return the rotation matrix of a rotation vector (Rodrigues' formula)."""
     angle = np.linalg.norm(w)
     x, y, z = w
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    # Series near zero keeps the numeric derivative exact.
+    # The series near zero keeps the numeric derivative accurate.
     first = 1 - angle**2 / 6 if angle < 1e-4 else np.sin(angle) / angle
     second = 0.5 - angle**2 / 24 if angle < 1e-4 else (1 - np.cos(angle)) / angle**2
     return np.eye(3) + first * cross + second * cross @ cross

@@ -1,6 +1,6 @@
-"""Rigid motions, similarity transforms, intrinsics and the axes of other programs.
+"""Rigid transforms, similarity transforms, intrinsics and axis conventions of other programs.
 
-`T_a_b` takes coordinates in frame b to frame a: `x_a = T_a_b @ x_b`. Cameras have OpenCV axes
+`T_a_b` maps coordinates from frame b to frame a: `x_a = T_a_b @ x_b`. Cameras have OpenCV axes
 (x right, y down, z forward); pixel (0, 0) has its center at (0.5, 0.5).
 """
 
@@ -31,7 +31,7 @@ OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def invert(T: Array) -> Array:
-    """Invert rigid motions [..., 4, 4] exactly: the transpose of R, not a solve."""
+    """Invert rigid transforms [..., 4, 4] exactly, with the transpose of R instead of a solve."""
     R = np.swapaxes(T[..., :3, :3], -1, -2)
     inverse = np.zeros_like(T)
     inverse[..., :3, :3] = R
@@ -86,7 +86,7 @@ def project(xyz: Array, K: Array, T_camera_world: Array) -> tuple[Array, Array]:
     """Project world points [N, 3] into one camera.
 
     Returns:
-        Pixels [N, 2] and depths z [N]; pixels mean nothing where z <= 0.
+        Pixels [N, 2] and depths z [N]; pixels are meaningless where z <= 0.
     """
     camera = xyz @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
     z = camera[:, 2]
@@ -104,10 +104,10 @@ def unproject(depth: Array, K: Array, T_world_camera: Array) -> Array:
 
 
 def align_sim3(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """Return s, R [3, 3], t [3] that bring points [N, 3] closest: `target ~ s R source + t`.
+    """Return s, R [3, 3], t [3] that best align points [N, 3]: `target ~ s R source + t`.
 
-    Least squares in closed form: Umeyama, IEEE PAMI 13(4), 1991. Points on one line leave the
-    turn about it open; one point or none leaves s = 1 and R = I.
+    Least squares in closed form: Umeyama, IEEE PAMI 13(4), 1991. For collinear points the rotation
+    about their line is undetermined; with one distinct point s = 1 and R = I.
     """
     mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
     a, b = source - mean_source, target - mean_target
@@ -124,13 +124,13 @@ def align_sim3(source: Array, target: Array) -> tuple[float, Array, Array]:
 def upright(T_world_camera: Array) -> Array:
     """Return the rotation [3, 3] that turns a world so that its y axis points down.
 
-    Down is where people hold cameras: level, so that the x axes of all cameras [K, 4, 4] lie in
-    the horizon. Where those do not span it (a camera that never turns), the mean y axis decides.
-    The first camera then looks along z as far as it looks level.
+    Cameras are assumed to be held level, so that the x axes of all cameras [K, 4, 4] are
+    horizontal. If these do not span the horizon (a camera that never rotates), the mean y axis
+    decides. The horizontal direction of the first camera becomes z.
     """
     x, y = T_world_camera[:, :3, 0], T_world_camera[:, :3, 1]
     mean = y.mean(axis=0)
-    # The eigenvector of least level error; the prior breaks ties towards the mean y axis.
+    # Eigenvector of the smallest leveling error; the prior breaks ties toward the mean y axis.
     _, vectors = np.linalg.eigh(x.T @ x / len(x) - 0.01 * np.outer(mean, mean))
     down = vectors[:, 0] * (1 if vectors[:, 0] @ mean >= 0 else -1)
     forward = T_world_camera[0, :3, 2] - down * (T_world_camera[0, :3, 2] @ down)

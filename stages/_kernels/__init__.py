@@ -1,4 +1,4 @@
-"""Compiling numba kernels, and the cache of machine code that the installed package owns.
+"""Compilation of numba kernels, and a machine-code cache inside the installed package.
 
-Knows no stage: `python -m stages._kernels` asks every model to compile its kernels.
+Independent of the stages: `python -m stages._kernels` calls every model to compile its kernels.
 """

@@ -1,7 +1,7 @@
-"""Compile the kernels of every model, so that the first run is as quick as the second.
+"""Compile the kernels of every model, so that the first run is as fast as the second.
 
 python -m stages._kernels           # as `make setup` and docker/Dockerfile do
-python -m stages._kernels --check   # whether that has been done, for this machine
+python -m stages._kernels --check   # whether they are compiled for this computer
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> int:
         print(f"{state}: {why}")
         return 0 if state == "warm" else 1
     if sys.argv[1:]:
-        print(f"{sys.argv[1]} is not allowed; allowed: --check, or nothing", file=sys.stderr)
+        print(f"unrecognized argument: {sys.argv[1]}; allowed: --check, or none", file=sys.stderr)
         return 2
     # Not needed for a check, which `reel3d doctor` makes.
     from pipeline.contract.stage import find, models, steps
@@ -29,7 +29,7 @@ def main() -> int:
         for model in models(step):
             find(step, model).compile_kernels()
     seconds = time.perf_counter() - began
-    where = "" if record() == RECORD else " into your cache folder: the package cannot be written"
+    where = "" if record() == RECORD else " into your cache folder: the package is read-only"
     print(f"kernels are compiled{where} ({seconds:.0f} s)")
     return 0
 

@@ -1,14 +1,14 @@
-"""The decorator of every numba kernel: how it is compiled, and where its machine code is cached.
+"""Decorator of every numba kernel: compiler options and machine-code cache.
 
-numba keeps machine code in `__pycache__` beside a function's file, or in the user's cache folder
-where that cannot be written. A read-only installation would so compile everything again for every
-user. Here the package's own folder is always read; what it lacks is written there if possible, and
-into the user's cache folder otherwise, or into NUMBA_CACHE_DIR where that is set.
+numba caches machine code in `__pycache__` beside a function's file, or in the user's cache folder
+if that is not writable. With a read-only installation, every user would therefore compile
+everything again. Here the package's own folder is always read; missing entries are written there
+if possible, otherwise to the user's cache folder, or to NUMBA_CACHE_DIR if it is set.
 
 An entry is valid for one signature, numba version, CPU, content of the source files and setting of
-NUMBA_BOUNDSCHECK and NUMBA_OPT; files are
-compared by content, since copying changes their times. Files are replaced atomically: of two
-processes that compile at once one wins, and a reader never sees half of an entry.
+NUMBA_BOUNDSCHECK and NUMBA_OPT; files are compared by content, since copying changes their times.
+Files are replaced atomically: if two processes compile at once one wins, and no partial entry is
+ever read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["KernelCache", "kernel_decorator"]
 
 DEFAULTS: dict[str, Any] = {
     "nogil": True,
-    # The default checks divisors, and a branch in the inner loop prevents SIMD: 10x slower.
+    # The default checks divisors, and that branch in the inner loop prevents SIMD: 10x slower.
     "error_model": "numpy",
-    # Without nnan and ninf: they would drop the tests that keep NaN and infinity out.
+    # Without nnan and ninf, which would remove the checks for NaN and infinity.
     "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"},
 }
 
@@ -41,7 +41,7 @@ def kernel_decorator(inlined: Iterable[Path] = ()) -> Callable[..., Callable[[An
 
     Args:
         inlined: Files whose functions and constants are compiled into the kernels of other files:
-            machine code is renewed when one of them changes, as when the kernel's own file does.
+            kernels are recompiled when one of them changes, as with the kernel's own file.
     """
     beside = tuple(inlined)
 
@@ -59,7 +59,7 @@ def kernel_decorator(inlined: Iterable[Path] = ()) -> Callable[..., Callable[[An
 
 
 class KernelCache(caching._Cache):
-    """Machine code of one function, in the package's folder and in the user's."""
+    """Cache of one function's machine code, in the package's folder and in the user's."""
 
     def __init__(self, function: Any, inlined: tuple[Path, ...]) -> None:
         stamp = _stamp((Path(function.__code__.co_filename), *inlined))
@@ -68,8 +68,8 @@ class KernelCache(caching._Cache):
             try:
                 self._levels.append(_level(locator, stamp)(function))
             except RuntimeError:
-                # The user's folder cannot be made: nothing is written there.
-                log.debug("no cache folder of the user for %s", function.__qualname__)
+                # The user's folder cannot be created: nothing is written there.
+                log.debug("no user cache folder for %s", function.__qualname__)
 
     @property
     def cache_path(self) -> str:
@@ -82,7 +82,7 @@ class KernelCache(caching._Cache):
             try:
                 found = level.load_overload(sig, target_context)
             except Exception as error:
-                # A damaged entry is compiled again, and replaced.
+                # A damaged entry is recompiled and replaced.
                 log.debug("%s cannot be used: %s", level.cache_path, error)
                 continue
             if found is not None:
@@ -90,7 +90,7 @@ class KernelCache(caching._Cache):
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Write the machine code of a signature where it can be written."""
+        """Write the machine code of a signature to the first writable folder."""
         for level in self._levels[1:] if config.CACHE_DIR else self._levels:
             try:
                 _save(level, sig, data)
@@ -109,7 +109,7 @@ class KernelCache(caching._Cache):
             level.disable()
 
     def flush(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         for level in self._levels:
             level.flush()
 
@@ -120,13 +120,13 @@ def _save(level: Any, sig: Any, data: Any) -> None:
     except OSError:
         raise
     except Exception:
-        # The index is damaged: begin a new one.
+        # The index is damaged: start a new one.
         level.flush()
         level.save_overload(sig, data)
 
 
 class _PackageLocator(caching._CacheLocator):
-    """The `__pycache__` of the function's file, whether or not it can be written."""
+    """The `__pycache__` of the function's file, whether or not it is writable."""
 
     stamp = ""
 
@@ -165,7 +165,7 @@ class _UserLocator(caching.UserWideCacheLocator):
 
 
 def _level(locator: type[Any], stamp: str) -> type[Any]:
-    """Return numba's cache of functions with this locator alone."""
+    """Return numba's function cache restricted to this locator."""
     located = type(locator.__name__, (locator,), {"stamp": stamp})
     impl = type("_Impl", (caching.CompileResultCacheImpl,), {"_locator_classes": [located]})
     return type("_Level", (caching.FunctionCache,), {"_impl_class": impl})
@@ -176,6 +176,6 @@ def _stamp(files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    # numba's own index does not know these: code without checks would pass for checked code.
+    # Not part of numba's own index: code without checks would be taken for checked code.
     digest.update(f"{config.BOUNDSCHECK} {config.OPT} {config.DEBUGINFO_DEFAULT}".encode())
     return digest.hexdigest()

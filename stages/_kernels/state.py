@@ -1,4 +1,4 @@
-"""Whether the kernels of the installed package are compiled for this machine."""
+"""Whether the kernels of the installed package are compiled for this computer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def user_record() -> Path:
 
 
 def record() -> Path | None:
-    """Record that all kernels are compiled; return the file, or None where none can be written."""
+    """Record that all kernels are compiled; return the file, or None if none is writable."""
     for path in (RECORD, user_record()):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,16 +38,16 @@ def record() -> Path | None:
 
 
 def examine() -> tuple[Literal["warm", "cold"], str]:
-    """Return whether the first run finds compiled kernels, and why not.
+    """Return whether the first run finds compiled kernels, and the reason.
 
-    numba is not imported: that would take longer than the rest of `reel3d doctor`.
+    numba is not imported, which would take longer than the rest of `reel3d doctor`.
     """
     here = _here()
     found = [recorded for path in (RECORD, user_record()) if (recorded := _read(path)) is not None]
     if not found:
         return "cold", "they were never compiled"
     if here in found:
-        return "warm", "compiled for this machine"
+        return "warm", "compiled for this computer"
     recorded = found[0]
     for name, why in (
         ("python", "they were compiled for Python"),

@@ -1,4 +1,4 @@
-"""Four views of a textured plane: enough of a scene for every kernel to be called once."""
+"""Four views of a textured plane: a minimal scene that calls every kernel once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def textured_plane() -> tuple[Views, Points]:
     K = np.array([[FOCAL_PX, 0, WIDTH / 2], [0, FOCAL_PX, HEIGHT / 2], [0, 0, 1]])
     poses = np.tile(np.eye(4), (COUNT, 1, 1))
     poses[:, 0, 3] = np.arange(COUNT) * BASELINE
-    # One point in 8 pixels of the first view, seen by all views that it falls into.
+    # A grid of points every 8 pixels of the first view, observed by all views that contain them.
     y, x = (part.ravel() + 0.5 for part in np.mgrid[4:HEIGHT:8, 4:WIDTH:8])
     xyz = np.stack([(x - K[0, 2]), (y - K[1, 2]), np.full_like(x, FOCAL_PX)], axis=1)
     xyz = (xyz * DISTANCE / FOCAL_PX).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of finished runs: camera paths, points and splats drawn, video written.
+"""Rendering of finished runs: camera paths, points, splats, and video output.
 
 Used by export, report, view and `reel3d render`. Read `scene.py` first.
 """

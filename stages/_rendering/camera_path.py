@@ -1,7 +1,7 @@
-"""Where a camera goes when a place is shown: through known poses, or round what they looked at.
+"""Camera paths for showing a scene: through known poses, or in orbit around their focus.
 
 Poses are `T_world_camera` [N, 4, 4] with OpenCV axes; intrinsics are [3, 3] in px. SciPy is
-imported where it is used: it costs every command half a second, and few lead a camera.
+imported where it is used: it would cost every command half a second, and few need camera paths.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 CANDIDATES, CAMERAS = 1500, 64
-"""At most so many points are tried as the middle of an orbit, and so many cameras asked."""
+"""Maximum number of points tried as the focus of an orbit, and of cameras that score them."""
 
 SWAY = (0.08, 0.04)
-"""Standard deviations in radians that an orbit has at least: a still camera's sways a little."""
+"""Minimum standard deviations of an orbit in radians, so that it moves even for a static camera."""
 
 REACH, NEARBY = 1.0, 0.6
-"""An orbit reaches for so many standard deviations away from the middle of the cameras, and is then
-drawn to those within so many. Chosen by eye on a rendered room and on fox: between cameras that
-stand on an arc much is well seen, beyond them little."""
+"""Extent of an orbit in standard deviations from the median camera, and radius in standard
+deviations within which it is pulled to the cameras. Chosen by eye on a rendered room and on fox:
+views between cameras on an arc look good, views beyond them do not."""
 
 FINE = 720
-"""An orbit is computed in so many steps and then cut evenly."""
+"""Number of steps in which an orbit is computed before it is resampled evenly."""
 
 FULL_CIRCLE = np.radians(80.0)
-"""Cameras that leave no larger gap stand all round what they look at."""
+"""Largest gap in azimuth of cameras that are considered to surround their focus."""
 
 
 def fit_intrinsics(K: Array, size: tuple[int, int], wanted: tuple[int, int]) -> Array:
-    """Return the intrinsics [3, 3] for pictures of another size.
+    """Return the intrinsics [3, 3] for images of another size.
 
-    Where the shapes differ the picture is cropped, never widened: beyond what the camera saw,
-    nothing is known.
+    If the aspect ratios differ the image is cropped, never widened, since nothing is known outside
+    the camera's field of view.
 
     Args:
-        K: [3, 3] for pictures of `size`.
+        K: [3, 3] for images of `size`.
         size: (width, height) px.
         wanted: (width, height) px.
     """
@@ -64,13 +64,13 @@ def fit_intrinsics(K: Array, size: tuple[int, int], wanted: tuple[int, int]) -> 
 
 
 def solid_points(splats: Splats, most: int = 20_000) -> Array:
-    """Return the middles [N, 3] of splats that can be seen, at most so many, evenly picked."""
+    """Return the centers [N, 3] of visible splats, at most `most`, evenly sampled."""
     solid = splats.means[splats.opacity_logits > -1]
     return _spread(solid if len(solid) else splats.means, most).astype(np.float64)
 
 
 def between(T_first: Array, T_second: Array, share: float) -> Array:
-    """Return the pose [4, 4] at a share, 0 to 1, of the straight way between two poses."""
+    """Interpolate between two poses [4, 4]: positions linearly, rotations by slerp."""
     from scipy.spatial.transform import Rotation, Slerp
 
     turn = Slerp([0.0, 1.0], Rotation.from_matrix(np.stack([T_first[:3, :3], T_second[:3, :3]])))
@@ -81,19 +81,20 @@ def between(T_first: Array, T_second: Array, share: float) -> Array:
 
 
 def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, Array]:
-    """Lead a camera smoothly through poses, so that the picture moves at an even pace.
+    """Return a smooth camera path through poses, with even apparent motion.
 
-    Positions follow a Catmull-Rom spline, rotations the shortest way (slerp). Both run over how
-    far the picture has moved: turning by an angle counts as moving sideways by it at `distance`.
+    Positions follow a Catmull-Rom spline, rotations are interpolated by slerp. Both are
+    parameterized by image motion: a rotation counts like a sideways motion by that angle at
+    `distance`.
 
     Args:
         T_world_camera: [K, 4, 4], at least one.
-        count: How many poses to return, the first and the last of the given ones among them.
-        distance: How far away the things are that the cameras look at, world units.
+        count: Number of poses to return, including the first and the last of the given ones.
+        distance: Distance of the scene from the cameras, world units.
 
     Returns:
-        Poses [count, 4, 4], and where each stands among the given ones, [count] in 0..K-1: 2.25
-        lies a quarter of the way from pose 2 to pose 3.
+        Poses [count, 4, 4], and the position of each among the given ones, [count] in 0..K-1:
+        2.25 is a quarter of the way from pose 2 to pose 3.
     """
     from scipy.interpolate import CubicHermiteSpline
     from scipy.spatial.transform import Rotation, Slerp
@@ -104,7 +105,7 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
     turns = Rotation.from_matrix(R)
     moved = np.linalg.norm(np.diff(centers, axis=0), axis=1) / max(distance, 1e-12)
     moved += (turns[:-1].inv() * turns[1:]).magnitude()
-    # Poses that are equal still come one after the other.
+    # Keeps the knots increasing where poses are equal.
     moved = np.maximum(moved, max(1e-3 * float(moved.mean()), 1e-9))
     knots = np.concatenate([[0.0], np.cumsum(moved)])
     at = np.linspace(0, knots[-1], count)
@@ -115,7 +116,7 @@ def through(T_world_camera: Array, count: int, distance: float) -> tuple[Array, 
 
 
 def walk(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, count: int) -> Array:
-    """Lead a camera along known cameras; see `through` and, for the arguments, `orbit`."""
+    """Return a camera path along known cameras; see `through` and, for arguments, `orbit`."""
     focus, _ = orbit_focus(T_world_camera, K, size, xyz)
     away = np.linalg.norm(T_world_camera[:, :3, 3] - focus, axis=1)
     return through(T_world_camera, count, float(np.median(away)))[0]
@@ -137,7 +138,7 @@ def _tangents(knots: Array, points: Array) -> Array:
 
 
 def look_at(eye: Array, target: Array, up: Array) -> Array:
-    """Return the level poses [..., 4, 4] at `eye` [..., 3] that look at `target` [..., 3]."""
+    """Return level poses [..., 4, 4] at `eye` [..., 3] that look at `target` [..., 3]."""
     forward = _unit(target - eye)
     right = _unit(np.cross(forward, up))
     poses = np.zeros((*eye.shape[:-1], 4, 4))
@@ -150,13 +151,13 @@ def look_at(eye: Array, target: Array, up: Array) -> Array:
 def orbit_focus(
     T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array
 ) -> tuple[Array, Array]:
-    """Find what most cameras looked at: the point that is central and at a usual depth for most.
+    """Return the point most cameras look at: central and at a typical depth for most of them.
 
     Args:
         T_world_camera: [K, 4, 4].
-        K: [3, 3], of all cameras alike.
+        K: [3, 3], shared by all cameras.
         size: (width, height) px, for K.
-        xyz: Points [N, 3] of the place; there may be none.
+        xyz: Points [N, 3] of the scene; may be empty.
 
     Returns:
         The point [3], and which cameras see it, bool [K].
@@ -179,7 +180,7 @@ def orbit_focus(
 
 
 def _aside(xyz: Array, T: Array, K: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Return how far from a picture's middle points lie (1 is its border), and their depths."""
+    """Return the distance of points from the image center (1 is its border), and their depths."""
     local = (xyz - T[:3, 3]) @ T[:3, :3]
     z = local[:, 2]
     half = np.array(size) / 2 / np.array([K[0, 0], K[1, 1]])
@@ -189,23 +190,23 @@ def _aside(xyz: Array, T: Array, K: Array, size: tuple[int, int]) -> tuple[Array
 
 
 def _spread(rows: Array, most: int) -> Array:
-    """Return at most so many rows, evenly spread."""
+    """Return at most `most` rows, evenly spaced."""
     return rows[:: max(1, -(-len(rows) // most))]
 
 
 def orbit(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, count: int) -> Array:
-    """Lead a camera on a smooth closed path round what the cameras looked at.
+    """Return a smooth closed camera path around the focus of the cameras.
 
-    It stays where they stood, and so shows what they saw. Cameras all round a thing give a full
-    circle at their own heights and distances; others an ellipse along the two directions in
-    which they are spread most (seen from the thing: sideways, up, away).
+    It stays near the cameras, and so shows what they saw. Cameras that surround their focus give a
+    full circle at their own heights and distances; others an ellipse along the two directions in
+    which they are spread most (as seen from the focus: sideways, up, away).
 
     Args:
         T_world_camera: [K, 4, 4], at least one.
-        K: [3, 3], of all cameras alike.
+        K: [3, 3], shared by all cameras.
         size: (width, height) px, for K.
-        xyz: Points [N, 3] of the place; there may be none.
-        count: How many poses; after the last comes the first again.
+        xyz: Points [N, 3] of the scene; may be empty.
+        count: Number of poses; the last is followed by the first again.
 
     Returns:
         Poses [count, 4, 4].
@@ -214,7 +215,7 @@ def orbit(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, co
     cameras = T_world_camera[sees] if np.any(sees) else T_world_camera
     up = -upright(cameras)[1]
     away = cameras[:, :3, 3] - focus
-    # The first axis points to the middle of the cameras, so that azimuths lie about 0.
+    # The first axis points to the mean of the cameras, so that azimuths are near 0.
     mean = away.mean(axis=0)
     first = mean - up * (mean @ up)
     if np.linalg.norm(first) < 0.05 * float(np.mean(np.linalg.norm(away, axis=1))):
@@ -236,7 +237,7 @@ def orbit(T_world_camera: Array, K: Array, size: tuple[int, int], xyz: Array, co
     level = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * second
     toward = np.cos(height)[:, None] * level + np.sin(height)[:, None] * up
     poses = look_at(focus + np.exp(path[:, 2])[:, None] * toward, focus, up)
-    # What was seen above or beside the middle stays there: the other side was not filmed.
+    # Keep the cameras' mean offset from the focus: the other side was not recorded.
     turn = _onto_axis(_unit(np.einsum("kji,kj->ki", cameras[:, :3, :3], -away)))
     eyes = poses[:, :3, 3]
     return look_at(eyes, eyes + poses[:, :3, :3] @ turn[:, 2], up)
@@ -257,7 +258,7 @@ def _largest_gap(azimuth: Array) -> float:
 
 
 def _circle(where: Array, gap: float, phase: Array) -> Array:
-    """Return a full circle [N, 3] at the height and distance of the cameras near each azimuth."""
+    """Return a full circle [N, 3] with the height and distance of the cameras at each azimuth."""
     width = max(gap, np.radians(15.0))
     apart = phase[:, None] - where[None, :, 0]
     apart = (apart + np.pi) % (2 * np.pi) - np.pi
@@ -269,8 +270,8 @@ def _circle(where: Array, gap: float, phase: Array) -> Array:
 def _ellipse(where: Array, phase: Array) -> Array:
     """Return an ellipse [N, 3] along the two main directions of azimuth, elevation, distance.
 
-    Cameras on an arc leave the ellipse's other half unseen: every pose is moved to the mean of the
-    cameras about it (one step of mean shift), which bends the ellipse to where they stood.
+    Cameras on an arc do not cover the ellipse's other half: every pose is moved to the mean of the
+    cameras near it (one step of mean shift), which bends the ellipse toward them.
     """
     center = np.median(where, axis=0)
     spread = where - center
@@ -287,12 +288,12 @@ def _ellipse(where: Array, phase: Array) -> Array:
     closeness = -0.5 * np.sum(apart**2, axis=-1)
     weight = np.exp(closeness - closeness.max(axis=1, keepdims=True))
     drawn = weight @ where / weight.sum(axis=1, keepdims=True)
-    # A little of the ellipse stays, lest one camera alone stands still.
+    # Keep part of the ellipse, so that the path moves even for a single camera.
     return 0.75 * drawn + 0.25 * path
 
 
 def _even(path: Array, count: int) -> Array:
-    """Return `count` evenly spaced places on a closed path [N, 3] whose last is its first."""
+    """Return `count` evenly spaced points on a closed path [N, 3] that ends at its start."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     at = np.arange(count) / count * length[-1]
     return np.stack([np.interp(at, length, column) for column in path.T], axis=1)

@@ -1,4 +1,4 @@
-"""The usual colors of flow and depth."""
+"""Standard color maps of flow and depth."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 UNKNOWN_RGB = (84, 84, 88)
-"""Dark gray: it is on neither scale."""
+"""Color of unknown values, dark gray, which neither scale contains."""
 
 ANGLES, RADII = 512, 128
 
 PLANE_REACH = 3.0
 """Largest component of flow in the table of planes, in units of the scale."""
 PLANE_SIDE = 769
-"""Entries along each axis of that table: 128 for a flow of full color."""
+"""Entries along each axis of the table of planes: 128 per unit of the scale."""
 PLANE_BLOCK = 64
 
 Bytes = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ def color_wheel() -> npt.NDArray[np.float64]:
     the numbers of steps are those of Middlebury's `colorcode.cpp`, as in torchvision.
     """
     parts = []
-    # Each stretch keeps one channel full while another rises or falls.
+    # Each segment keeps one channel at 1 while another rises or falls.
     for steps, full, moving, rises in (
         (15, 0, 1, True),
         (6, 1, 0, False),
@@ -77,8 +77,8 @@ def _flow_table() -> npt.NDArray[np.uint8]:
 def flow_colors(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[np.uint8]:
     """Color flow [H, W, 2] by direction and, up to `scale_px`, by magnitude; RGB [H, W, 3].
 
-    Unknown flow (NaN) is dark gray. Against the exact formula the table is at most 5 gray
-    levels off.
+    Unknown flow (NaN) is dark gray. The table differs from the exact formula by at most 5 gray
+    levels.
     """
     u, v = cv2.split(flow)
     magnitude, angle = cv2.cartToPolar(u, v)
@@ -96,13 +96,13 @@ def flow_colors(flow: npt.NDArray[np.float32], scale_px: float) -> npt.NDArray[n
 
 @cache
 def _plane_tables() -> tuple[Bytes, Bytes]:
-    """Return luma [SIDE, SIDE] and chroma [SIDE, SIDE, 2] of flow (u along the columns)."""
+    """Return tables of luma [SIDE, SIDE] and chroma [SIDE, SIDE, 2] of flow (u along columns)."""
     luma = np.empty((PLANE_SIDE, PLANE_SIDE), np.uint8)
     chroma = np.empty((PLANE_SIDE, PLANE_SIDE, 2), np.uint8)
     wheel = color_wheel().astype(np.float32)
     step, n = np.roll(wheel, -1, axis=0) - wheel, len(wheel)
     axis = np.linspace(-PLANE_REACH, PLANE_REACH, PLANE_SIDE, dtype=np.float32)
-    # In blocks, since the whole table in floating point takes 30 MB.
+    # In blocks, since the whole table in floating point would take 30 MB.
     for first in range(0, PLANE_SIDE, PLANE_BLOCK):
         rows = slice(first, first + PLANE_BLOCK)
         v = axis[rows, None]
@@ -128,13 +128,13 @@ def has_no_gap(flow: npt.NDArray[np.float32]) -> bool:
 
 
 def _at_size(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Bring [h, w, ...] to a height and width."""
+    """Resize [h, w, ...] to a height and width."""
     rows, columns = size[0] - values.shape[0], size[1] - values.shape[1]
     if rows in (0, 1) and columns in (0, 1):
-        # A missing row or column repeats the border.
+        # A missing row or column replicates the border.
         border = (0, rows, 0, columns, cv2.BORDER_REPLICATE)
         return cv2.copyMakeBorder(values, *border) if rows or columns else values
-    # Nearest: a mean of flow with unknown neighbors would be unknown.
+    # Nearest, since interpolation with unknown neighbors would give unknown flow.
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
@@ -144,15 +144,15 @@ def flow_planes(
     size: tuple[int, int],
     known: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Bytes, Bytes, Bytes]:
-    """Color flow [h, w, 2] as `flow_colors` does, as the planes that a video encoder takes.
+    """Color flow [h, w, 2] like `flow_colors`, as planes for a video encoder.
 
-    It is what an encoder would be given after a conversion to 4:2:0, at an eighth of the cost:
-    luma and chroma are read from a table by (u, v), chroma at every second pixel.
+    Equivalent to a conversion to 4:2:0 at an eighth of the cost: luma and chroma are read from a
+    table by (u, v), chroma at every second pixel.
 
     Args:
-        flow: In px.
-        scale_px: The flow that has the full color, px.
-        size: Even height and width of the picture.
+        flow: Flow in px.
+        scale_px: Magnitude of flow with full saturation, px.
+        size: Even height and width of the image.
         known: Where flow is known [h, w]; None if everywhere.
 
     Returns:
@@ -181,9 +181,9 @@ def flow_planes(
 
 
 def inverse_depth_range(depth: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return the range of 1/depth that leaves out the outer 2 % on either side.
+    """Return the range of 1/depth without the outer 2 % on either side.
 
-    One in 16 pixels is looked at. Where nothing is known the range is (0, 1).
+    One in 16 pixels is sampled. If no depth is known the range is (0, 1).
     """
     sample = depth[..., ::4, ::4]
     sample = sample[np.isfinite(sample) & (sample > 0)]
@@ -198,7 +198,7 @@ def depth_colors(depth: npt.NDArray[Any], inverse: tuple[float, float]) -> npt.N
 
     Args:
         depth: Depth in any unit; NaN, infinite and non-positive values are unknown: dark gray.
-        inverse: The inverse depths of the far and the near end of the scale.
+        inverse: Inverse depths of the far and the near end of the scale.
     """
     known = np.isfinite(depth) & (depth > 0)
     far, near = inverse

@@ -1,4 +1,4 @@
-"""From where to look at a reconstruction: behind and above the cameras, all of it in view."""
+"""Overview of a reconstruction: a view from behind and above the cameras that frames it all."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ __all__ = ["Overview", "frusta", "overview", "upright"]
 Array = npt.NDArray[np.float64]
 
 YAW, PITCH = np.radians(24.0), np.radians(24.0)
-"""Sideways and downwards from the cameras' own direction: walls show depth, floors their plan."""
+"""Angles sideways and down from the cameras' own direction: walls show depth, floors their plan."""
 
 FAR = 3.0
-"""The view frames what is closer than this many times the distance of the nearer things."""
+"""Points farther than this many times the 15th percentile of distances are not framed."""
 
 FIELD_OF_VIEW = np.radians(40.0)
-"""Of the picture's height: narrow enough that far things keep their size."""
+"""Vertical field of view, narrow enough for weak perspective."""
 
 FILLED = (16 / 9 * 0.84, 0.84)
-"""Half width and half height that the scene takes of a 16:9 frame whose half height is 1."""
+"""Half width and half height of the scene in a 16:9 frame with half height 1."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """A view point on a sphere round the middle of the scene."""
+    """A viewpoint on a sphere around the center of the scene."""
 
     center: Array
-    """float64 [3]: what the view turns about."""
+    """float64 [3]: point about which the view rotates."""
     radius: float
-    """Of the sphere round `center` that holds nearly all points."""
+    """Radius of the sphere around `center` that contains nearly all points."""
     up: Array
     """float64 [3], unit."""
     eye: Array
-    """float64 [3]"""
+    """float64 [3]: position of the viewer."""
 
     def pose(self) -> Array:
         """Return `T_world_camera` [4, 4] (OpenCV axes)."""
@@ -49,13 +49,13 @@ class Overview:
         return T
 
     def intrinsics(self, width: int, height: int) -> Array:
-        """Return K [3, 3] for a picture of this size."""
+        """Return K [3, 3] for an image of this size."""
         focal = height / 2 / np.tan(FIELD_OF_VIEW / 2)
         return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
 
 def upright(cameras: Cameras | None) -> Array:
-    """Return the direction that was up in the pictures on average, a unit vector [3]."""
+    """Return the mean up direction of the cameras, a unit vector [3]."""
     down = np.array([0.0, 1.0, 0.0])
     if cameras is not None:
         mean = cameras.T_world_camera[:, :3, 1].mean(axis=0)
@@ -69,7 +69,7 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
     if len(shown) < 8 and cameras is not None:
         shown = np.concatenate([shown, cameras.centers])
     if cameras is not None and len(shown) > 100:
-        # Out of doors most points lie far behind what was filmed.
+        # Outdoors, most points are far behind the subject.
         away = np.linalg.norm(shown - cameras.centers.mean(axis=0), axis=1)
         shown = shown[away < FAR * np.percentile(away, 15)]
     low, high = np.percentile(shown, [3, 97], axis=0)
@@ -79,7 +79,7 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
     ahead = np.array([0.0, 0.0, 1.0])
     if cameras is not None:
         mean = cameras.T_world_camera[:, :3, 2].mean(axis=0)
-        # Who walks round an object looks everywhere: then the first view counts.
+        # A camera around an object has no mean direction: use the first view.
         ahead = mean if np.linalg.norm(mean) > 0.4 else cameras.T_world_camera[0, :3, 2]
     level = ahead - up * (ahead @ up)
     if np.linalg.norm(level) < 0.1:
@@ -96,7 +96,7 @@ def overview(xyz: npt.NDArray[np.float32], cameras: Cameras | None) -> Overview:
 
 
 def _framed(view: Overview, shown: Array) -> Overview:
-    """Return the view moved and zoomed so that `shown` [N, 3] fills the frame, as 16:9."""
+    """Return the view moved and zoomed so that `shown` [N, 3] fills a 16:9 frame."""
     T = view.pose()
     local = (shown - T[:3, 3]) @ T[:3, :3]
     local = local[local[:, 2] > 1e-3 * view.radius]

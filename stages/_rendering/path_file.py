@@ -1,8 +1,8 @@
-"""Camera paths out of JSON files: a list of `{"T_world_camera": [[..] x 4], "fov_deg" | "K"}`.
+"""Camera paths from JSON files: a list of `{"T_world_camera": [[..] x 4], "fov_deg" | "K"}`.
 
-`T_world_camera` takes camera to world coordinates, OpenCV axes (x right, y down, z forward), in
-the world of `splats.ply`. `fov_deg` is the angle that the picture's height spans; `K` are
-intrinsics [3, 3] in px of the picture that is drawn. Without either the camera is that of the run.
+`T_world_camera` maps camera to world coordinates, OpenCV axes (x right, y down, z forward), in
+the world of `splats.ply`. `fov_deg` is the vertical field of view; `K` are intrinsics [3, 3] in px
+of the rendered image. Without either, the run's intrinsics are used.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ KEYS = ("T_world_camera", "fov_deg", "K")
 
 
 def read_path_file(path: Path, size: tuple[int, int], K: Array) -> tuple[Array, Array]:
-    """Return poses [N, 4, 4] and intrinsics [N, 3, 3] for pictures of `size`.
+    """Return poses [N, 4, 4] and intrinsics [N, 3, 3] for images of `size`.
 
     Args:
         path: The file.
-        size: (width, height) px of the pictures.
-        K: [3, 3] for them, where a keyframe says nothing.
+        size: (width, height) px of the images.
+        K: [3, 3], default intrinsics of the images.
 
     Raises:
-        UsageError: It is missing, malformed, or a number in it is not usable.
+        UsageError: It is missing, malformed, or holds an unusable number.
     """
     try:
         if path.stat().st_size > FILE_BYTES:
             raise UsageError(f"{path} is too large: at most {FILE_BYTES >> 20} MiB are read")
-        # Python's reader takes NaN and Infinity, which JSON does not have; `rigid` refuses them.
+        # Python's reader accepts NaN and Infinity, which JSON lacks; `rigid` rejects them.
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,6 +1,6 @@
-"""A software renderer for clouds: a z-buffer of discs with eye-dome lighting.
+"""A software renderer for point clouds: a z-buffer of discs with eye-dome lighting.
 
-It needs no graphics driver, so every machine can make a picture of its result.
+It needs no graphics driver, so it works on every computer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BACKGROUND = ((30, 33, 42), (13, 14, 19))
 """RGB at the top and at the bottom."""
 
 EYE_DOME_STRENGTH = 14.0
-"""Chosen by eye on rooms and objects: folds and edges show, colors stay."""
+"""Chosen by eye on rooms and objects: edges are visible, colors are preserved."""
 
 PATH_RGB, FRUSTUM_RGB = (255, 170, 60), (120, 190, 255)
 
@@ -39,10 +39,10 @@ def splat(uv, z, radius, depth, index):  # pragma: no cover (compiled)
 
     Args:
         uv: float32 [N, 2]: centers, px; pixel (0, 0) has its center at (0.5, 0.5).
-        z: float32 [N]: depths; those not above 0 are not drawn.
+        z: float32 [N]: depths; discs with depths not above 0 are skipped.
         radius: float32 [N]: px; the pixel under the center is always drawn.
-        depth: float32 [H, W]: nearest depth so far, changed in place.
-        index: int32 [H, W]: row of the nearest disc, changed in place.
+        depth: float32 [H, W]: nearest depth so far, modified in place.
+        index: int32 [H, W]: row of the nearest disc, modified in place.
     """
     height, width = depth.shape
     for n in range(len(z)):
@@ -63,13 +63,13 @@ def splat(uv, z, radius, depth, index):  # pragma: no cover (compiled)
 
 
 def eye_dome(depth: Array, strength: float, reach_px: int) -> npt.NDArray[np.float32]:
-    """Return how much light reaches each pixel, float32 [H, W] in 0..1.
+    """Return the eye-dome shading of each pixel, float32 [H, W] in 0..1.
 
     Source: Boucheny, "Interactive scientific visualization of large datasets: towards a
-    perceptive-based approach", 2009: a pixel is darkened by neighbors that lie in front of it.
+    perceptive-based approach", 2009: a pixel is darkened by neighbors in front of it.
 
     Args:
-        depth: float32 [H, W]; infinite where nothing is.
+        depth: float32 [H, W]; infinite for empty pixels.
         strength: Darkness per unit of log2 depth.
         reach_px: Distance of the neighbors.
     """
@@ -78,7 +78,7 @@ def eye_dome(depth: Array, strength: float, reach_px: int) -> npt.NDArray[np.flo
 
 @kernel(error_model="python", fastmath=False)
 def _steps_ahead(log, reach_px):  # pragma: no cover (compiled)
-    """Sum how far the 8 neighbors lie in front, each at most 0.25: beyond is no fold."""
+    """Sum the depth differences of the 8 neighbors in front, each clamped to 0.25."""
     height, width = log.shape
     response = np.zeros((height, width), dtype=np.float32)
     for y in range(height):
@@ -112,11 +112,11 @@ def render(
     Args:
         xyz: Points in the world.
         rgb: uint8 [N, 3].
-        normals: [N, 3] or None. Points that face away are left out, so that one looks into a
-            room from outside.
-        K: Intrinsics for a picture of `size`.
-        T_world_camera: The view.
-        size: (width, height) px. Drawn at twice the size, then halved: smooth edges.
+        normals: [N, 3] or None. Back-facing points are skipped, so that the inside of a room is
+            visible from outside.
+        K: Intrinsics for an image of `size`.
+        T_world_camera: Pose of the view.
+        size: (width, height) px. Drawn at twice the size, then halved for antialiasing.
         point_size: Diameter of a point in world units.
         segments: Lines [S, 2, 3] with a color.
     """
@@ -144,7 +144,7 @@ def render(
 def _draw(
     picture: Array, depth: Array, lines: Array, color: tuple[int, int, int], K: Array, T: Array
 ) -> None:
-    """Draw lines as dense dots; behind a surface they shine through faintly."""
+    """Draw lines as dense dots; behind surfaces they are drawn faintly."""
     share = np.linspace(0, 1, 240)[None, :, None]
     dots = (lines[:, :1] * (1 - share) + lines[:, 1:] * share).reshape(-1, 3)
     uv, z = project(dots, K, T)
@@ -189,9 +189,9 @@ def render_scene(scene: Scene, view: Overview, size: tuple[int, int]) -> npt.NDA
 
 
 def point_size(xyz: Array, radius: float) -> float:
-    """Return the diameter that closes the gaps of a surface sampled by these points.
+    """Return the point diameter that closes the gaps of a surface sampled by these points.
 
-    A surface that fills the view's sphere has about 2 pi radius^2 of area; it is shared out
-    among the points, and 1.5 covers the diagonal of a square grid.
+    A surface that fills the view's sphere has an area of about 2 pi radius^2, which is divided
+    among the points; the factor 1.5 covers the diagonal of a square grid.
     """
     return 1.5 * float(np.sqrt(2 * np.pi * radius**2 / max(len(xyz), 2000)))

@@ -1,4 +1,4 @@
-"""The posed keyframes of a run out of its `transforms.json`, which is not believed unchecked."""
+"""The posed keyframes of a run from its `transforms.json`, which is validated."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NUMBER = re.compile(r"(\d+)\.\w+$")
 WIDEST_PX = 1 << 16
 
 SKEW = 1e-3
-"""A rotation may be off by so much: files carry few digits."""
+"""Tolerance of rotations, since files have few digits."""
 
 
 def rigid(matrix: Any) -> npt.NDArray[np.float64] | None:
-    """Return a pose [4, 4] of nested lists with its rotation made exact; None if it is no pose."""
+    """Convert nested lists to a pose [4, 4] with an exact rotation; None if it is not a pose."""
     try:
         T = np.array(matrix, dtype=np.float64)
     except (ValueError, TypeError):
@@ -47,20 +47,20 @@ def rigid(matrix: Any) -> npt.NDArray[np.float64] | None:
 
 @dataclass(frozen=True)
 class RunCameras:
-    """The cameras of a run whose poses are known, in order of time."""
+    """Posed cameras of a run, in temporal order."""
 
     index: npt.NDArray[np.int64]
-    """int64 [K]: frame numbers in the source, rising."""
+    """int64 [K]: frame numbers in the source, ascending."""
     T_world_camera: npt.NDArray[np.float64]
     """float64 [K, 4, 4], OpenCV axes."""
     intrinsics: npt.NDArray[np.float64]
     """float64 [K, 3, 3] px."""
     size: tuple[int, int]
-    """(width, height) px of their pictures."""
+    """(width, height) px of their images."""
     files: tuple[str, ...]
-    """Paths of the K pictures, as the file names them."""
+    """Paths of the K images, as in the file."""
     frames: tuple[int, int]
-    """Numbers of the first and the last frame that the run looked at."""
+    """Numbers of the first and the last frame of the run."""
     shots: tuple[int, ...]
     """Frame numbers at which a new shot begins."""
 
@@ -75,14 +75,14 @@ class RunCameras:
         content = _content(path)
         rows = [_frame(path, n, content, row) for n, row in enumerate(content["frames"])]
         if not rows:
-            raise UsageError(f"{path} holds no camera; report.html beside it says why")
+            raise UsageError(f"{path} has no cameras; see report.html beside it for the reason")
         sizes = {row[3] for row in rows}
         if len(sizes) > 1:
-            raise UsageError(f"{path} has pictures of several sizes; one size is allowed")
+            raise UsageError(f"{path} has images of several sizes; all must have one size")
         rows.sort(key=lambda row: row[0])
         index = np.array([row[0] for row in rows], dtype=np.int64)
         if np.any(np.diff(index) == 0):
-            raise UsageError(f"{path} names one frame twice; a frame has one pose")
+            raise UsageError(f"{path} lists a frame twice; each frame must have one pose")
         frames, shots = _looked_at(folder / "frames.parquet", index)
         return cls(
             index=index,
@@ -96,14 +96,14 @@ class RunCameras:
 
     @property
     def usual(self) -> npt.NDArray[np.float64]:
-        """float64 [3, 3]: the median of the intrinsics."""
+        """Median of the intrinsics, float64 [3, 3]."""
         return np.median(self.intrinsics, axis=0)
 
     def at(self, frame: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]:
-        """Return pose, intrinsics and, if the frame is no posed keyframe, how they were found.
+        """Return pose, intrinsics and, unless it is a posed keyframe, how they were derived.
 
         Raises:
-            UsageError: The video has no such frame.
+            UsageError: The run has no such frame.
         """
         first, last = self.frames
         if not first <= frame <= last:
@@ -125,12 +125,12 @@ class RunCameras:
             return self._nearest(frame, after if share > 0.5 else before, "a cut is near")
         T = between(self.T_world_camera[before], self.T_world_camera[after], share)
         K = (1 - share) * self.intrinsics[before] + share * self.intrinsics[after]
-        return T, K, f"frame {frame} is no keyframe: its pose lies between {low} and {high}"
+        return T, K, f"frame {frame} is not a keyframe: pose interpolated from {low} and {high}"
 
     def _nearest(
         self, frame: int, row: int, why: str
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]:
-        said = f"frame {frame} has no pose ({why}): that of frame {self.index[row]} is shown"
+        said = f"frame {frame} has no pose ({why}): using that of frame {self.index[row]}"
         return self.T_world_camera[row], self.intrinsics[row], said
 
 
@@ -147,14 +147,14 @@ def _content(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
-        raise UsageError(f"{path} is no list of cameras: it has no 'frames'")
+        raise UsageError(f"{path} is not a list of cameras: it has no 'frames'")
     return content
 
 
 def _frame(
     path: Path, number: int, content: dict[str, Any], row: Any
 ) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[int, int], str]:
-    """Return frame number, pose, intrinsics, size and file of one row."""
+    """Return frame number, pose, intrinsics, image size and file of one row."""
     said = {**content, **row} if isinstance(row, dict) else {}
     named = NUMBER.search(str(said.get("file_path", "")))
     T = rigid(said.get("transform_matrix"))
@@ -176,7 +176,7 @@ def _frame(
 
 
 def _looked_at(path: Path, index: npt.NDArray[np.int64]) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """Return the first and last frame of the frame table, and where its shots begin."""
+    """Return the first and last frame of the frame table, and the first frames of its shots."""
     first, last = int(index[0]), int(index[-1])
     if not path.is_file():
         return (first, last), ()

@@ -1,4 +1,4 @@
-"""What a run folder holds to look at: a surface and the cameras that saw it."""
+"""The 3D content of a run folder: a surface and the cameras."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from stages._geometry.transforms import rotation_from_wxyz
 __all__ = ["Cameras", "Scene", "read_cameras", "read_scene", "read_trajectory"]
 
 FILE_BYTES = 64 << 20
-"""A trajectory of an hour at 30 poses a second has 12 MB."""
+"""Largest file that is read; a trajectory of an hour at 30 poses per second has 12 MB."""
 
 USUAL_FIELD = (2 / 3, 1 / 2)
-"""Half width and half height over focal length, where the run says nothing of the lens."""
+"""Default half width and half height over focal length, if the run has no intrinsics."""
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """Posed cameras in order of time."""
+    """Posed cameras in temporal order."""
 
     time_s: npt.NDArray[np.float64]
-    """float64 [K]"""
+    """float64 [K]: times in seconds."""
     T_world_camera: npt.NDArray[np.float64]
     """float64 [K, 4, 4], OpenCV axes."""
     field: tuple[float, float]
-    """Half width and half height of the picture over the focal length."""
+    """Half width and half height of the image over the focal length."""
 
     @property
     def centers(self) -> npt.NDArray[np.float64]:
-        """float64 [K, 3]: where the cameras stood."""
+        """Camera centers, float64 [K, 3]."""
         return self.T_world_camera[:, :3, 3]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What can be shown; at least one of both is there."""
+    """Content to show; at least one of the two is present."""
 
     surface: Surface | None
     cameras: Cameras | None
@@ -53,7 +53,7 @@ def read_scene(folder: Path) -> Scene:
     """Read the cloud, else the mesh, and the cameras of a run folder.
 
     Raises:
-        UsageError: The folder is none, a file in it is broken, or it holds nothing in 3D.
+        UsageError: The folder does not exist, a file in it is broken, or it has nothing in 3D.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a run folder: there is no such folder")
@@ -65,8 +65,8 @@ def read_scene(folder: Path) -> Scene:
     cameras = read_cameras(folder)
     if surface is None and cameras is None:
         raise UsageError(
-            f"{folder} holds nothing to show in 3D: no points.ply, mesh.ply or trajectory.tum "
-            "with anything in it; report.html there says why"
+            f"{folder} has nothing to show in 3D: no non-empty points.ply, mesh.ply or "
+            "trajectory.tum; see report.html there for the reason"
         )
     return Scene(surface, cameras)
 
@@ -90,7 +90,7 @@ def read_trajectory(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     """Read a TUM trajectory: times [K] in s and `T_world_camera` [K, 4, 4].
 
     Raises:
-        UsageError: It is too large or a line is no pose.
+        UsageError: It is too large or a line is not a pose.
     """
     times: list[float] = []
     poses: list[npt.NDArray[np.float64]] = []
@@ -105,7 +105,7 @@ def read_trajectory(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
         pose = np.array([t, x, y, z, qx, qy, qz, qw])
         if not np.isfinite(pose).all() or not 0 < np.linalg.norm(pose[4:]) < 1e6:
             raise UsageError(
-                f"{path} line {number} is no pose: '{line[:60]}'; allowed are 8 numbers: "
+                f"{path} line {number} is not a pose: '{line[:60]}'; expected 8 numbers: "
                 "time_s tx ty tz qx qy qz qw"
             )
         T = np.eye(4)
@@ -126,7 +126,7 @@ def _text(path: Path) -> str:
 
 
 def _field_of(path: Path) -> tuple[float, float]:
-    """Return the field of the first camera of a transforms.json, else a usual one."""
+    """Return the field of the first camera of a transforms.json, else a default."""
     try:
         content: Any = json.loads(_text(path))
         frame = content if "fl_x" in content else content["frames"][0]

@@ -1,4 +1,4 @@
-"""Pictures and videos of splats from any camera: drawn on the CPU, no driver needed."""
+"""Images and videos of splats from any camera, rendered on the CPU without a graphics driver."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["SplatRenderer", "write_png"]
 Array = npt.NDArray[Any]
 
 SOLID = 0.5
-"""Depth is told where splats cover at least this much of the pixel."""
+"""Minimum coverage of a pixel by splats for known depth."""
 
 SCALE_PICTURES = 8
-"""So many pictures of a path decide its scale of depth colors."""
+"""Number of images of a path that determine its scale of depth colors."""
 
 SECOND_NS = 1_000_000_000
 
 
 class SplatRenderer:
-    """Draws one scene of splats again and again.
+    """Renders images and videos of one scene of splats.
 
     Args:
         splats: The scene.
-        size: (width, height) px of every picture.
-        depth: Whether depth is drawn, in the colors of `depth.mp4`, instead of the colors.
-        threads: How many threads may draw.
+        size: (width, height) px of every image.
+        depth: Whether to render depth, in the colors of `depth.mp4`, instead of colors.
+        threads: Number of threads.
     """
 
     def __init__(self, splats: Splats, size: tuple[int, int], *, depth: bool, threads: int) -> None:
@@ -52,7 +52,7 @@ class SplatRenderer:
         self._pool.close()
 
     def render(self, K: Array, T_world_camera: Array) -> npt.NDArray[np.uint8]:
-        """Draw one camera's view; RGB [H, W, 3]."""
+        """Render one camera's view; RGB [H, W, 3]."""
         if not self._depth:
             drawn = draw(self._splats, K, T_world_camera, self._size, pool=self._pool)
             return drawn.bytes()
@@ -73,15 +73,15 @@ class SplatRenderer:
         quality: int,
         progress: Callable[[float, float], None],
     ) -> None:
-        """Draw a path into an MP4 file; all pictures share one scale of depth colors.
+        """Render a path to an MP4 file; all frames share one scale of depth colors.
 
         Args:
             path: The file.
             K: [N, 3, 3].
             T_world_camera: [N, 4, 4].
-            fps: Pictures a second.
+            fps: Frames per second.
             quality: x264's rate factor.
-            progress: Is told how many pictures of how many are done.
+            progress: Called with the number of frames done and their total.
         """
         count = len(T_world_camera)
         if self._depth:
@@ -98,7 +98,7 @@ class SplatRenderer:
 
 
 def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write an RGB picture."""
+    """Write an RGB image."""
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    # cv2.imwrite only returns False on a full disk; writing the bytes raises.
+    # cv2.imwrite only returns False if the disk is full; writing the bytes raises.
     path.write_bytes(encoded.tobytes())

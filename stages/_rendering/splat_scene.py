@@ -1,4 +1,4 @@
-"""The splats of a run and from where to look at them first: where the cameras looked from."""
+"""The splats of a run and an initial view of them, near the run's cameras."""
 
 from __future__ import annotations
 
@@ -21,57 +21,57 @@ __all__ = ["SPLATS", "USUAL_SIZE", "SplatScene", "read_scene_of_splats", "read_s
 Array = npt.NDArray[np.float64]
 
 SPLATS = "splats.ply"
-"""In a run folder."""
+"""File name in a run folder."""
 
 USUAL_SIZE = (1280, 720)
-"""(width, height) px of a picture, where no camera says otherwise."""
+"""Default (width, height) of an image in px, without a camera."""
 
 
 @dataclass(frozen=True)
 class SplatScene:
-    """Splats, and a camera that sees them as those of the run did."""
+    """Splats, and a camera similar to those of the run."""
 
     splats: Splats
     pose: Array
     """`T_world_camera` [4, 4]."""
     focus: Array
-    """float64 [3]: what lies in the middle of the picture, at a usual depth."""
+    """float64 [3]: point at the center of the image, at a typical depth."""
     K: Array
-    """[3, 3] px for pictures of `size`."""
+    """[3, 3] px for images of `size`."""
     size: tuple[int, int]
 
     @property
     def eye(self) -> Array:
-        """float64 [3]: where the camera stands."""
+        """Position of the camera, float64 [3]."""
         return self.pose[:3, 3]
 
     @property
     def up(self) -> Array:
-        """float64 [3], unit: upward in the picture."""
+        """Up direction of the image, float64 [3], unit."""
         return -self.pose[:3, 1]
 
     def intrinsics(self, width: int, height: int) -> Array:
-        """Return K [3, 3] for a picture of this size."""
+        """Return K [3, 3] for an image of this size."""
         return fit_intrinsics(self.K, self.size, (width, height))
 
 
 def read_scene_of_splats(path: Path, warn: Callable[[str], object]) -> Splats:
-    """Read splats to look at.
+    """Read splats for rendering.
 
     Raises:
-        UsageError: The file is broken, or holds none.
+        UsageError: The file is broken or empty.
     """
     splats = read_splats(path, warn)
     if len(splats.means) == 0:
-        raise UsageError(f"{path} holds no Gaussian: there is nothing to draw")
+        raise UsageError(f"{path} holds no Gaussians: there is nothing to draw")
     return splats
 
 
 def read_splat_scene(folder: Path, warn: Callable[[str], object]) -> SplatScene:
-    """Read the splats of a run folder; without cameras they are seen from outside.
+    """Read the splats of a run folder; without cameras the view is from outside.
 
     Raises:
-        UsageError: A file is broken, or there is no Gaussian.
+        UsageError: A file is broken, or there are no Gaussians.
     """
     splats = read_scene_of_splats(folder / SPLATS, warn)
     xyz = solid_points(splats)

@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 TIME_BASE = Fraction(1, 90_000)
-"""The clock of MPEG: holds 24, 25, 30 and 60 frames a second without rounding."""
+"""MPEG's clock, which represents 24, 25, 30 and 60 frames per second without rounding."""
 
 FRAME_RATE = 30
-"""Nominal; every picture has its own time."""
+"""Nominal frame rate; every frame has its own timestamp."""
 
 BT709 = 1
 LIMITED_RANGE = 1
 
 
 def fit_width(image: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """Return the image at most `width` px wide; never enlarges."""
+    """Downscale the image to at most `width` px wide; never enlarges."""
     if image.shape[1] <= width:
         return image
     height = max(1, round(image.shape[0] * width / image.shape[1]))
@@ -43,16 +43,16 @@ def fit_width(image: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
 
 
 class PreviewVideo:
-    """Encodes pictures as they come; memory stays bounded by the encoder's look-ahead.
+    """Encodes frames as they arrive; memory is bounded by the encoder's look-ahead.
 
     Args:
         path: An .mp4 file.
         quality: x264's constant rate factor: 18 looks lossless, 28 is small.
-        threads: How many threads the encoder may use.
+        threads: Number of encoder threads.
     """
 
     def __init__(self, path: Path, *, quality: int, threads: int) -> None:
-        # The index goes to the front, so that a browser can start before it has the whole file.
+        # The index is at the front, so that a browser can start before it has the whole file.
         self._file = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         self._quality = quality
         self._threads = threads
@@ -70,9 +70,9 @@ class PreviewVideo:
         self._write(frame)
 
     def _write(self, frame: av.VideoFrame | None) -> None:
-        assert self._stream is not None, "the first picture opens the stream"
+        assert self._stream is not None, "the first frame opens the stream"
         for packet in self._stream.encode(frame):
-            # The encoder does not hand durations through; the muxer knows all but the last.
+            # The encoder drops durations; the muxer derives all but the last.
             packet.duration = self._durations.pop(packet.pts)
             self._file.mux(packet)
 
@@ -91,12 +91,12 @@ class PreviewVideo:
 
 def encoder_options(quality: int) -> dict[str, str]:
     """Return x264's options for a constant rate factor."""
-    # MP4 measures a track by decoding times: with B-frames and uneven gaps its end is wrong.
+    # MP4 derives a track's duration from decoding times, wrong for B-frames with uneven gaps.
     return {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
 
 def configure(context: Any, size: tuple[int, int], threads: int) -> None:
-    """Set an encoder to pictures of `size` (height, width), their clock and their colors."""
+    """Configure an encoder: frames of `size` (height, width), time base, threads and colors."""
     context.height, context.width = size
     context.pix_fmt = "yuv420p"
     context.time_base = TIME_BASE
@@ -106,7 +106,7 @@ def configure(context: Any, size: tuple[int, int], threads: int) -> None:
 
 
 def even_size(image: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return the height and width that hold the image: 4:2:0 needs even sides."""
+    """Return the height and width rounded up to even sides, which 4:2:0 needs."""
     return image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
 
 
@@ -130,7 +130,7 @@ def yuv(image: npt.NDArray[np.uint8], size: tuple[int, int], pts_ns: int) -> av.
     """Return the image (RGB, uint8 [H, W, 3]) as a frame of `size` (height, width) to encode."""
     height, width = size
     if image.shape[:2] != size:
-        # A missing row or column repeats the border.
+        # A missing row or column replicates the border.
         pad = (height - image.shape[0], width - image.shape[1])
         if pad[0] in (0, 1) and pad[1] in (0, 1):
             image = np.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
@@ -144,5 +144,5 @@ def yuv(image: npt.NDArray[np.uint8], size: tuple[int, int], pts_ns: int) -> av.
 
 
 def ticks(time_ns: int) -> int:
-    """Return a time on the clock of the file."""
+    """Convert nanoseconds to ticks of `TIME_BASE`."""
     return round(Fraction(int(time_ns), 1_000_000_000) / TIME_BASE)

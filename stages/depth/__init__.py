@@ -1,4 +1,4 @@
-"""How far everything is."""
+"""Dense depth of views."""
 
 from pkgutil import extend_path
 

@@ -1,10 +1,10 @@
-"""Bringing predicted depth to the scale of the views: by their sparse points, view by view.
+"""Alignment of predicted depth to the scale of the views, by sparse points, view by view.
 
-What a network predicts is the scene up to a scale, or up to a scale and a shift of the inverse
-depth, and both wander from frame to frame. Each view is fitted robustly to the sparse points that
-it observes; the fits of neighboring views then pull on each other, as far as a fit is less certain
-than the network is steady (a random walk with Gaussian steps, solved for all views at once). A jump
-that no noise explains is left as it is.
+A network predicts depth up to a scale, or inverse depth up to a scale and a shift, and both drift
+from frame to frame. Each view is fitted robustly to the sparse points that it observes; fits of
+neighboring views are then coupled, the more so the less certain a fit is compared with the
+network's drift (a random walk with Gaussian steps, solved for all views at once). A jump that noise
+does not explain is preserved.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Floats = npt.NDArray[np.float64]
 Map = npt.NDArray[np.float32]
 
 Kind = Literal["inverse", "scale", "affine"]
-"""How truth follows from a prediction p: `inverse`: 1 / (scale p + shift); `scale`: scale p;
+"""How depth follows from a prediction p: `inverse`: 1 / (scale p + shift); `scale`: scale p;
 `affine`: scale p + shift."""
 
 LEAST_POINTS = 8
-"""Fewer do not tell outliers from the rest."""
+"""Minimum number of points of a view; fewer do not allow detecting outliers."""
 CELLS = 8
-"""A network errs smoothly: the points of one cell of an 8 x 8 grid count as one measurement."""
+"""A network's errors are smooth: points in one cell of an 8 x 8 grid count as one measurement."""
 LEAST_SPREAD = 0.02
-"""Points of a view whose predictions differ by less (interquartile range, as a share of that over
-all views) do not tell a scale from a shift."""
+"""Minimum interquartile range of the predictions at a view's points, as a share of that over all
+views; below it, scale and shift cannot be separated."""
 NEARER, FARTHER = 4.0, 4.0
-"""How far depth may go beyond the nearest and the farthest points: they are a sample."""
+"""Factors by which depth may exceed the nearest and the farthest points, which are a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +61,24 @@ class Anchors:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A map from predictions to depth for each view."""
+    """Mapping from predictions to depth for each view."""
 
     kind: Kind
     scale: Floats
     """[K]"""
     shift: Floats
-    """[K]: in the units of the inverse depth or of the depth; 0 for `scale`."""
+    """[K], in the units of the inverse depth or of the depth; 0 for `scale`."""
     residual: Floats
     """[K]: median of |aligned / measured - 1| over a view's points, of inverse depths for
-    `inverse`, which is finite also where the depth is not; NaN where it has none."""
+    `inverse`, which is finite even where the depth is not; NaN for a view without points."""
     borrowed: npt.NDArray[np.bool_]
-    """[K]: views with too few points, which took their neighbors' fits."""
+    """[K]: views with too few points, which use their neighbors' fits."""
     nearest: float
     farthest: float
-    """Depths beyond these are not believed."""
+    """Depths below `nearest` or above `farthest` are discarded."""
 
     def depth(self, k: int, predicted: Map) -> Map:
-        """Return the depth of view k, float32 [H, W]; NaN where it is not believable."""
+        """Return the depth of view k, float32 [H, W]; NaN where it is implausible."""
         value = predicted * np.float32(self.scale[k]) + np.float32(self.shift[k])
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.kind == "inverse":
@@ -115,13 +115,13 @@ def align(
     """Fit predictions to measured depths.
 
     Args:
-        predicted: float32 [K, H, W], NaN unknown, in the order of time.
-        anchors: K of them.
-        kind: What the prediction lacks.
-        drift: Standard deviation of the change that the network makes by itself from a view to the
-            next, as a share of the depth (`scale`) or of the spread of its predictions; 0 has all
-            views share one fit.
-        seed: Of the robust fits.
+        predicted: float32 [K, H, W], NaN unknown, in temporal order.
+        anchors: Measured depths of the K views.
+        kind: How depth follows from the prediction.
+        drift: Standard deviation of the network's own change from one view to the next, as a share
+            of the depth (`scale`) or of the spread of its predictions; with 0 all views share one
+            fit.
+        seed: Random seed of the robust fits.
 
     Raises:
         PartNotMade: No view has enough points with a prediction.
@@ -131,16 +131,15 @@ def align(
     if most < LEAST_POINTS:
         raise PartNotMade(
             f"learned depth takes its scale from at least {LEAST_POINTS} sparse points in a view, "
-            f"but the best of {len(samples)} views has {most} with a prediction; a camera that "
-            "moves sideways through a textured place gives more"
+            f"but the best of {len(samples)} views has {most} with a prediction; move the camera "
+            "sideways through a textured scene to get more"
         )
     units = _Units.of(kind, samples)
     fits = [_fit(units, sample, [seed, k]) for k, sample in enumerate(samples)]
     if all(fit is None for fit in fits):
         raise PartNotMade(
-            f"learned depth does not follow the sparse points in any of the {len(samples)} views: "
-            "what the network says to be farther is not; take another checkpoint, or "
-            "depth.model=multiview"
+            f"learned depth contradicts the sparse points in all of the {len(samples)} views: "
+            "its order of depths differs; use another depth.checkpoint, or depth.model=multiview"
         )
     certain = [
         None if fit is None else fit.covariance * sample.dependence(fit.good)
@@ -167,9 +166,9 @@ def align(
 def one_scale(
     measured: npt.NDArray[np.float32], anchors: list[Anchors], *, seed: int = 0
 ) -> float | None:
-    """Return by what depth [K, H, W] must be multiplied to agree with the points of all views.
+    """Return the factor that makes depth [K, H, W] agree with the points of all views.
 
-    None where fewer than `LEAST_POINTS` points lie where depth is known.
+    None if fewer than `LEAST_POINTS` points have known depth.
     """
     samples = [_Sample.of("scale", m, a) for m, a in zip(measured, anchors, strict=True)]
     x = np.concatenate([sample.x for sample in samples])
@@ -189,18 +188,18 @@ def residual_of(depth: npt.NDArray[np.float32], anchors: list[Anchors]) -> float
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What is predicted and measured at the points of a view."""
+    """Predictions and measurements at the points of a view."""
 
     x: Floats
     """[N]: predictions."""
     z: Floats
     """[N]: measured depths."""
     cell: npt.NDArray[np.int64]
-    """[N]: the cell of the grid that a point lies in."""
+    """[N]: grid cell of each point."""
 
     @classmethod
     def of(cls, kind: Kind, predicted: Map, anchors: Anchors) -> _Sample:
-        # The pixel itself: between pixels, a depth edge would make up a depth of its own.
+        # Nearest pixel: interpolation would invent depths at a depth edge.
         column, row = np.floor(anchors.xy).astype(np.int64).T
         x = predicted[row, column].astype(np.float64)
         known = (np.isfinite(x) & (x > 0)) if kind == "scale" else np.isfinite(x)
@@ -209,20 +208,20 @@ class _Sample:
         return cls(x[known], anchors.z[known], cell[known])
 
     def dependence(self, good: npt.NDArray[np.bool_]) -> float:
-        """Return how many of the good points share one independent measurement."""
+        """Return the number of good points per independent measurement."""
         return np.count_nonzero(good) / len(np.unique(self.cell[good]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Units in which the fits of all views are near (1, 1) or 0, so that they can be compared."""
+    """Units in which the fits of all views are near (1, 1) or 0, which makes them comparable."""
 
     kind: Kind
     center: float
     spread: float
-    """Median and interquartile range of the predictions at the points."""
+    """Interquartile range of the predictions at the points; `center` is their median."""
     target: float
-    """Median of what is fitted: the inverse depth or the depth."""
+    """Median of the fitted quantity: the inverse depth or the depth."""
 
     @classmethod
     def of(cls, kind: Kind, samples: list[_Sample]) -> _Units:
@@ -233,14 +232,14 @@ class _Units:
         return cls(kind, float(center), max(float(high - low), 1e-12), target)
 
     def rows(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-        """Return A [N, p] and y [N] of a view; p is 1 for `scale`, fitted as a logarithm."""
+        """Return A [N, p] and y [N] of a view; p is 1 for `scale`, fitted in the logarithm."""
         if self.kind == "scale":
             return np.ones((len(x), 1)), np.log(z / x)
         y = (1 / z if self.kind == "inverse" else z) / self.target
         return np.stack([(x - self.center) / self.spread, np.ones_like(x)], axis=1), y
 
     def back(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Return scale and shift [K] of theta [K, p]."""
+        """Convert theta [K, p] to scale and shift, both [K]."""
         if self.kind == "scale":
             return np.exp(theta[:, 0]), np.zeros(len(theta))
         scale = theta[:, 0] * self.target / self.spread

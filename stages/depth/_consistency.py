@@ -1,4 +1,4 @@
-"""What the depth maps of neighboring views say of one another; shared by the models."""
+"""Consistency checks between the depth maps of neighboring views; shared by the models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ __all__ = ["drop_speckles", "keep_consistent"]
 def keep_consistent(near, others, A, b, tolerance, least, out):
     """Fill `out` float32 [H, W] with the inverse depths that other views confirm; 0 elsewhere.
 
-    A view confirms a point if its own map has it at the same depth, within `tolerance` of it. It
-    denies the point if it looks through it: its surface lies far behind. A surface in front of
-    the point says nothing. Kept with `least` confirmations and more of them than denials.
+    A view confirms a point if its own map has the same depth there, within `tolerance`. It
+    contradicts the point if its own surface is far behind it. A surface in front of the point is
+    neutral. A point is kept with at least `least` confirmations, and more of them than
+    contradictions.
 
     `near` float32 [H, W] is the inverse depth of this view, 0 unknown; `others` [N, H, W] are those
-    of its neighbors, to which A [N, 3, 3] and b [N, 3] lead in pixels.
+    of its neighbors, to whose pixels A [N, 3, 3] and b [N, 3] map.
     """
     count, rows, columns = others.shape
     for y in range(rows):
@@ -44,7 +45,7 @@ def keep_consistent(near, others, A, b, tolerance, least, out):
                 other = others[k, row, column]
                 if other <= 0:
                     continue
-                # The point's depth in the other view is qz / w, so this is its depth over theirs.
+                # The point's depth in the other view is qz / w: ratio of its depth to the map's.
                 ratio = qz / w * other
                 if abs(ratio - 1) < tolerance:
                     confirmed += 1
@@ -59,9 +60,9 @@ def drop_speckles(
 ) -> npt.NDArray[np.float32]:
     """Return inverse depths [H, W] without connected patches smaller than `size_px` pixels.
 
-    Neighboring pixels belong together where their depths differ by less than `step` (a share).
+    Neighboring pixels are connected if their depths differ by less than `step` (a share).
     """
-    # Logarithms make a step a difference; 16 bits hold 14 e-foldings at half a percent.
+    # The logarithm turns a ratio into a difference; 16 bits hold 14 e-foldings at half a percent.
     known = near > 0
     if not known.any():
         return near

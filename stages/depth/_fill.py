@@ -1,9 +1,9 @@
-"""Filling the holes of measured depth with predicted depth, without a step where the two meet.
+"""Fills holes of measured depth with predicted depth, without steps at the seams.
 
-The ratio of measured to predicted depth is known where both are; into a hole it goes on as a
-membrane does that is held at the rim (Poisson blending, Perez et al. 2003, in the logarithm of the
-depth), and it fades to 1 with the distance from it. Rims at which the two disagree plainly hold
-nothing: there the prediction has blurred an edge, or the measurement is of something else.
+The ratio of measured to predicted depth is known where both are. Into a hole it is extended as a
+membrane fixed at the rim (Poisson blending, Perez et al. 2003, in the logarithm of the depth),
+fading to 1 with the distance from the rim. Rims at which the two clearly disagree are ignored:
+there the prediction blurs an edge, or the measurement is of another surface.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ Mask = npt.NDArray[np.bool_]
 REACH = 0.15
 """Distance at which a correction has faded to a third, as a share of the longer side."""
 SMOOTH_PX = 5
-"""Side of the window that the ratio is averaged over: single pixels are noisy."""
+"""Side of the window over which the ratio is averaged, since single pixels are noisy."""
 PLAIN = 3.0
-"""Ratios farther than so many standard deviations from the median hold nothing ..."""
+"""Ratios more than this many standard deviations from the median are ignored, unless they are
+within `LEAST_DISAGREEMENT`."""
 LEAST_DISAGREEMENT = 0.05
-"""... unless they are within this of it (a share)."""
+"""Ratios this close to the median (a share) are always used."""
 SWEEPS = 24
-"""Gauss-Seidel sweeps at each size of the pyramid: the next smaller one has done the rest."""
+"""Gauss-Seidel sweeps per pyramid level; coarser levels have solved the low frequencies."""
 
 
 def filled(measured: Map, predicted: Map) -> Map:
     """Return depth [H, W]: `measured` where it is known, else `predicted`, fitted at the rims.
 
-    Both are depths, NaN unknown; so is the result where neither is known.
+    NaN is unknown in both; the result is NaN where neither is known.
     """
     known = np.isfinite(measured)
     both = known & np.isfinite(predicted)
@@ -57,10 +58,10 @@ def filled(measured: Map, predicted: Map) -> Map:
 
 
 def extended(value: Map, known: Mask, reach_px: float) -> Map:
-    """Return `value` [H, W] carried on smoothly from where it is known, fading to 0.
+    """Return `value` [H, W], smoothly extended from where it is known, fading to 0.
 
-    Solves the screened Laplace equation: the mean of the neighbors, pulled to 0, and `value` where
-    it is known. `reach_px` is the distance at which it has faded to a third; inf for no fading.
+    Solves the screened Laplace equation: the mean of the neighbors, damped toward 0, and `value`
+    where it is known. `reach_px` is the distance at which it has faded to a third; inf: no fading.
     """
     out = np.where(known, value, np.float32(0)).astype(np.float32)
     if min(known.shape) > 2 and not known.all():
@@ -74,7 +75,7 @@ def extended(value: Map, known: Mask, reach_px: float) -> Map:
 
 @kernel()
 def _relax(value, known, pull, sweeps):
-    """Sweep over the unknown pixels of `value` [H, W], there and back in turns."""
+    """Sweep over the unknown pixels of `value` [H, W], in alternating directions."""
     rows, columns = value.shape
     for sweep in range(sweeps):
         for row in range(rows):
@@ -100,7 +101,7 @@ def _relax(value, known, pull, sweeps):
 
 
 def _halved(value: Map, known: Mask) -> tuple[Map, Map]:
-    """Return the mean of what is known in each 2 x 2 pixels, and its share of them."""
+    """Return the mean of the known pixels of each 2 x 2 block, and their share."""
     size = (-(-value.shape[1] // 2), -(-value.shape[0] // 2))
     share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     total = cv2.resize(np.where(known, value, 0), size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""The end of every depth model: keep what neighboring views confirm, and say how much that is."""
+"""Shared input checks and final filter of depth models: keeps what neighboring views confirm."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from stages.depth._rig import Rig, choose_neighbors
 __all__ = ["finish_maps", "neighbors_or_reason"]
 
 LEAST_SIDE_PX = 16
-"""DIS flow refuses less than 12."""
+"""Shortest side of an image in px; DIS flow requires at least 12."""
 SPECKLE_SHARE = 2e-4
 """Patches below this share of the image are dropped: 46 px at 640x360."""
 SPECKLE_STEP = 0.02
-"""Depths that differ by less belong to one patch."""
+"""Neighboring depths that differ by less (a share) belong to one patch."""
 
 
 def neighbors_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) -> list[list[int]]:
-    """Choose each view's neighbors, or say why depth cannot be made.
+    """Return each view's neighbors.
 
     Raises:
-        PartNotMade: There are fewer than two views, they are tiny, or no two stand apart and
-            share points.
+        PartNotMade: There are fewer than two views, they are too small, or no two views have
+            parallax and shared points; the message gives the reason.
     """
     rows, columns = images.shape[1:3]
     if min(rows, columns) < LEAST_SIDE_PX:
         raise PartNotMade(
-            f"depth needs pictures of at least {LEAST_SIDE_PX} px a side, got {columns}x{rows}"
+            f"depth needs images of at least {LEAST_SIDE_PX} px per side, got {columns}x{rows}"
         )
     if len(rig.K) < 2:
         raise PartNotMade(
@@ -41,8 +41,8 @@ def neighbors_or_reason(rig: Rig, images: npt.NDArray[np.uint8], count: int) -> 
     neighbors = choose_neighbors(rig, count)
     if not any(neighbors):
         raise PartNotMade(
-            f"depth needs views of the same place from different places, but none of the "
-            f"{len(rig.K)} views has parallax against another; move the camera sideways"
+            f"depth needs views of the same scene from different positions, but no two of the "
+            f"{len(rig.K)} views have parallax; move the camera sideways"
         )
     return neighbors
 
@@ -55,10 +55,10 @@ def finish_maps(
     tolerance: float,
     masks: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Turn inverse depths [K, H, W] (0 unknown) into filtered depth maps (NaN unknown).
+    """Convert inverse depths [K, H, W] (0 unknown) to filtered depth maps (NaN unknown).
 
-    What `masks` [K, H, W] leaves out is unknown, and confirms nothing in another view.
-    Reports `depth_known_share` and `depth_confirmed_share` (of what was known before).
+    Pixels in `masks` [K, H, W] become unknown, and confirm nothing in other views.
+    Reports `depth_known_share` and `depth_confirmed_share` (of the pixels known before).
     """
     if masks is not None:
         near = np.where(masks, np.float32(0), near)

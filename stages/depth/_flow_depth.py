@@ -1,4 +1,4 @@
-"""Depth by triangulating optical flow: the work of `depth/multiview`, for whoever builds on it."""
+"""Depth by triangulating optical flow: core of `depth/multiview`, also used by other models."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ Rough = Callable[[int], Map]
 Matcher = Callable[[int], tuple[Map, Map]]
 
 ROUGH_SIDE_PX = 320
-"""Longer side of the images that the rough depth is swept at."""
+"""Longer side in px of the images from which the rough depth is swept."""
 ROUGH_PLANES = 64
 FLAT_WINDOW_PX = 11
-"""Side of the surroundings whose contrast counts: what DIS's 8 px patches see, and a rim."""
+"""Side of the contrast window: DIS's 8 px patches and a margin."""
 AGREE_PX = 1.0
-"""How far two pairs may differ on a pixel and still support each other."""
+"""Maximum difference in px between two pairs that support each other at a pixel."""
 
 
 class FlowDepthOptions(Options):
-    """How flow is matched, and what is believed."""
+    """Options for matching flow and filtering matches."""
 
     neighbors: int = Field(4, ge=1, le=16, description="views to match each view with")
     max_back_px: float = Field(
-        1.0, gt=0, le=10, description="how far flow there and back may end from where it began"
+        1.0, gt=0, le=10, description="maximum forward-backward error of the flow, in px"
     )
     max_epipolar_px: float = Field(
-        1.0, gt=0, le=10, description="how far a match may lie from its epipolar line"
+        1.0, gt=0, le=10, description="maximum distance of a match from its epipolar line, in px"
     )
     min_parallax_px: float = Field(
-        6.0, ge=0, le=100, description="drop pixels with less parallax over all neighbors"
+        6.0, ge=0, le=100, description="minimum parallax of a pixel over all neighbors, in px"
     )
     min_contrast: float = Field(
-        1.0, ge=0, le=128, description="drop pixels in flatter surroundings, gray levels of 255"
+        1.0, ge=0, le=128, description="minimum local contrast of a pixel, gray levels of 255"
     )
     consistency: float = Field(
-        0.02, gt=0, le=0.5, description="how far (share of depth) neighboring maps may differ"
+        0.02, gt=0, le=0.5, description="maximum difference of neighboring maps, share of depth"
     )
 
 
@@ -57,10 +57,10 @@ class FlowDepth:
     """Triangulates flow to neighboring views.
 
     Args:
-        options: What is believed.
-        threads: How many views at a time.
-        progress: Takes the work done and all of it.
-        measure: Takes figures of quality: their name and their value.
+        options: Matching and filtering options.
+        threads: Number of views processed in parallel.
+        progress: Called with the work done and the total work.
+        measure: Called with the name and the value of each quality metric.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FlowDepth:
         """Return the depth of each view, float32 [K, H, W], NaN where unknown.
 
         Raises:
-            PartNotMade: There are fewer than two views, tiny ones, or none stand apart.
+            PartNotMade: There are fewer than two views, they are too small, or none has parallax.
         """
         rig = Rig.of(views)
         neighbors = neighbors_or_reason(rig, views.images, self._options.neighbors)
@@ -95,7 +95,7 @@ class FlowDepth:
             waiting: list[dict[int, Map]] = [{} for _ in range(count)]
             done = set[tuple[int, int]]()
             for i in range(count):
-                # A pair is matched once for both of its views, and kept until both are combined.
+                # Each pair is matched once for both its views, and kept until both are combined.
                 mates = [j for j in range(count) if j in neighbors[i] or i in neighbors[j]]
                 todo = [j for j in mates if (min(i, j), max(i, j)) not in done]
                 match = self._matcher(rig, i, gray, rough)
@@ -160,10 +160,10 @@ class FlowDepth:
 
 
 def _flow() -> cv2.DISOpticalFlow:
-    """Return DIS for what is left over after warping, which is little motion.
+    """Return DIS flow configured for the small motion that remains after warping.
 
-    Measured on the rendered tour: 2 iterations of refinement for 5 and three scales for all
-    save a twelfth of the time and lose nothing (error .0057 for .0059).
+    Measured on the rendered tour: 2 refinement iterations instead of 5 and three scales instead of
+    all save a twelfth of the time without loss (error .0057 instead of .0059).
     """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setCoarsestScale(2)
@@ -172,9 +172,9 @@ def _flow() -> cv2.DISOpticalFlow:
 
 
 def contrast(gray: Image) -> Map:
-    """Return the standard deviation of the gray levels round each pixel [H, W].
+    """Return the standard deviation of the gray levels around each pixel [H, W].
 
-    Flow crosses blank walls by smoothness alone: that is a guess and no measurement.
+    On blank walls flow comes from smoothness alone, which is a guess, not a measurement.
     """
     value = gray.astype(np.float32)
     window = (FLAT_WINDOW_PX, FLAT_WINDOW_PX)

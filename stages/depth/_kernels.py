@@ -1,4 +1,4 @@
-"""The decorator of this step's numba kernels; inside them unknown inverse depth is 0."""
+"""Decorator of this step's numba kernels; unknown inverse depth is 0 inside them."""
 
 from __future__ import annotations
 

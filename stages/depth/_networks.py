@@ -1,4 +1,4 @@
-"""What the depth networks of transformers predict, by their configuration."""
+"""Depth networks of transformers: what each predicts, according to its configuration."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Predicts = Literal["inverse", "metric"]
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What is particular about a family."""
+    """Properties of a network family."""
 
     predicts: Callable[[Mapping[str, Any]], Predicts]
-    """From its `config.json`."""
+    """Returns what the network predicts, given its `config.json`."""
     source: str
-    """Where that is written."""
+    """Source of `predicts`."""
     sized: Literal["target_sizes", "source_sizes"] = "target_sizes"
-    """The argument of `post_process_depth_estimation` that its own example gives the size by."""
+    """Argument of `post_process_depth_estimation` for the size, as in the network's own example."""
     mirrors: bool = False
-    """Whether that can average with the prediction for the mirrored picture."""
+    """Whether its post-processing can average with the prediction for the mirrored image."""
     prompted: bool = False
-    """Whether it is shown a rough depth map beside the picture."""
+    """Whether it takes a rough depth map in addition to the image."""
     least_side_px: int = 16
-    """Smaller pictures cannot be prepared for it."""
+    """Shortest side in px of an image that can be preprocessed for it."""
 
 
 def _by_estimation_type(config: Mapping[str, Any]) -> Predicts:
@@ -69,7 +69,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "prompt_depth_anything": Network(
         lambda _: "metric",
-        "depth in the units of the prompt, between whose least and largest depth it is scaled "
+        "depth in the units of the prompt, scaled between its minimum and maximum depth "
         "(PromptDepthAnythingForDepthEstimation.forward; Lin et al. 2024, section 3.2)",
         prompted=True,
     ),
@@ -82,15 +82,15 @@ NETWORKS: dict[str, Network] = {
 
 
 def network_of(config: Mapping[str, Any], checkpoint: str) -> Network:
-    """Return what is known of a checkpoint's family.
+    """Return the network family of a checkpoint.
 
     Raises:
-        UsageError: Nothing is.
+        UsageError: The family is unknown.
     """
     kind = str(config.get("model_type"))
     if kind not in NETWORKS:
         raise UsageError(
-            f"depth.checkpoint = {checkpoint!r} is a {kind}, of which it is not known whether it "
-            f"predicts depth or inverse depth; allowed are {', '.join(sorted(NETWORKS))}"
+            f"depth.checkpoint = {checkpoint!r} is a {kind}, which is not a supported depth "
+            f"network; allowed are {', '.join(sorted(NETWORKS))}"
         )
     return NETWORKS[kind]

@@ -1,6 +1,6 @@
-"""Running a depth network of transformers as its own documentation does, at the size of the views.
+"""Inference of transformers' depth networks, as in their documentation, at the size of the views.
 
-Each picture goes through the checkpoint's processor alone; only the network sees several at a time.
+The checkpoint's processor handles images one by one; only the network runs in batches.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Predictor:
     """A loaded network.
 
     Args:
-        network: Of transformers, on its device.
+        network: Network of transformers, on its device.
         processor: Its image processor.
-        family: What is particular about it.
-        device: As torch names it.
-        precision: Of the network.
-        mirror: Whether to average with the prediction for the mirrored picture.
-        threads: On a CPU, so many batches at a time.
-        batches: Of pictures.
+        family: Properties of the network family.
+        device: torch device.
+        precision: Name of the network's dtype.
+        mirror: Whether to average with the prediction for the mirrored image.
+        threads: Number of batches in parallel on a CPU.
+        batches: Batch size of images, reduced when memory runs out.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class Predictor:
     def maps(
         self, images: npt.NDArray[np.uint8], prompts: Sequence[Map] | None = None
     ) -> Iterator[Map]:
-        """Yield what the network says of each picture, float32 [H, W].
+        """Yield the network's prediction for each image, float32 [H, W].
 
         Args:
             images: uint8 [K, H, W, 3], RGB.
-            prompts: Rough depths of each, float32 [h, w], for networks that are shown them.
+            prompts: Rough depth of each image, float32 [h, w], for networks that take prompts.
 
         Raises:
-            UsageError: Not even one picture fits into the memory of the GPU.
+            UsageError: Not even one image fits into the GPU's memory.
         """
         at = 0
         while at < len(images):
-            # As many as run side by side: what does not fit is not begun.
+            # One group of batches that run in parallel per attempt.
             group = slice(at, at + self._batches.size * self._threads)
             shown = prompts[group] if prompts is not None else None
             found = self._batches.attempt(lambda n, g=group, p=shown: self._group(images[g], p, n))
@@ -105,9 +105,9 @@ class Predictor:
     def _prepared(self, image: npt.NDArray[np.uint8], prompt: Map | None) -> Any:
         more: dict[str, Any] = {}
         if prompt is not None:
-            # Processors take millimeters; these depths are in the units of the views already.
+            # Processors expect millimeters; these depths are already in the units of the views.
             more = {"prompt_depth": prompt, "prompt_scale_to_meter": 1.0}
-        # Messages are read-only, which torch warns of.
+        # Arrays of messages are read-only, which makes torch warn.
         own = np.require(image, requirements="W")
         return self._processor(
             images=own, input_data_format="channels_last", return_tensors="pt", **more
@@ -115,7 +115,7 @@ class Predictor:
 
 
 def _whole(outputs: Any) -> Any:
-    """Half precision ends with the network: depths of 16 bits would be stairs."""
+    """Convert outputs to float32, since 16 bits would quantize the depth into steps."""
     outputs.predicted_depth = outputs.predicted_depth.float()
     if getattr(outputs, "field_of_view", None) is not None:
         outputs.field_of_view = outputs.field_of_view.float()

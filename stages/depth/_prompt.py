@@ -1,4 +1,4 @@
-"""Rough depth maps to show to a network: sparse points and what geometry knows, made dense."""
+"""Rough depth maps as network prompts: sparse points and triangulated depth, densified."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ __all__ = ["prompt_of"]
 Map = npt.NDArray[np.float32]
 
 LONG_SIDE = 256
-"""Of a prompt, px: that of the depth sensor that the networks were trained with (Lin et al. 2024).
-"""
+"""Longer side of a prompt in px, that of the depth sensor used in training (Lin et al. 2024)."""
 
 
 def prompt_of(anchors: Anchors, size: tuple[int, int], geometry: Map | None) -> Map:
     """Return a dense depth map float32 [h, w] in the units of the views.
 
     Args:
-        anchors: Measured depths, one at least.
+        anchors: Measured depths, at least one.
         size: (height, width) of the view, px.
-        geometry: Depth [H, W] of the view, NaN unknown, where it is known at all.
+        geometry: Triangulated depth [H, W] of the view, NaN unknown; None if there is none.
     """
     scale = min(LONG_SIDE / max(size), 1.0)
     rows, columns = (max(round(side * scale), 1) for side in size)
-    # Means of inverse depth: between near and far that is what lies half-way in the picture.
+    # Means of inverse depth, which is linear in the image along a plane.
     total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
     column, row = np.floor(anchors.xy * ((columns, rows) / np.array(size[::-1]))).astype(int).T
     np.add.at(total, (row, column), 1 / anchors.z)
@@ -40,12 +39,12 @@ def prompt_of(anchors: Anchors, size: tuple[int, int], geometry: Map | None) -> 
     near = np.divide(total, count, out=np.zeros_like(total), where=known)
     middle = float(np.median(near[known]))
     smooth = extended((near - middle).astype(np.float32), known, float(max(rows, columns)))
-    # A membrane never leaves the range of what holds it, and the fading leads to its median.
+    # A membrane stays within the range of its fixed values, and fades to their median.
     return (1 / (smooth + np.float32(middle))).astype(np.float32)
 
 
 def _reduced(depth: Map, size: tuple[int, int]) -> tuple[Map, Map]:
-    """Return the mean inverse depth of what is known under each pixel, and its share."""
+    """Return the mean inverse depth of the known pixels under each pixel, and their share."""
     known = np.isfinite(depth)
     near = np.divide(1, depth, out=np.zeros_like(depth), where=known)
     share = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)

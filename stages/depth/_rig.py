@@ -1,8 +1,8 @@
-"""The cameras of all views as depth sees them, and which views are worth matching.
+"""Cameras of all views for depth estimation, and selection of the views to match.
 
 A pixel u of view i with inverse depth w = 1/z appears in view j at the pixel ``A u + w b`` after
-division by its third element, with ``A = K_j R_ji K_i^-1`` and ``b = K_j t_ji``. Inverse depth is
-what matching measures: the image moves almost linearly in it, and w = 0 is infinity.
+division by its third element, with ``A = K_j R_ji K_i^-1`` and ``b = K_j t_ji``. Matching works in
+inverse depth: image motion is almost linear in it, and w = 0 is infinity.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["Rig", "choose_neighbors"]
 Floats = npt.NDArray[np.float64]
 
 BEST_ANGLE_DEG = 4.0
-"""Triangulation angle that serves best; at 640 px and a usual lens some 35 px of parallax.
-Measured on a rendered room, at 2, 4 and 7 degrees: error .0075, .0057, .0051; share of pixels
-known .88, .85, .79; precision of the cloud .92, .95, .95."""
+"""Best triangulation angle; at 640 px and a normal lens about 35 px of parallax. Measured on a
+rendered room, at 2, 4 and 7 degrees: error .0075, .0057, .0051; share of pixels known .88, .85,
+.79; precision of the cloud .92, .95, .95."""
 NARROW_DEG, WIDE_DEG = 2.0, 8.0
-"""How fast a pair loses worth below and above the best angle (standard deviations), after
-MVSNet (Yao et al. 2018, section 4.1), which has 5, 1 and 10 degrees."""
+"""Standard deviations of a pair's score below and above the best angle, after MVSNet (Yao et al.
+2018, section 4.1), which has 5, 1 and 10 degrees."""
 LEAST_SHARED = 8
 """Sparse points that two views must share to be compared."""
 LEAST_ANGLE_DEG = 0.1
-"""Below this the pair has no baseline to speak of: 0.1 degrees are about 1 px of parallax."""
+"""Below this angle a pair has no usable baseline: 0.1 degrees are about 1 px of parallax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Rig:
     centers: Floats
     """[K, 3]: camera centers in the world."""
     seen: tuple[npt.NDArray[np.int32], ...]
-    """Per view the numbers of the sparse points observed in it, rising."""
+    """Per view, the indices of the sparse points observed in it, ascending."""
     points: Floats
     """[P, 3]"""
 
     @classmethod
     def of(cls, views: Views) -> Rig:
-        """Take what depth needs from `views`."""
+        """Extract cameras and sparse geometry from `views`."""
         finite = np.asarray(np.isfinite(views.points).all(axis=1))
         sound = finite[views.observed_point]
         seen = tuple(
@@ -77,15 +77,15 @@ class Rig:
         return np.stack(A), np.stack(b)
 
     def depths(self, i: int) -> Floats:
-        """Return the depths of the sparse points that view i observes, behind ones left out."""
+        """Return the depths of the sparse points that view i observes, without those behind it."""
         xyz = self.points[self.seen[i]]
         z = xyz @ self.T_camera_world[i, 2, :3] + self.T_camera_world[i, 2, 3]
         return z[z > 0]
 
     def inverse_depth_range(self, i: int) -> tuple[float, float]:
-        """Return the least and largest inverse depth to search in view i; (0, 0) if unknown.
+        """Return the minimum and maximum inverse depth to search in view i; (0, 0) if unknown.
 
-        The points are a sample: the surface comes nearer and goes farther than they do.
+        The points are a sample, so the range is wider than theirs.
         """
         z = self.depths(i)
         if len(z) < LEAST_SHARED:
@@ -99,9 +99,9 @@ class Rig:
 def choose_neighbors(rig: Rig, count: int) -> list[list[int]]:
     """Choose for each view up to `count` others to match it with, the best first.
 
-    With sparse points: by the number of points that both see and the angle under which they see
-    them, turned down where an already chosen view stands in the same direction, so that what
-    one side hides the other shows. Without: by order, as in a video.
+    With sparse points: by the number of shared points and their triangulation angles, reduced if
+    an already chosen view is in the same direction, so that opposite sides cover each other's
+    occlusions. Without: by order, as in a video.
     """
     views = len(rig.K)
     if not any(len(seen) >= LEAST_SHARED for seen in rig.seen):
@@ -127,7 +127,7 @@ def choose_neighbors(rig: Rig, count: int) -> list[list[int]]:
 
 
 def _by_order(rig: Rig, i: int, count: int) -> list[int]:
-    """Take the nearest in order that stand elsewhere."""
+    """Return the nearest views in order that have another position."""
     order = sorted((j for j in range(len(rig.K)) if j != i), key=lambda j: (abs(j - i), j))
     step = np.linalg.norm(rig.centers - rig.centers[i], axis=1)
     spread = float(np.linalg.norm(np.ptp(rig.centers, axis=0)))
@@ -142,6 +142,6 @@ def _greedy(rig: Rig, i: int, worth: Floats, count: int) -> list[int]:
         best = int(np.argmax(left))
         chosen.append(best)
         left[best] = 0
-        # Two views on the same side tell much the same: halve those straight behind one.
+        # Views on the same side are redundant: halve the score of those in the same direction.
         left *= 1 - 0.5 * np.clip(unit @ unit[best], 0, 1)
     return chosen

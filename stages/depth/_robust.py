@@ -1,7 +1,7 @@
-"""Linear fits that outliers do not move: least median of squares, then Tukey's biweight.
+"""Robust linear fits: least median of squares, then Tukey's biweight.
 
-Up to half of the data may be wrong (Rousseeuw and Leroy, Robust Regression, 1987); among the good
-half the fit is almost as efficient as least squares (MM-estimation, Yohai 1987).
+Up to half of the data may be outliers (Rousseeuw and Leroy, Robust Regression, 1987); on the
+inliers the fit is almost as efficient as least squares (MM-estimation, Yohai 1987).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["Fit", "robust_fit"]
 Floats = npt.NDArray[np.float64]
 
 SEEDS = 400
-"""Exact fits tried; with half of the data wrong, one of two points is good at odds of 1 to 4."""
+"""Number of exact fits tried; with half outliers, a fit through two points is good 1 time in 4."""
 MOST_FOR_SEEDS = 2000
-"""Rows on which seeds are compared."""
+"""Maximum number of rows on which seeds are compared."""
 TUKEY = 4.685
 """Tukey's constant: 95 % efficiency for normal errors."""
 CUT = 2.5
-"""Residuals beyond so many standard deviations are outliers (Rousseeuw and Leroy, p. 44)."""
+"""Residuals beyond this many standard deviations are outliers (Rousseeuw and Leroy, p. 44)."""
 TURNS = 30
 EXACT = 1e-9
 """Standard deviation, as a share of the data's size, below which a fit counts as exact."""
@@ -30,23 +30,23 @@ EXACT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a fit found."""
+    """Result of a fit."""
 
     theta: Floats
-    """[p]: the coefficients."""
+    """[p]: coefficients."""
     covariance: Floats
-    """[p, p] of the coefficients, for independent errors."""
+    """[p, p]: covariance of the coefficients, for independent errors."""
     good: npt.NDArray[np.bool_]
-    """[N]: rows that are no outliers."""
+    """[N]: rows that are inliers."""
 
 
 def robust_fit(A: Floats, y: Floats, seed: list[int], *, positive: bool) -> Fit | None:
-    """Fit y = A theta; None where the rows do not determine it.
+    """Fit y = A theta; return None if the rows do not determine it.
 
     Args:
         A: [N, p], p of 1 or 2.
         y: [N]
-        seed: Of the seeds that are tried.
+        seed: Random seed for drawing the exact fits.
         positive: Whether the first coefficient must be above 0.
     """
     count, size = A.shape
@@ -58,8 +58,8 @@ def robust_fit(A: Floats, y: Floats, seed: list[int], *, positive: bool) -> Fit 
         return None
     floor = EXACT * max(float(np.median(np.abs(y))), 1e-30)
     residual = np.abs(y - A @ theta)
-    # 1.4826 makes the median of normal errors their standard deviation; 5 / (N - p) corrects it
-    # for few rows (Rousseeuw and Leroy, p. 44).
+    # 1.4826 converts the median of normal errors to their standard deviation; 5 / (N - p) corrects
+    # it for few rows (Rousseeuw and Leroy, p. 44).
     sigma = 1.4826 * (1 + 5 / (count - size)) * float(np.median(residual)) + floor
     good = residual <= CUT * sigma
     sigma = float(np.sqrt(np.sum(residual[good] ** 2) / max(good.sum() - size, 1))) + floor

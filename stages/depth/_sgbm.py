@@ -1,9 +1,9 @@
-"""Disparity by semi-global matching (Hirschmüller, PAMI 2008), as OpenCV has it.
+"""Disparity by semi-global matching (Hirschmüller, PAMI 2008), with OpenCV.
 
-What the left view finds in the right one must be found again on the way back; that drops most of
-what only one of the two cameras sees. The fractions of a pixel that the matching gives lean towards
-whole numbers; a variational refinement (Brox et al., ECCV 2004) takes that out: on rendered pairs
-it halves the error of the depth, and on Middlebury's venus it takes a fifth off.
+Matches from left to right must be confirmed from right to left, which drops most of what only one
+camera sees. The sub-pixel disparities of the matching are biased toward integers; a variational
+refinement (Brox et al., ECCV 2004) removes that: on rendered pairs it halves the depth error, and
+on Middlebury's venus it reduces it by a fifth.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
 STEP = 16
-"""OpenCV's ranges of disparities are multiples of it."""
+"""OpenCV's disparity ranges are multiples of this."""
 PENALTY, LARGE_PENALTY = 8, 32
-"""For a change of disparity by 1 and by more, for each value of a block (OpenCV's own advice)."""
+"""Penalties for a disparity change by 1 and by more, per value of a block (OpenCV's advice)."""
 UNIQUE_PERCENT = 10
-"""By how much the best match must beat the second best that is elsewhere."""
+"""Margin in percent by which the best match must beat the second best elsewhere."""
 PREFILTER = 31
 SUBPIXELS = 16
 EDGE_PX = 2
-"""At the end of the range nothing tells a best match from one that had a better one beyond."""
+"""Margin at the end of the range, where a better match may lie beyond it."""
 APART_PX = 1.0
-"""The way back may lead so far off (Hirschmüller: 1)."""
+"""Maximum left-right difference (Hirschmüller: 1)."""
 SMOOTH = 5.0
-"""Weight of smoothness in the refinement; OpenCV's 20 holds on to the whole numbers."""
+"""Weight of smoothness in the refinement; OpenCV's 20 keeps the bias toward integers."""
 REFINED_PX = 0.5
-"""What the refinement moves farther was matched right before, or not at all: it stays."""
+"""Maximum change by the refinement; where it would be larger, the matched value is kept."""
 BLOCKS = ((320, 3), (1600, 5))
-"""Longest side below which blocks have this side, px; above, 7."""
+"""Pairs of (longer side, block side) in px: block side for images below it; above, 7."""
 
 
 def sgbm(left: Image, right: Image, most: int) -> Map:
-    """Return the disparity of the left view, float32 [H, W] px: x of left less x of right.
+    """Return the disparity of the left view, float32 [H, W] px: left x minus right x.
 
-    0 where it is unknown: not found, not unique, or not confirmed by the way back.
+    0 where it is unknown: not found, not unique, or not confirmed from right to left.
 
     Args:
         left: RGB, uint8 [H, W, 3].
-        right: The same.
-        most: Largest disparity that is looked for, px.
+        right: RGB, uint8 [H, W, 3].
+        most: Largest disparity to search, px.
     """
-    # OpenCV takes multiples only.
+    # OpenCV accepts only multiples.
     most = STEP * -(-(most + EDGE_PX) // STEP)
     there = _matched(left, right, most)
     # The right view is the left one of the mirrored pair.
@@ -63,8 +63,8 @@ def sgbm(left: Image, right: Image, most: int) -> Map:
 
 
 def _refined(left: Image, right: Image, disparity: Map, known: npt.NDArray[np.bool_]) -> Map:
-    """Return the disparity where it is known, at better fractions of a pixel; 0 elsewhere."""
-    # What is not known begins as the nearest that is.
+    """Return the disparity where it is known, with sub-pixel refinement; 0 elsewhere."""
+    # Unknown pixels are initialized with the nearest known value.
     _, nearest = cv2.distanceTransformWithLabels(
         np.where(known, np.uint8(0), np.uint8(1)), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -92,10 +92,10 @@ def _matched(left: Image, right: Image, most: int) -> Map:
         disp12MaxDiff=-1,
         preFilterCap=PREFILTER,
         uniquenessRatio=UNIQUE_PERCENT,
-        # Three directions: as exact as eight on Middlebury's scenes, without their memory.
+        # Three directions: as accurate as eight on Middlebury's scenes, with less memory.
         mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
     )
-    # OpenCV leaves out the columns from which the largest disparity would lead outside.
+    # OpenCV skips the columns for which the largest disparity would fall outside.
     left, right = (
         cv2.copyMakeBorder(np.ascontiguousarray(view), 0, 0, most, 0, cv2.BORDER_REPLICATE)
         for view in (left, right)

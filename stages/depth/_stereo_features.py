@@ -1,4 +1,4 @@
-"""A few features matched between the views of a stereo pair: are they rectified, how near is it?"""
+"""Sparse matches of a stereo pair, to check its rectification and find its disparity range."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Floats = npt.NDArray[np.float64]
 FEATURES = 500
 LONGEST_SIDE_PX = 640
 RATIO = 0.75
-"""The best match must be so much nearer than the second best (Lowe, IJCV 2004)."""
+"""Maximum ratio of the distances of the best and second best match (Lowe, IJCV 2004)."""
 LEAST_MATCHES = 8
-"""Of a pair; fewer say nothing."""
+"""Minimum number of matches of a pair; fewer are ignored."""
 NEAR_MEDIAN_PX = 3.0
-"""Vertical moves of a pair that differ more from their median are mismatches."""
+"""Matches whose vertical displacement differs more from the pair's median are mismatches."""
 
 
 def matched_moves(left: Image, right: Image) -> Floats:
-    """Return the moves (x, y) of features from the left to the right view, float64 [N, 2] px.
+    """Return displacements (x, y) of features from left to right view, float64 [N, 2] px.
 
     Args:
         left: RGB, uint8 [H, W, 3].
-        right: The same.
+        right: RGB, uint8 [H, W, 3].
     """
     scale = min(1.0, LONGEST_SIDE_PX / max(left.shape[:2]))
     sift = cv2.SIFT.create(FEATURES)
@@ -54,7 +54,7 @@ def _reduced(image: Image, scale: float) -> Image:
 
 
 def _best(matcher: cv2.BFMatcher, words: Floats, others: Floats) -> dict[int, int]:
-    """Return the match of each word that has one plainly better than the rest."""
+    """Return the match of each descriptor that passes the ratio test."""
     return {
         best.queryIdx: best.trainIdx
         for best, second in matcher.knnMatch(words, others, k=2)

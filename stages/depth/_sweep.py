@@ -1,10 +1,10 @@
-"""Plane sweep: how well a view matches its neighbors at a set of inverse depths, made smooth.
+"""Plane sweep: matching cost of a view at a set of inverse depths, with semi-global smoothing.
 
 Matching: zero-mean normalized cross-correlation over square windows, of each neighbor warped
-through a plane parallel to the image; the two best neighbors count, so that what one side of the
-path cannot see the other may (Collins 1996; Kang, Szeliski and Chai 2001). Smoothness: semi-global
-matching along eight directions (Hirschmueller 2008). Depth between planes: the parabola through
-the best and the two beside it.
+through a plane parallel to the image; the two best neighbors count, so that a point hidden on one
+side of the path may be visible on the other (Collins 1996; Kang, Szeliski and Chai 2001).
+Smoothness: semi-global matching along eight directions (Hirschmueller 2008). Depth between planes:
+the parabola through the best plane and its two neighbors.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from stages.depth._rig import Rig
 __all__ = ["SURFACE_STEP", "WORST", "enlarge", "shrink", "sweep"]
 
 RADIUS = 2
-"""Half the matching window: 5x5 px; the kernel spells its sums out."""
+"""Radius of the matching window of 5x5 px; the kernel unrolls its sums."""
 STEP_PX = 1.0
-"""How far the image moves from one plane to the next; the parabola finds what lies between."""
+"""Image motion from one plane to the next; the parabola interpolates between planes."""
 LEAST_PLANES = 24
 SURFACE_STEP = 0.05
-"""Inverse depths of neighboring pixels that differ by less (a share) lie on one surface."""
+"""Inverse depths of neighboring pixels that differ by less (a share) are on one surface."""
 WORST = 127
 """Cost of no correlation or of no view at all; a perfect match costs 0."""
 STEP_COST, JUMP_COST = 40, 200
-"""Semi-global penalties for one plane up or down and for more; of WORST. Measured: against 12
-and 60, a bowl with little texture keeps a seventh more pixels and a room loses none."""
+"""Semi-global penalties for a change by one plane and by more, on the scale of WORST. Measured
+against 12 and 60: a bowl with little texture keeps a seventh more pixels, a room loses none."""
 
 
 @kernel()
 def _warp_row(other, A, b, near, y, row, inside):
-    """Fill `row` [columns] with what `other` shows at row y of the plane; `inside` 1 or 0."""
+    """Fill `row` [columns] with `other` warped to row y through the plane; `inside` is 1 or 0."""
     rows, columns = other.shape
     v = np.float32(y + 0.5)
     x0, y0, z0 = A[0, 1] * v + A[0, 2], A[1, 1] * v + A[1, 2], A[2, 1] * v + A[2, 2]
@@ -63,16 +63,16 @@ def _warp_row(other, A, b, near, y, row, inside):
 def _correlate(image, others, A, b, planes, cost):
     """Fill `cost` uint8 [H, W, D] with the mean of the two lowest costs of the `others`.
 
-    Row by row with all planes, so that what is worked on stays in the cache.
+    Processes row by row for all planes, so that the working set stays in the cache.
 
-    `image` [H, W] and `others` [N, H, W] are gray, float32; A [N, 3, 3] and b [N, 3] lead from the
+    `image` [H, W] and `others` [N, H, W] are gray, float32; A [N, 3, 3] and b [N, 3] map from the
     view to the others; `planes` [D] are inverse depths.
     """
     count = len(others)
     rows, columns = image.shape
     size = 2 * RADIUS + 1
     area, half = np.float32(size * size), np.float32(0.5)
-    # 2 gray levels of noise in each pixel: flat windows correlate with nothing.
+    # Variance of 2 gray levels of noise per pixel, so that flat windows do not correlate.
     noise, worst = area * np.float32(4), np.float32(WORST)
     wide = columns + 2 * RADIUS
     ring = np.zeros((count, len(planes), size, columns), np.float32)
@@ -109,7 +109,7 @@ def _correlate(image, others, A, b, planes, cost):
                         for r in range(size):
                             ring[k, d, r] = ring[k, d, fresh]
                     continue
-                # Rows in their order from the oldest; above the image the first row counts.
+                # Rows in order from the oldest; above the image the first row is repeated.
                 o0, o1 = ring[k, d, (fresh + 1) % size], ring[k, d, (fresh + 2) % size]
                 o2, o3 = ring[k, d, (fresh + 3) % size], ring[k, d, (fresh + 4) % size]
                 o4 = ring[k, d, fresh]
@@ -142,7 +142,7 @@ def _correlate(image, others, A, b, planes, cost):
 
 @kernel()
 def _mirror(sums, count, columns):
-    """Repeat the outermost columns into the margins."""
+    """Replicate the outermost columns into the margins."""
     for k in range(count):
         for r in range(RADIUS):
             sums[k, r] = sums[k, RADIUS]
@@ -156,7 +156,7 @@ def _across(line, x):
 
 @kernel()
 def _aggregate(cost, image, total):
-    """Add to `total` uint16 [H, W, D] the path costs along eight directions, in two passes."""
+    """Add the path costs along eight directions to `total` uint16 [H, W, D], in two passes."""
     rows, columns, planes = cost.shape
     # Paths from the left, upper left, above and upper right; mirrored in the second pass.
     before = np.zeros((2, 3, columns + 2, planes + 2), np.uint16)
@@ -211,7 +211,7 @@ def _aggregate(cost, image, total):
 
 @kernel()
 def _pick(total, cost, planes, max_cost, out):
-    """Fill `out` float32 [H, W] with the inverse depth of the lowest cost, 0 where none is good."""
+    """Fill `out` float32 [H, W] with the inverse depth of lowest cost; 0 above `max_cost`."""
     rows, columns, count = total.shape
     for y in range(rows):
         for x in range(columns):
@@ -234,14 +234,14 @@ def _pick(total, cost, planes, max_cost, out):
 
 
 def shrink(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return the gray image resized to (columns, rows), float32."""
+    """Resize a gray image to (columns, rows), float32."""
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _travel_px(A, b, shape, lowest: float, highest: float) -> float:
-    """Return how far the middle of the image moves over the range, in the view where it does most.
+    """Return the largest motion of the image center over the range, among the views.
 
-    A [N, 3, 3] and b [N, 3] lead to the views; cut to the image's size.
+    A [N, 3, 3] and b [N, 3] map to the views; the result is limited to the image's longer side.
     """
     middle = np.array([shape[1] / 2, shape[0] / 2, 1.0])
     ends = []
@@ -263,13 +263,13 @@ def sweep(
     """Return the inverse depth of view i at the size of the `small` gray images; 0 unknown.
 
     Args:
-        rig: The cameras, for images of full size.
-        i: The view.
-        neighbors: The views to match it with.
+        rig: Cameras for images of full size.
+        i: Index of the view.
+        neighbors: Views to match it with.
         small: float32 [h, w] gray image of every view.
-        scale: Size of the small images against the full ones.
-        planes: How many inverse depths to try at most.
-        max_cost: Drop pixels that match worse, of `WORST`.
+        scale: Size of the small images relative to the full ones.
+        planes: Maximum number of inverse depths to try.
+        max_cost: Drop pixels with a higher cost, on the scale of `WORST`.
     """
     image = small[i]
     lowest, highest = rig.inverse_depth_range(i)
@@ -279,7 +279,7 @@ def sweep(
     wanted = 1 + _travel_px(A, b, image.shape, lowest, highest) / STEP_PX
     count = int(np.clip(np.ceil(wanted), min(LEAST_PLANES, planes), planes))
     steps = np.linspace(lowest, highest, count, dtype=np.float32)
-    # Gray around zero keeps the sums small, and so their difference exact.
+    # Gray values centered at zero keep the sums small, and so their differences accurate.
     others = np.stack([small[j] for j in neighbors]) - np.float32(128)
     cost = np.empty((*image.shape, count), np.uint8)
     _correlate(image - np.float32(128), others, A, b, steps, cost)
@@ -292,9 +292,9 @@ def sweep(
 
 @kernel()
 def enlarge(near, size_ratio, tolerance, out):
-    """Fill `out` float32 [H, W] from smaller inverse depths [h, w], keeping steps sharp.
+    """Fill `out` float32 [H, W] from smaller inverse depths [h, w], keeping edges sharp.
 
-    Linear between pixels that lie on one surface (within `tolerance`), else the nearest pixel.
+    Linear between pixels on one surface (within `tolerance`), else the nearest pixel.
     """
     h, w = near.shape
     rows, columns = out.shape

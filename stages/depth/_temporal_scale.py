@@ -1,7 +1,7 @@
-"""Fits of neighboring views made to agree as far as none is certain.
+"""Temporal smoothing of the fits of neighboring views, weighted by their uncertainty.
 
-The most likely path of a random walk that was measured with errors: the smoother of Rauch, Tung
-and Striebel (1965), solved for all views at once as a banded linear system.
+Maximum-likelihood path of a random walk measured with errors: the Rauch-Tung-Striebel smoother
+(1965), solved for all views at once as a banded linear system.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["smooth_over_time"]
 Floats = npt.NDArray[np.float64]
 
 JUMP = 3.0
-"""Neighboring fits farther apart than so many standard deviations are a jump, and not tied."""
+"""Neighboring fits more than this many standard deviations apart are a jump, and tied weakly."""
 LEAST_DRIFT = 1e-4
-"""Stands for no drift at all, which would make the system singular."""
+"""Replaces a drift of 0, which would make the system singular."""
 
 
 def smooth_over_time(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
     """Return theta [K, p]: each view's fit, tied to those of its neighbors.
 
     Args:
-        fits: Of K views in the order of time, one at least; None where a view has none.
+        fits: Fits of the K views in temporal order, at least one; None for a view without a fit.
         certain: Covariances [p, p] of their coefficients.
         drift: Standard deviation of a step of the walk, in the units of the coefficients.
     """
@@ -40,7 +40,7 @@ def smooth_over_time(fits: list[Fit | None], certain: list[Floats | None], drift
     for k, (fit, covariance) in enumerate(zip(fits, certain, strict=True)):
         at = k * size
         if fit is not None and covariance is not None:
-            # No fit is better than a hundredth of the walk's step: that keeps the system solvable.
+            # Floor the uncertainty at a hundredth of the walk's step, to keep the system solvable.
             information = np.linalg.inv(covariance + (0.01 * drift) ** 2 * np.eye(size))
             for d in range(size):
                 for i in range(size - d):
@@ -56,7 +56,7 @@ def smooth_over_time(fits: list[Fit | None], certain: list[Floats | None], drift
 
 
 def _ties(fits: list[Fit | None], certain: list[Floats | None], drift: float) -> Floats:
-    """Return how firmly each pair of neighbors is tied [K - 1]: 1 / drift^2, less at a jump."""
+    """Return the coupling of each pair of neighbors [K - 1]: 1 / drift^2, less at a jump."""
     ties = np.full(max(len(fits) - 1, 0), drift**-2)
     for k in range(len(ties)):
         here, there = fits[k], fits[k + 1]
@@ -72,7 +72,7 @@ def _ties(fits: list[Fit | None], certain: list[Floats | None], drift: float) ->
 
 
 def _positive(theta: Floats, fits: list[Fit | None]) -> Floats:
-    """Give views whose scale came out at 0 or below the fit of the nearest view that has one."""
+    """Replace fits with a scale of 0 or below by the fit of the nearest view that has one."""
     own = [k for k, fit in enumerate(fits) if fit is not None]
     for k in np.flatnonzero(theta[:, 0] <= 0):
         nearest = fits[min(own, key=lambda j: abs(j - k))]

@@ -14,9 +14,9 @@ __all__ = ["combine", "targets", "triangulate", "warp_map"]
 
 @kernel()
 def warp_map(w, A, b, out):
-    """Fill `out` float32 [H, W, 2] with where pixels of inverse depth `w` [H, W] land.
+    """Fill `out` float32 [H, W, 2] with the projection of pixels of inverse depth `w` [H, W].
 
-    In the other view, as `cv2.remap` wants it: centers at whole numbers.
+    Coordinates are those of `cv2.remap` in the other view: pixel centers at integers.
     """
     rows, columns = w.shape
     for y in range(rows):
@@ -36,10 +36,10 @@ def warp_map(w, A, b, out):
 
 @kernel()
 def targets(flow, w, A, b, out):
-    """Turn the flow towards a pre-warped view into pixels of that view itself.
+    """Convert the flow to a pre-warped view into pixels of that view itself.
 
-    The other view was warped to this one through the inverse depths `w`; flow [H, W, 2] is what
-    was left over. `out` float32 [H, W, 2] px gets the matching point, -1e4 where there is none.
+    The other view was warped to this one through the inverse depths `w`; `flow` [H, W, 2] is the
+    residual. `out` float32 [H, W, 2] px receives the matching point, -1e4 if there is none.
     """
     rows, columns = w.shape
     for y in range(rows):
@@ -69,12 +69,12 @@ def triangulate(there, back, A, b, max_back_px, max_epipolar_px, out):
     """Fill `out` float32 [H, W] with the inverse depth of each pixel from one other view.
 
     The target is projected onto the epipolar line of the pixel: least squares over the two image
-    axes of ``A u + w b ~ p``, linear in w after multiplying out. Kept where the match leads back
-    to the pixel within `max_back_px`, lies within `max_epipolar_px` of the line, and is in front
-    of both cameras.
+    axes of ``A u + w b ~ p``, linear in w after multiplying out. Kept if the match maps back to
+    within `max_back_px` of the pixel, is within `max_epipolar_px` of the line, and is in front of
+    both cameras.
 
-    `there` float32 [H, W, 2] px is where the pixels lie in the other view, `back` where the other
-    view's pixels lie in this one.
+    `there` float32 [H, W, 2] px holds the positions of the pixels in the other view, `back` those
+    of the other view's pixels in this one.
     """
     rows, columns = out.shape
     for y in range(rows):
@@ -117,12 +117,12 @@ def triangulate(there, back, A, b, max_back_px, max_epipolar_px, out):
 def combine(w, rough, A, b, agree_px, least, min_parallax_px, out):
     """Fill `out` float32 [H, W] with the inverse depth on which the most pairs agree.
 
-    Each pair's w [N, H, W] is a hypothesis; a pair supports it if its own point lies within
+    Each pair's w [N, H, W] is a hypothesis; a pair supports it if its own point is within
     `agree_px` of the hypothesis in its image, and so may the `rough` depth [H, W], which has a
-    vote but no weight. The best supported one is refined to the mean of its
-    supporters, weighted by the square of their pixels per unit of inverse depth (the inverse
-    variance, for equal noise in px). Kept with `least` supporters and with `min_parallax_px`
-    between infinity and the point, over all supporters (root of the sum of squares).
+    vote but no weight. The best supported one is refined to the mean of its supporters, weighted by
+    the square of their pixels per unit of inverse depth (the inverse variance, for equal noise in
+    px). Kept with at least `least` supporters and `min_parallax_px` between infinity and the point,
+    over all supporters (root of the sum of squares).
     """
     pairs, rows, columns = w.shape
     slope = np.empty(pairs, np.float32)

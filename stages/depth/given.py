@@ -1,8 +1,8 @@
-"""Depth that came with the source from a sensor, in the scale of the poses.
+"""Sensor depth that came with the source, in the scale of the poses.
 
-For RGB-D recordings: `decode/images` reads 16-bit depth images beside the frames. Where the poses
-are in meters the depth is taken as it is; where their scale is arbitrary, one scale for all views
-follows from the sparse points.
+For RGB-D recordings: `decode/images` reads 16-bit depth images beside the frames. With metric
+poses the depth is used unchanged; with poses of arbitrary scale, one scale for all views is
+estimated from the sparse points.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Config(Options):
     """Options of `depth/given`."""
 
     max_depth_m: float | None = Field(
-        None, gt=0, description="what the sensor says to be farther is unknown, m; unset: no limit"
+        None, gt=0, description="larger depths of the sensor are unknown, m; unset: no limit"
     )
 
 
 class Model(Stage[Config]):
-    """The sensor's depth."""
+    """Uses the sensor's depth."""
 
     def process(self, views: Views) -> DepthMaps:
         """Return the sensor's depth in the units of the views, NaN where it has none.
 
         Raises:
-            PartNotMade: The source has no depth, or no scale can be found for it.
+            PartNotMade: The source has no depth, or its scale cannot be estimated.
         """
         if views.depth is None:
             raise PartNotMade(
@@ -48,8 +48,7 @@ class Model(Stage[Config]):
         self.measure("depth_known_share", np.count_nonzero(known) / depth.size)
         if not known.any():
             raise PartNotMade(
-                f"the sensor measured no depth in any of the {len(depth)} views, of those "
-                "that have a pose"
+                f"the sensor measured no depth in any of the {len(depth)} views that have a pose"
             )
-        see = "decode.depth_per_m, and whether depth and color are of one camera"
+        see = "decode.depth_per_m, and whether depth and color are from the same camera"
         return DepthMaps(depth=in_units_of(views, depth, self, what="the sensor", see=see))

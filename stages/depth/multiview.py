@@ -1,10 +1,10 @@
 """Depth by triangulating optical flow between a view and its neighbors.
 
 Two views are matched in both directions with DIS flow (Kroeger et al. 2016) after one was warped
-to the other through a rough depth, so that what is left to find is small. Matches that lead back
-and lie on the epipolar line are triangulated; the pairs of a view vote on each pixel; what the
-maps of the neighboring views do not confirm is dropped. Nothing is invented: moving objects,
-what only one view sees, and what has too little parallax stay unknown.
+to the other through a rough depth, so that the remaining motion is small. Matches that pass the
+forward-backward and epipolar checks are triangulated; the pairs of a view vote on each pixel;
+depth that neighboring maps do not confirm is dropped. Nothing is invented: moving objects, pixels
+visible in only one view and pixels with too little parallax stay unknown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Model(Stage[Config]):
         """Return the depth of each view, NaN where unknown.
 
         Raises:
-            PartNotMade: There are fewer than two views, tiny ones, or none stand apart.
+            PartNotMade: There are fewer than two views, they are too small, or none has parallax.
         """
         triangulated = FlowDepth(
             self.config,

@@ -1,8 +1,8 @@
 """Depth by plane sweep with semi-global smoothing, at half the image size.
 
-It tries a set of inverse depths everywhere, so it needs no small motion between the views and
-follows thin things better than flow does; it is coarser and takes the range of depths from the
-sparse points of the poses, without which it cannot work.
+It tries a set of inverse depths at every pixel, so it does not require small motion between views
+and resolves thin structures better than flow; it is coarser, and requires the sparse points of the
+poses for its depth range.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Config(Options):
     planes: int = Field(64, ge=8, le=256, description="inverse depths to try")
     side: int = Field(320, ge=32, le=4096, description="longer side to match at, px")
     min_correlation: float = Field(
-        0.3, ge=-1, le=1, description="drop pixels whose windows correlate less"
+        0.3, ge=-1, le=1, description="minimum correlation of a pixel's windows"
     )
     consistency: float = Field(
-        0.03, gt=0, le=0.5, description="how far (share of depth) neighboring maps may differ"
+        0.03, gt=0, le=0.5, description="maximum difference of neighboring maps, share of depth"
     )
 
 
@@ -54,14 +54,14 @@ class Model(Stage[Config]):
         """Return the depth of each view, NaN where unknown.
 
         Raises:
-            PartNotMade: Fewer than two views, tiny ones, none apart, or no sparse points to take
-                the range of depths from.
+            PartNotMade: There are fewer than two views, they are too small, none has parallax, or
+                there are no sparse points for the depth range.
         """
         rig = Rig.of(views)
         neighbors = neighbors_or_reason(rig, views.images, self.config.neighbors)
         if rig.inverse_depth_range(0)[1] <= 0:
             raise PartNotMade(
-                "depth/plane_sweep takes the range of depths from the sparse points of the poses, "
+                "depth/plane_sweep takes its depth range from the sparse points of the poses, "
                 f"got {len(views.points)}; use depth.model=multiview"
             )
         count, rows, columns = views.images.shape[:3]

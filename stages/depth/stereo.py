@@ -1,12 +1,12 @@
-"""Depth of rectified stereo pairs: how far a point moves from the left to the right view.
+"""Depth of rectified stereo pairs, from the disparity between left and right views.
 
-For two cameras side by side, calibrated and rectified to one another (`decode.stereo`, or folders
-of left and right images). Depth is focal length x baseline / disparity. Where the poses are in
-meters it is taken as it is; where their scale is arbitrary, one scale for all views follows from
-the sparse points. Each pair is measured by itself, so that what moves in the scene does no harm.
+For two calibrated and rectified cameras side by side (`decode.stereo`, or folders of left and right
+images). Depth is focal length x baseline / disparity. With metric poses it is used unchanged; with
+poses of arbitrary scale, one scale for all views is estimated from the sparse points. Each pair is
+measured separately, so moving objects do no harm.
 
-Disparity comes from semi-global matching, or from RAFT (`depth.method=raft`), whose flow from the
-left to the right view is sought in both directions and may lead nowhere but sideways.
+Disparity comes from semi-global matching, or from RAFT (`depth.method=raft`), whose horizontal flow
+between the left and right views is computed and checked in both directions.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = ["Config", "Model"]
 Map = npt.NDArray[np.float32]
 
 LEAST_DISPARITY_PX = 0.5
-"""Less is no more than what both methods err by: that far away, depth is unknown."""
+"""Smaller disparities are within the error of both methods: depth is unknown there."""
 TRUSTED = 0.5
-"""RAFT's flow is believed where the way back leads home (see `stages.flow._consistency`)."""
+"""Minimum forward-backward confidence of RAFT's flow (see `stages.flow._consistency`)."""
 UNRECTIFIED_PX = 1.0
 SAMPLED = 24
-"""Pairs in which features are matched."""
+"""Maximum number of pairs in which features are matched."""
 MARGIN = 1.5
-"""The nearest thing is nearer than the nearest feature."""
+"""Factor on the largest disparity: surfaces may be nearer than the nearest feature."""
 NEAREST_PERCENT = 2
-"""Of a view's points; the nearest ones may be mistaken."""
+"""Percentile of a view's depths taken as the nearest, since the nearest ones may be wrong."""
 LEAST_RANGE_PX = 16.0
 UNKNOWN_RANGE = 0.25
-"""Share of the width that is searched where nothing says how near things are."""
+"""Share of the width to search if neither features nor points give the range."""
 
 
 class Config(raft.Config):
-    """Options of `depth/stereo`; those of RAFT hold for `method=raft`."""
+    """Options of `depth/stereo`; those of RAFT apply to `method=raft`."""
 
     method: Literal["sgbm", "raft"] = Field(
         "sgbm", description="semi-global matching, or the network RAFT"
@@ -61,39 +61,39 @@ class Config(raft.Config):
         None,
         gt=0,
         le=1000,
-        description="distance of the two cameras, m; unset: as the source says (KITTI's calib.txt)",
+        description="distance between the two cameras, m; unset: from the source (KITTI calib.txt)",
     )
     max_disparity: int | None = Field(
         None,
         ge=1,
         le=2048,
-        description="largest disparity that sgbm looks for, px of the delivered images; unset: by "
+        description="largest disparity that sgbm searches, px of the delivered images; unset: from "
         "the nearest sparse points and matched features",
     )
     max_depth_m: float | None = Field(
-        None, gt=0, description="what is found to be farther is unknown, m; unset: no limit"
+        None, gt=0, description="larger depths are unknown, m; unset: no limit"
     )
     working_side: int = Field(
         960,
         ge=32,
         le=4096,
-        description="longest side in px at which views are matched; larger ones are reduced",
+        description="longest side in px at which views are matched; larger ones are downscaled",
     )
 
 
 class StereoRaft(raft.Model):
-    """The network of `flow/raft`, under the options of this step."""
+    """The network of `flow/raft`, with the options of this step."""
 
     step = "depth"
     instead = "depth.method=sgbm"
 
 
 class Model(Stage[Config]):
-    """Disparity of each pair, made depth."""
+    """Converts the disparity of each pair to depth."""
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         return (
             StereoRaft(self.config).resources
             if self._learned
@@ -102,17 +102,17 @@ class Model(Stage[Config]):
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """Device on which it runs."""
         return StereoRaft(self.config).device if self._learned else "cpu"
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        """RAFT's, where it is asked for."""
+        """RAFT's weights, for `method=raft`."""
         return StereoRaft(self.config).weights if self._learned else ()
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
-        """All files that it can fetch."""
+        """Return all files that can be downloaded."""
         return StereoRaft.catalog()
 
     @property
@@ -123,7 +123,7 @@ class Model(Stage[Config]):
         """Load the network, if any.
 
         Raises:
-            UsageError: There is no such device, or the weights do not fit.
+            UsageError: The device does not exist, or the weights do not match the network.
         """
         super().open(context)
         cv2.setNumThreads(context.threads)
@@ -135,8 +135,8 @@ class Model(Stage[Config]):
         """Return the depth of each left view in the units of the views, NaN where unknown.
 
         Raises:
-            PartNotMade: There are no right views, the baseline is not known, nothing was found, or
-                no scale can be found for it.
+            PartNotMade: There are no right views, the baseline is unknown, nothing was matched, or
+                the scale cannot be estimated.
         """
         right, baseline_m = self._pairs(views)
         disparity = np.zeros(views.images.shape[:3], np.float32)
@@ -157,14 +157,14 @@ class Model(Stage[Config]):
         self.measure("depth_known_share", known / depth.size)
         if not known:
             raise PartNotMade(
-                f"nothing in the left views was found again in the right ones, in any of "
-                f"{len(depth)} pairs; see that they are rectified, and decode.stereo"
+                f"nothing in the left views was matched in the right ones, in any of "
+                f"{len(depth)} pairs; check that they are rectified, and decode.stereo"
             )
         see = "depth.baseline_m, and whether the pairs are rectified"
         return DepthMaps(depth=in_units_of(views, depth, self, what="the stereo rig", see=see))
 
     def _pairs(self, views: Views) -> tuple[npt.NDArray[np.uint8], float]:
-        """Return the right views and the baseline, or say what is needed."""
+        """Return the right views and the baseline, or raise with what is missing."""
         if views.right is None:
             raise PartNotMade(
                 "no right views came with the source; depth/stereo takes rectified pairs: frames "
@@ -175,13 +175,13 @@ class Model(Stage[Config]):
         rows, columns = views.images.shape[1:3]
         if min(rows, columns) < LEAST_SIDE_PX:
             raise PartNotMade(
-                f"depth needs pictures of at least {LEAST_SIDE_PX} px a side, got {columns}x{rows}"
+                f"depth needs images of at least {LEAST_SIDE_PX} px per side, got {columns}x{rows}"
             )
         baseline_m = self.config.baseline_m or views.baseline_m
         if baseline_m is None:
             raise PartNotMade(
-                "the distance between the two cameras is not known: set depth.baseline_m in meters "
-                "(KITTI's calib.txt beside the images says it too)"
+                "the distance between the two cameras is unknown: set depth.baseline_m in meters "
+                "(or put KITTI's calib.txt beside the images)"
             )
         return views.right, baseline_m
 
@@ -203,7 +203,7 @@ class Model(Stage[Config]):
             yield found / np.float32(share)
 
     def _look(self, views: Views, right: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float64]]:
-        """Match features in some of the pairs; see whether rows agree and which view is left."""
+        """Match features in some pairs; check that rows agree and views are not swapped."""
         count = min(SAMPLED, len(right))
         rows = np.unique(np.linspace(0, len(right) - 1, count).round().astype(int))
         moves = [matched_moves(views.images[k], right[k]) for k in rows]
@@ -213,7 +213,7 @@ class Model(Stage[Config]):
         return [move for move in moves if len(move) >= LEAST_MATCHES]
 
     def _range_px(self, views: Views, moves: list[npt.NDArray[np.float64]]) -> float:
-        """Return the largest disparity to look for."""
+        """Return the largest disparity to search."""
         columns = views.images.shape[2]
         if self.config.max_disparity is not None:
             return min(self.config.max_disparity, columns)
@@ -258,18 +258,18 @@ class Model(Stage[Config]):
         return motion.flow[0], motion.confidence[0]
 
     def _judge(self, vertical_px: float, sideways_px: float) -> None:
-        """Warn of pairs that are not rectified; refuse those whose views are exchanged."""
+        """Warn about pairs that are not rectified; reject pairs with swapped views."""
         self.measure("vertical_residual_px", vertical_px)
         if sideways_px < -UNRECTIFIED_PX:
             raise PartNotMade(
-                f"the left and right views are exchanged: things lie {-sideways_px:.1f} px farther "
-                "right in the right view (median); exchange them, or rectify the pairs anew"
+                f"the left and right views are swapped: points are {-sideways_px:.1f} px farther "
+                "right in the right view (median); swap them, or rectify the pairs again"
             )
         if vertical_px > UNRECTIFIED_PX:
             self.warn(
-                f"the stereo pairs are not rectified: points lie {vertical_px:.1f} px higher or "
-                "lower in the right view (median), and should lie in the same row; rectify them "
-                "first, such as with cv2.stereoRectify"
+                f"the stereo pairs are not rectified: points are {vertical_px:.1f} px higher or "
+                "lower in the right view (median), and should be in the same row; rectify them "
+                "first, for example with cv2.stereoRectify"
             )
 
 

@@ -1,7 +1,7 @@
-"""Depth that a network predicts from each view alone, in the scale of the poses.
+"""Monocular depth networks, in the scale of the poses.
 
 Depth Anything, DPT (MiDaS), ZoeDepth, DepthPro, Prompt Depth Anything and GLPN, through
-transformers. Each view is aligned to the sparse points that it observes, steadily over time; by
+transformers. Each view is aligned to the sparse points that it observes, smoothly over time; by
 default depth triangulated from flow is kept where it is known, and the network fills its holes.
 """
 
@@ -40,9 +40,9 @@ Map = npt.NDArray[np.float32]
 TASK = "depth estimation"
 GPU_BATCH = 8
 DOUBTFUL = 0.15
-"""Good networks follow sparse points to some five percent."""
+"""Residual that triggers a warning; good networks match sparse points to about five percent."""
 GRID = 24
-"""Geometry lends its depth at so many pixels along each side to views without sparse points."""
+"""Pixels along each side at which triangulated depth serves views with too few sparse points."""
 KNOWN = (
     Known(
         name="depth-anything/Depth-Anything-V2-Small-hf",
@@ -72,10 +72,10 @@ KNOWN = (
         name="depth-anything/prompt-depth-anything-vits-hf",
         license="apache-2.0",
         nbytes=0,
-        about="is shown the sparse points as well",
+        about="takes the sparse points as a prompt",
     ),
 )
-"""Licenses as their pages on the hub say."""
+"""Checkpoints known by name, with the licenses given on their hub pages."""
 
 
 class Config(LearnedOptions):
@@ -83,28 +83,28 @@ class Config(LearnedOptions):
 
     checkpoint: str = Field(
         KNOWN[0].name,
-        description="network: a name on the hub (owner/name) or a folder as save_pretrained makes",
+        description="network: hub name (owner/name) or a folder written by save_pretrained",
     )
     fuse: Literal["multiview", "none"] = Field(
         "multiview",
         description="multiview: keep triangulated depth where it is known, fill the holes; "
-        "none: the network everywhere",
+        "none: use the network everywhere",
     )
     predicts: Literal["auto", "inverse", "metric"] = Field(
-        "auto", description="what the network says; auto: as its configuration tells"
+        "auto", description="what the network predicts; auto: from its configuration"
     )
     shift: bool = Field(
-        False, description="fit a shift beside the scale of a network that predicts depth"
+        False, description="also fit a shift, not only a scale, for a network that predicts depth"
     )
     drift: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="how far the network's scale wanders from view to view (a share): less is "
-        "steadier",
+        description="expected drift of the network's scale from view to view (a share): less is "
+        "smoother",
     )
     mirror: bool = Field(
-        False, description="ZoeDepth: average with the prediction for the mirrored picture"
+        False, description="ZoeDepth: average with the prediction for the mirrored image"
     )
 
 
@@ -113,32 +113,32 @@ class Model(Stage[Config]):
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         return resources_of(self.config, self._checkpoint().nbytes)
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """Device on which it runs."""
         return device_of(self.config.device)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        """The chosen checkpoint."""
+        """Weights of the chosen checkpoint."""
         return (self._checkpoint(),)
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
-        """The checkpoints that it knows by name."""
+        """Return the checkpoints known by name."""
         return tuple(_named(known.name) for known in KNOWN)
 
     def _checkpoint(self) -> Checkpoint:
         return _named(self.config.checkpoint)
 
     def fetch(self) -> None:
-        """Bring the checkpoint; see that it is one for depth before anything else is done.
+        """Download the checkpoint and check first that it is for depth.
 
         Raises:
-            UsageError: It is not, or it cannot be had.
+            UsageError: It is not, or it is not available.
         """
         super().fetch()
         weights = self._checkpoint()
@@ -149,7 +149,7 @@ class Model(Stage[Config]):
         """Load the network.
 
         Raises:
-            UsageError: There is no such device, or the checkpoint is damaged or for another task.
+            UsageError: The device does not exist, or the checkpoint is damaged or for another task.
         """
         super().open(context)
         cv2.setNumThreads(context.threads)
@@ -159,14 +159,14 @@ class Model(Stage[Config]):
         self._family = network_of(settings, config.checkpoint)
         if config.mirror and not self._family.mirrors:
             raise UsageError(
-                f"depth.mirror=on is for zoedepth, and {config.checkpoint} is a "
+                f"depth.mirror=on is only for zoedepth, and {config.checkpoint} is a "
                 f"{settings['model_type']}; leave it off"
             )
         predicts = self._family.predicts(settings) if config.predicts == "auto" else config.predicts
         if config.shift and predicts == "inverse":
             raise UsageError(
                 "depth.shift=on is for networks that predict depth; the shift of inverse depth is "
-                "fitted always: leave it off"
+                "always fitted: leave it off"
             )
         self._kind: Kind = (
             "inverse" if predicts == "inverse" else "affine" if config.shift else "scale"
@@ -183,8 +183,8 @@ class Model(Stage[Config]):
             threads=context.threads,
             batches=Batches(
                 config.batch or (GPU_BATCH if self.device == "cuda" else 1),
-                "pictures",
-                "take a smaller depth.checkpoint, or depth.precision=float16",
+                "images",
+                "use a smaller depth.checkpoint, or depth.precision=float16",
                 self.warn,
             ),
         )
@@ -193,13 +193,13 @@ class Model(Stage[Config]):
         """Return the depth of each view, NaN where unknown.
 
         Raises:
-            PartNotMade: The pictures are tiny, or no view has measured points to align to.
+            PartNotMade: The images are too small, or no view has measured points to align to.
         """
         count, rows, columns = views.images.shape[:3]
         least = self._family.least_side_px
         if min(rows, columns) < least:
             raise PartNotMade(
-                f"depth needs pictures of at least {least} px a side, got {columns}x{rows}"
+                f"depth needs images of at least {least} px per side, got {columns}x{rows}"
             )
         geometry = self._geometry(views) if self.config.fuse == "multiview" else None
         anchors = _measured(views, geometry)
@@ -221,7 +221,7 @@ class Model(Stage[Config]):
         return DepthMaps(depth=predicted)
 
     def _geometry(self, views: Views) -> Map | None:
-        """Return depth triangulated from flow, float32 [K, H, W], where there can be any."""
+        """Return depth triangulated from flow, float32 [K, H, W], or None if impossible."""
         triangulated = FlowDepth(
             FlowDepthOptions(),
             threads=self.context.threads,
@@ -231,11 +231,11 @@ class Model(Stage[Config]):
         try:
             return triangulated.depth(views)
         except PartNotMade as reason:
-            self.warn(f"the network alone makes the depth, because for multiview {reason}")
+            self.warn(f"depth comes from the network alone, because multiview failed: {reason}")
             return None
 
     def _predicted(self, views: Views, anchors: list[Anchors], geometry: Map | None) -> Map:
-        """Return what the network says, float32 [K, H, W], NaN where it is not finite."""
+        """Return the network's predictions, float32 [K, H, W], NaN where they are not finite."""
         count = len(views.images)
         prompts = None
         if self._family.prompted:
@@ -250,8 +250,8 @@ class Model(Stage[Config]):
             self.progress(before + k + 1, before + count, "network")
         if spoiled:
             self.warn(
-                f"{self.config.checkpoint} says something that is no number of {spoiled} of "
-                f"{count} views; their depth stays unknown there"
+                f"{self.config.checkpoint} predicts non-finite values (NaN or infinity) in "
+                f"{spoiled} of {count} views; their depth stays unknown there"
                 + ("" if self.config.precision == "float32" else "; try depth.precision=float32")
             )
         return predicted
@@ -261,13 +261,13 @@ class Model(Stage[Config]):
         every = np.concatenate([some.z for some in anchors])
         if not len(every):
             raise PartNotMade(
-                f"{self.config.checkpoint} must be shown measured depth, but no view has sparse "
-                "points; take another depth.checkpoint"
+                f"{self.config.checkpoint} needs measured depth as a prompt, but no view has "
+                "sparse points; use another depth.checkpoint"
             )
         if lacking:
             self.warn(
-                f"{len(lacking)} of {len(anchors)} views have no sparse points to show to "
-                f"{self.config.checkpoint}; it is shown a wall at the usual depth"
+                f"{len(lacking)} of {len(anchors)} views have no sparse points to prompt "
+                f"{self.config.checkpoint}; a wall at the median depth is used instead"
             )
         size = views.images.shape[1], views.images.shape[2]
         usual = Anchors(np.array([[size[1] / 2, size[0] / 2]]), np.median(every, keepdims=True))
@@ -282,14 +282,14 @@ class Model(Stage[Config]):
         borrowed = np.count_nonzero(made.borrowed)
         if borrowed:
             self.warn(
-                f"{borrowed} of {len(made.borrowed)} views have no {LEAST_POINTS} points that tell "
-                "the scale of their depth; they take that of their neighbors"
+                f"{borrowed} of {len(made.borrowed)} views have fewer than {LEAST_POINTS} points "
+                "suitable to scale their depth; they use the scale of their neighbors"
             )
         residual = float(np.nanmedian(made.residual))
         if residual > DOUBTFUL:
             self.warn(
-                f"{self.config.checkpoint} follows the sparse points only to within "
-                f"{100 * residual:.0f} % (median), so what it fills in is a guess; take another "
+                f"{self.config.checkpoint} matches the sparse points only to within "
+                f"{100 * residual:.0f} % (median), so what it fills in is a guess; use another "
                 "depth.checkpoint, or depth.model=multiview"
             )
         self.measure("alignment_residual_share", residual)
@@ -307,7 +307,7 @@ def _named(name: str) -> Checkpoint:
 
 
 def _measured(views: Views, geometry: Map | None) -> list[Anchors]:
-    """Return the sparse points of each view; of geometry where a view has too few."""
+    """Return the sparse points of each view, or triangulated depth if it has too few."""
     anchors = anchors_of(views)
     if geometry is None:
         return anchors

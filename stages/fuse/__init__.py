@@ -1,4 +1,4 @@
-"""Depth maps to one surface."""
+"""Fusion of depth maps into one surface."""
 
 from pkgutil import extend_path
 

@@ -1,7 +1,7 @@
 """Fuses depth maps into one surface: a truncated signed distance field over sparse voxel blocks.
 
-Curless and Levoy 1996, with Open3D's `VoxelBlockGrid` (Dong et al. 2022). It runs in a process of
-its own: Open3D's wheel brings its own copies of much.
+Curless and Levoy 1996, with Open3D's `VoxelBlockGrid` (Dong et al. 2022). It runs in a separate
+process, since Open3D's wheel bundles its own copies of many libraries.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stages._geometry.transforms import invert
 BLOCK = 16
 """Voxels along the side of a block."""
 BLOCK_BYTES = BLOCK**3 * (4 + 2 + 3 * 2)
-"""A voxel holds distance (float32), weight and color (uint16)."""
+"""Size of a block; a voxel holds distance (float32), weight and color (uint16)."""
 MAX_BLOCKS = 10_000
-"""0.5 GB of voxels; Open3D doubles its table to grow and the mesh comes on top."""
+"""Limit of 0.5 GB of voxels; Open3D doubles its table to grow, and the mesh is additional."""
 TRUNCATION_VOXELS = 4.0
 
 
@@ -31,17 +31,15 @@ class Config(Options):
     """Options of `fuse/tsdf`."""
 
     voxel: float | None = Field(
-        None, gt=0, description="voxel size in world units; by default from the scene's scale"
+        None, gt=0, description="voxel size in world units; unset: from the scene's scale"
     )
     pixels: float = Field(
-        2.0, ge=0.25, le=32, description="voxel size in pixels at the usual depth"
+        2.0, ge=0.25, le=32, description="voxel size in pixels at a typical depth"
     )
     max_depth: float = Field(
-        4.0, ge=1, le=100, description="leave out what is farther, in median depths"
+        4.0, ge=1, le=100, description="maximum depth, as a multiple of the median depth"
     )
-    min_views: float = Field(
-        3.0, ge=1, le=100, description="leave out surface that fewer views have seen"
-    )
+    min_views: float = Field(3.0, ge=1, le=100, description="leave out surface seen in fewer views")
     min_component: int = Field(
         200, ge=0, description="leave out pieces of the mesh with fewer triangles"
     )
@@ -49,7 +47,7 @@ class Config(Options):
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """An integrated volume and the numbers that it was made with."""
+    """An integrated volume and its voxel size."""
 
     volume: Any
     voxel: float
@@ -63,7 +61,7 @@ class Model(Stage[Config]):
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         return Resources(cpus=1, memory_bytes=3 * MAX_BLOCKS * BLOCK_BYTES)
 
     def open(self, context: Context) -> None:
@@ -75,7 +73,7 @@ class Model(Stage[Config]):
         """Return the surface that the views agree on.
 
         Raises:
-            PartNotMade: No depth is known, or no surface was seen often enough.
+            PartNotMade: No depth is known, or no surface was seen in enough views.
         """
         known = depth.depth[:, ::4, ::4]
         rests = True if views.masks is None else ~views.masks[:, ::4, ::4]
@@ -88,8 +86,8 @@ class Model(Stage[Config]):
         median = float(np.median(known))
         focal = float(np.median(views.intrinsics[:, 0, 0]))
         farthest = min(self.config.max_depth * median, float(known.max()))
-        # What a pixel covers grows with the square of its depth: with the root mean square a map
-        # fills as many voxels of surface as it has pixels, over `pixels` squared.
+        # The area of a pixel grows with the square of its depth: with the root mean square, a map
+        # fills as many surface voxels as it has pixels, divided by `pixels` squared.
         typical = float(np.sqrt(np.mean(np.square(known[known <= farthest], dtype=np.float64))))
         voxel = self.config.voxel or self.config.pixels * typical / focal
         grid = self._integrate(views, depth, voxel, farthest)
@@ -99,7 +97,7 @@ class Model(Stage[Config]):
         return points
 
     def _integrate(self, views: Views, depth: DepthMaps, voxel: float, farthest: float) -> _Grid:
-        """Integrate all maps; start again with larger voxels where the blocks would not fit."""
+        """Integrate all maps; start again with larger voxels if there are too many blocks."""
         while True:
             volume = self._attempt(views, depth, voxel, farthest)
             if volume is not None:
@@ -127,15 +125,15 @@ class Model(Stage[Config]):
             z = np.nan_to_num(depth.depth[i], nan=0.0, posinf=0.0, neginf=0.0)
             z[z > farthest] = 0
             if views.masks is not None:
-                # Whatever made the depth: nothing that moves becomes part of the place.
+                # Moving objects must not become part of the surface, whatever made the depth.
                 z[views.masks[i]] = 0
             if not z.any():
                 continue
             image = self.o3d.t.geometry.Image(core.Tensor(z[..., None]))
             color = views.images[i].astype(np.float32) / 255
-            # Integration reads the pixel that a voxel falls into (it rounds down), so it takes
+            # Integration reads the pixel that contains a voxel (it rounds down), so it expects
             # pixel centers at 0.5, unlike Open3D's cameras elsewhere. Measured on exact depth:
-            # the surface is off by 0.16 voxels (median), with cx - 0.5 by 0.26.
+            # the surface error is 0.16 voxels (median), with cx - 0.5 it is 0.26.
             intrinsic = core.Tensor(views.intrinsics[i])
             extrinsic = core.Tensor(invert(views.T_world_camera[i]))
             blocks = volume.compute_unique_block_coordinates(
@@ -171,12 +169,12 @@ class Model(Stage[Config]):
                 f"fusion found no surface of {self.config.min_component} triangles that {least:g} "
                 "views agree on; lower fuse.min_views or give more views"
             )
-        # The cloud is the corners of the mesh: the same zero crossings as Open3D's own cloud,
-        # without those that form no surface.
+        # The cloud is the vertices of the mesh: the same zero crossings as Open3D's own cloud,
+        # without those that are not part of a surface.
         xyz = vertices[chosen]
         rgb = _bytes(mesh.vertex.colors)[chosen]
         normals = _unit(_array(mesh.vertex.normals, np.float32)[chosen])
-        # Open3D hands vertices and triangles out as its threads come by.
+        # Open3D's order of vertices and triangles depends on its threads.
         order, triangles = in_order(np.hstack([xyz, normals, rgb]), triangles)
         xyz, rgb, normals = xyz[order], rgb[order], normals[order]
         return Points(
@@ -197,9 +195,9 @@ def keep_large_pieces(
     """Drop connected pieces of a mesh with fewer than `least` triangles.
 
     Returns:
-        Which of the vertices stay, bool [V], and the triangles [F, 3] that stay, renumbered.
+        Which of the vertices are kept, bool [V], and the kept triangles [F, 3], renumbered.
     """
-    # Here, since whoever only describes the stage need not load them.
+    # Imported here, since describing the stage must not load them.
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -217,7 +215,7 @@ def keep_large_pieces(
 def in_order(
     vertices: npt.NDArray[np.float32], triangles: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """Put the rows of a mesh into an order that depends on their values only.
+    """Sort the rows of a mesh into an order that depends only on their values.
 
     Args:
         vertices: [V, D], position first.
@@ -225,7 +223,7 @@ def in_order(
 
     Returns:
         The new order of the vertices [V], and the triangles renumbered and sorted; each begins
-        with its lowest number and goes round as it did.
+        with its lowest index and keeps its orientation.
     """
     order = np.lexsort(vertices.T[::-1])
     rank = np.empty(len(order), np.int32)

@@ -1,4 +1,4 @@
-"""Where the camera was."""
+"""Camera poses of keyframes."""
 
 from pkgutil import extend_path
 

@@ -1,4 +1,4 @@
-"""COLMAP's cameras for keyframes: as the source gives them, or to be estimated."""
+"""COLMAP cameras for keyframes: given by the source, or to be estimated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ pycolmap = later("pycolmap")
 __all__ = ["cameras_for"]
 
 FOCAL_GUESS = 0.9
-"""Of the longer side. COLMAP's 1.2 suits photo collections; video of phones and cameras lies at
-0.7 to 1.1 (the real clips here: 0.58 to 1.12), and where the motion hardly tells the focal length
-(a straight move without turning) the result stays near the guess."""
+"""Initial focal length as a share of the longer side. COLMAP's 1.2 suits photo collections; video
+from phones and cameras has 0.7 to 1.1 (the real clips here: 0.58 to 1.12). Where the motion barely
+constrains the focal length (straight motion without rotation), the result stays near the guess."""
 SHOT_MIN_KEYFRAMES = 5
-"""Shots shorter than this cannot carry a focal length of their own: then all share one."""
+"""Below this mean number of keyframes per shot, all shots share one focal length."""
 
 
 def cameras_for(keyframes: Keyframes, *, each: bool = False) -> list[pycolmap.Camera]:
     """Return the camera of every keyframe; keyframes that share one share its `camera_id`.
 
-    Given intrinsics make pinhole cameras. Otherwise there is one camera with radial distortion
-    for each shot, since a cut often means another lens, or with `each` one for each keyframe.
+    Given intrinsics yield pinhole cameras. Otherwise there is one camera with radial distortion
+    per shot, since a cut often means another lens, or with `each` one per keyframe.
     """
     height, width = keyframes.images.shape[1:3]
     count = len(keyframes.index)

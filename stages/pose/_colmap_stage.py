@@ -1,4 +1,4 @@
-"""What every model that calls COLMAP shares: a process of its own, threads, seed, silence."""
+"""Shared by all models that call COLMAP: isolated process, thread count, seed, quiet logging."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ColmapStage(Stage[C]):
     deadline_s: ClassVar[float | None] = 3600.0
 
     def open(self, context: Context) -> None:
-        """Take threads and silence COLMAP."""
+        """Set the number of threads and the seed, and silence COLMAP's log."""
         super().open(context)
         cv2.setNumThreads(context.threads)
         pycolmap.logging.minloglevel = 3

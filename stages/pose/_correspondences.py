@@ -1,8 +1,8 @@
-"""From correspondences without a detector to features that several pairs share.
+"""Merge detector-free correspondences into features that several pairs share.
 
-A detector-free matcher says anew for each pair where a point lies. Structure from motion needs
-points that are the same in many images, so what falls within a small radius of one image becomes
-one feature, at the place of the most certain, as hloc does with LoFTR (`match_dense`).
+A detector-free matcher localizes a point independently in each pair. Structure from motion needs
+the same point in many images, so points within a small radius in one image become one feature,
+at the position of the most confident one, as hloc does with LoFTR (`match_dense`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from stages.pose._front_end import PairMatches
 __all__ = ["MERGE_PX", "Correspondences", "features_of"]
 
 MERGE_PX = 0.5
-"""Points of one image that are closer than this are one feature, in pixels of the picture that the
-matcher saw. Measured on ten keyframes of a rendered room with exact correspondences of every
-eighth pixel, off by 0.3 px (0.7 px): trajectory error at 0.25 px 0.09 % (0.36 %), at 0.5 px 0.14 %
-(0.20 %), at 0.75 px 0.54 % (0.78 %), at hloc's 1 px 0.98 % (3.3 %): the points of many pairs lie so
-dense that a wider radius joins strangers."""
+"""Points of one image closer than this are merged, in pixels of the matcher's input image.
+Measured on ten keyframes of a rendered room with exact correspondences of every eighth pixel,
+perturbed by 0.3 px (0.7 px): trajectory error at 0.25 px 0.09 % (0.36 %), at 0.5 px 0.14 %
+(0.20 %), at 0.75 px 0.54 % (0.78 %), at hloc's 1 px 0.98 % (3.3 %): points from many pairs are so
+dense that a larger radius merges unrelated ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,24 +37,24 @@ class Correspondences:
     xy_j: Array
     """float32 [M, 2] px."""
     score: Array
-    """float32 [M]: how certain, higher is better."""
+    """float32 [M]: confidence, higher is better."""
 
 
 def features_of(
     found: list[Correspondences], count: int, *, radius_px: float = MERGE_PX
 ) -> tuple[list[Features], list[PairMatches]]:
-    """Merge the points of each image, and return the matches of the features they become.
+    """Merge the points of each image, and return the matches between the merged features.
 
     Args:
-        found: What the pairs say.
-        count: How many images there are.
-        radius_px: In the pixels of the images.
+        found: Correspondences of the pairs.
+        count: Number of images.
+        radius_px: Merge radius in image pixels.
 
     Returns:
-        The features of every image, the most certain first and without descriptors; and the
-        matches of each pair, in its order, one for each feature at most.
+        The features of every image, the most confident first and without descriptors; and the
+        matches of each pair, in the order given, at most one per feature.
     """
-    # The ends of all correspondences, image by image: which pair, and which of its rows.
+    # Endpoints of all correspondences, per image: one entry for each pair.
     ends: list[list[tuple[Array, Array]]] = [[] for _ in range(count)]
     for one in found:
         ends[one.i].append((one.xy_i, one.score))
@@ -75,9 +75,9 @@ def features_of(
 
 
 def _merged(xy: Array, score: Array, radius_px: float) -> tuple[Array, Array]:
-    """Return the rows that stay, the best first, and for each row the number of its one.
+    """Return the rows that are kept, the best first, and the kept row that each row is merged into.
 
-    A row stays unless a better one that stays lies within the radius; it joins the nearest.
+    A row is kept unless a better kept row is within the radius; it is merged into the nearest.
     """
     if not len(xy):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -93,7 +93,7 @@ def _merged(xy: Array, score: Array, radius_px: float) -> tuple[Array, Array]:
 
 
 def _unique(matches: Array, score: Array) -> Array:
-    """Return the rows [M, 2] in which each number of either side is the best of its own."""
+    """Return the rows [M, 2] that have the best score for their feature on both sides."""
     rows = np.argsort(-score, kind="stable")
     for side in (0, 1):
         _, first = np.unique(matches[rows, side], return_index=True)

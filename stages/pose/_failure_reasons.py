@@ -1,4 +1,4 @@
-"""Why there is no reconstruction, and what a partial one leaves out, in the user's words."""
+"""User-facing reasons why reconstruction failed, and what a partial one leaves out."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ __all__ = ["left_out", "why_no_model", "why_no_motion", "why_nothing_to_map"]
 
 MIN_VIEWS = 3
 MIN_FEATURES = 60
-"""In the median keyframe: two images then share the 15 matches that a pair needs."""
+"""Required features in the median keyframe: two images then share the 15 matches of a pair."""
 STILL = 0.01
-"""Of the longer side: less median motion between keyframes is called standing still."""
+"""Median motion between keyframes, as a share of the longer side, below which it is static."""
 FLAT = 12.0
-"""Standard deviation of the gray values below which a picture holds next to nothing."""
+"""Standard deviation of the gray values below which an image has almost no content."""
 WHOLE = 10
-"""A model of so many views stands by itself, however many keyframes it leaves out."""
+"""A model of this many views is accepted, however many keyframes it leaves out."""
 
 
 def why_no_motion(keyframes: Keyframes) -> str:
-    """Return why the camera cannot have moved, seen without features; empty if it may have."""
+    """Return why the camera cannot have moved, judged without features; empty if it may have."""
     count = len(keyframes.index)
     if count < MIN_VIEWS:
         return (
             f"no parallax: only {count} keyframe{'s' if count > 1 else ''}, at least {MIN_VIEWS} "
-            "are needed: the picture hardly moves or is too short; move the camera sideways"
+            "are needed: the video hardly moves or is too short; move the camera sideways"
         )
     share = static_share(keyframes.images, keyframes.shot)
     if share > STATIC_SHARE:
         return (
-            f"no parallax: the camera stands still ({100 * share:.0f} % of the picture's texture "
+            f"no parallax: the camera stands still ({100 * share:.0f} % of the image texture "
             "stays in place); reconstruction needs a camera that moves sideways"
         )
     return ""
 
 
 def why_nothing_to_map(keyframes: Keyframes, features: list[Features]) -> str:
-    """Return why matching need not begin; empty if it should."""
+    """Return why matching would be futile; empty if it should run."""
     found = float(np.median([len(f) for f in features]))
     if found < MIN_FEATURES:
         contrast = float(np.median([image.std() for image in keyframes.images]))
@@ -49,7 +49,7 @@ def why_nothing_to_map(keyframes: Keyframes, features: list[Features]) -> str:
         return (
             f"{why}: {found:.0f} features in the median keyframe "
             f"({keyframes.images.shape[2]}x{keyframes.images.shape[1]}), at least {MIN_FEATURES} "
-            "are needed: film sharper, with more light or at a larger size"
+            "are needed: record sharper video, with more light or at a larger size"
         )
     return ""
 
@@ -61,7 +61,7 @@ def why_no_model(
     evidence: ParallaxEvidence,
     views: int,
 ) -> str:
-    """Return why a largest model of `views` is no reconstruction, with figures; empty if it is."""
+    """Return why a largest model of `views` is insufficient, with figures; empty if it is not."""
     if reason := why_nothing_to_map(keyframes, features):
         return reason
     count = len(keyframes.index)
@@ -70,26 +70,27 @@ def why_no_model(
     if joined < max(MIN_VIEWS, count / 4):
         return (
             f"too little overlap: at most {joined} of {count} keyframes show the same place "
-            f"({len(pairs)} pairs match): film slower, or give more frames (sample.fps)"
+            f"({len(pairs)} pairs match): move the camera slower, or give more frames (sample.fps)"
         )
     if evidence.no_parallax:
         how = (
-            f"the camera stands still (the picture moves {evidence.moved_px:.1f} px)"
+            f"the camera stands still (the image moves {evidence.moved_px:.1f} px)"
             if evidence.moved_px < STILL * side
-            else f"the camera only turns or zooms ({evidence.moved_px:.0f} px of motion, of which "
-            f"all but {evidence.residual_px:.1f} px is a turn or zoom)"
+            else f"the camera only turns or zooms ({evidence.moved_px:.0f} px of motion, all but "
+            f"{evidence.residual_px:.1f} px of it rotation or zoom)"
         )
         return f"no parallax: {how}; reconstruction needs a camera that moves sideways"
     if views < MIN_VIEWS or (views < WHOLE and views < count / 2):
         return (
             f"too little overlap: only {views} of {count} keyframes could be posed together "
-            f"({joined} are joined by matches): film slower, or give more frames (sample.fps)"
+            f"({joined} are connected by matches): move the camera slower, or give more frames "
+            "(sample.fps)"
         )
     return ""
 
 
 def left_out(keyframes: Keyframes, views: Views) -> str:
-    """Say which keyframes a model lacks, as shots and times; empty if it has all."""
+    """Describe the keyframes that a model lacks, as shots and times; empty if it has all."""
     missing = ~np.isin(keyframes.index, views.index)
     if not missing.any():
         return ""
@@ -112,7 +113,7 @@ def left_out(keyframes: Keyframes, views: Views) -> str:
 
 
 def _largest_group(count: int, pairs: list[Pair]) -> int:
-    """Return the size of the largest set of keyframes that matches join."""
+    """Return the size of the largest set of keyframes connected by matches."""
     group: Array = np.arange(count)
     for pair in pairs:
         a, b = group[pair.i], group[pair.j]

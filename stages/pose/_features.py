@@ -1,8 +1,8 @@
 """Local features of gray images and their matches: SIFT with root normalization.
 
-OpenCV finds and describes, BLAS matches. Measured on 640x360, one thread: 35 ms an image and 1 ms
-a pair of 800 features, against 190 ms and 60 ms through COLMAP's own CPU extractor and matcher at
-the same number of features.
+OpenCV extracts, BLAS matches. Measured at 640x360, one thread: 35 ms per image and 1 ms per pair
+of 800 features, against 190 ms and 60 ms with COLMAP's own CPU extractor and matcher at the same
+number of features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.contract import Array
 __all__ = ["Features", "extract", "match"]
 
 SMALLEST_SIDE = 16
-"""SIFT's pyramid has nothing to find below this many pixels."""
+"""SIFT's pyramid finds nothing below this side length in px."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +40,10 @@ class Features:
 
 
 def extract(gray: Array, *, most: int, contrast: float = 0.013) -> Features:
-    """Find up to `most` SIFT features in a gray image, uint8 [H, W].
+    """Extract up to `most` SIFT features from a gray image, uint8 [H, W].
 
-    The contrast threshold is a third of OpenCV's default: blurred and dim video has few features
-    above that one (measured: 400 against 1,500 on an aerial clip).
+    The contrast threshold is a third of OpenCV's default, above which blurred and dim video has
+    few features (measured: 400 against 1,500 on an aerial clip).
     """
     if min(gray.shape) < SMALLEST_SIDE:
         return Features.none()
@@ -67,17 +67,17 @@ def match(a: Features, b: Features, *, ratio: float = 0.85) -> Array:
     """
     if len(a) < 2 or len(b) < 2:
         return np.zeros((0, 2), np.int64)
-    # Not numpy's `@`: its BLAS takes all cores whatever the stage was given, and on a busy machine
-    # its waiting threads cost more than the product (measured: 15 ms against 0.2 ms).
+    # Not numpy's `@`: its BLAS uses all cores regardless of the stage's thread count, and on a busy
+    # CPU its waiting threads cost more than the product (measured: 15 ms against 0.2 ms).
     cosine = cv2.gemm(a.descriptors, b.descriptors, 1, None, 0, flags=cv2.GEMM_2_T)
     best = cosine.argmax(1)
     rows = np.arange(len(a))
     first = cosine[rows, best]
-    # Comparing maxima is five times faster than a second argmax across the rows.
+    # Comparing maxima is five times as fast as a second argmax across the rows.
     mutual = first >= cosine.max(0)[best]
     cosine[rows, best] = -1
     second = cosine.max(1)
     angle = np.arccos(np.clip(first, -1, 1))
-    # 0.7 rad is COLMAP's largest distance of a match.
+    # 0.7 rad is COLMAP's maximum distance of a match.
     good = mutual & (angle < 0.7) & (angle < ratio * np.arccos(np.clip(second, -1, 1)))
     return np.stack([rows[good], best[good]], axis=1)

@@ -1,7 +1,7 @@
-"""Front ends: where features and their matches come from. SIFT is one, learned networks others.
+"""Front ends, which provide features and their matches: SIFT or learned networks.
 
-A front end finds features in every keyframe and matches them between the pairs that are worth it.
-All that follows is the same for each: verification by one geometry, evidence of parallax, mapping.
+A front end extracts features from every keyframe and matches them between selected pairs. What
+follows is the same for all: two-view geometric verification, parallax evidence, mapping.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ __all__ = ["FrontEnd", "PairMatches", "SiftFrontEnd", "drop_invalid", "valid_poi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairMatches:
-    """What a front end takes for the same points in two images, before any geometry is asked."""
+    """Putative matches of two images, before geometric verification."""
 
     i: int
     j: int
     matches: Array
-    """int [M, 2]: numbers of the features in image i and in image j."""
+    """int [M, 2]: indices of the features in image i and in image j."""
 
 
 class FrontEnd(Protocol):
-    """Finds features and matches them."""
+    """Extracts features and matches them."""
 
     detects: bool
-    """Whether the features of `describe` are those that are matched. Where they only tell which
-    images are alike, few of them are no reason to give up."""
+    """Whether the features of `describe` are the ones that are matched. Where they only serve to
+    select pairs, too few of them is not a reason to give up."""
     sure: int
-    """Neighbors within a shot that are matched whatever the features say."""
+    """Neighbors within a shot that are matched regardless of their features."""
 
     def describe(
         self, keyframes: Keyframes, most: int, found: Callable[[int], None]
     ) -> list[Features]:
-        """Return up to `most` features of each keyframe; `found` takes the number of each done."""
+        """Return up to `most` features per keyframe; `found` is called with the index of each."""
         ...
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
     ) -> tuple[list[Features], Iterable[PairMatches]]:
-        """Return the matches of the pairs, in their order, and the features that they number."""
+        """Return the features, and the matches of the pairs, in order, as indices into them."""
         ...
 
 
 class SiftFrontEnd:
-    """SIFT and its nearest neighbors (`_features.py`)."""
+    """SIFT and nearest-neighbor matching (`_features.py`)."""
 
     detects = True
     sure = 2
@@ -71,7 +71,7 @@ class SiftFrontEnd:
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
     ) -> tuple[list[Features], Iterator[PairMatches]]:
-        """Return nearest neighbors, each pair when it is asked for."""
+        """Return nearest neighbors, computed lazily for each pair."""
         del keyframes
         return features, (
             PairMatches(i=i, j=j, matches=match(features[i], features[j])) for i, j in pairs
@@ -79,13 +79,13 @@ class SiftFrontEnd:
 
 
 def valid_points(keyframes: Keyframes, i: int, xy: Array) -> Array:
-    """Return which points [N, 2] px of keyframe i may take part, bool [N].
+    """Return which points [N, 2] px of keyframe i are valid, bool [N].
 
-    The keypoints of every front end pass here: they are numbers, lie on the picture, and on nothing
-    that moves.
+    Applied to the keypoints of every front end: valid ones are finite, inside the image and not on
+    a moving object.
     """
     height, width = keyframes.images.shape[1:3]
-    # What is no number compares as False.
+    # NaN compares as False.
     inside: Array = np.all((xy >= 0) & (xy <= (width, height)), axis=1)
     if keyframes.masks is None:
         return inside
@@ -93,7 +93,7 @@ def valid_points(keyframes: Keyframes, i: int, xy: Array) -> Array:
 
 
 def drop_invalid(keyframes: Keyframes, features: list[Features]) -> list[Features]:
-    """Return the features whose points are admitted and whose descriptors are numbers."""
+    """Return the features with valid points and finite descriptors."""
     result = []
     for i, some in enumerate(features):
         rows = valid_points(keyframes, i, some.xy) & np.isfinite(some.descriptors).all(axis=1)

@@ -1,4 +1,4 @@
-"""The picture that a network sees, and where its pixels lie in the keyframe."""
+"""Network input images, and the mapping from their pixels to those of the keyframe."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from stages.pose._features import Features
 __all__ = ["SMALLEST_SIDE", "ImageTransform", "reduced", "reduced_size", "strongest"]
 
 SMALLEST_SIDE = 32
-"""Shorter sides leave the coarsest maps of the networks without a value to compare."""
+"""Below this side in px, the networks' coarsest feature maps have nothing to compare."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTransform:
-    """How a network's coordinates become those of a keyframe.
+    """Mapping from a network's coordinates to those of a keyframe.
 
-    The networks put the center of the first pixel at 0; keyframes, as COLMAP, put it at 0.5.
+    The networks put the center of the first pixel at 0; keyframes, like COLMAP, put it at 0.5.
     """
 
     size: tuple[int, int]
-    """(width, height) px, in the network's own coordinates."""
+    """(width, height) px of the network's input image."""
     full: tuple[int, int]
     """(width, height) px of the keyframe."""
     center: tuple[float, float] = (0.5, 0.5)
-    """(x, y): what is added to the network's coordinates so that pixel centers lie at a half."""
+    """(x, y): offset added to the network's coordinates to put pixel centers at 0.5."""
 
     def to_image(self, xy: Array) -> Array:
-        """Return points [N, 2] of the network in the keyframe, float32 px."""
+        """Convert points [N, 2] from network coordinates to keyframe pixels, float32."""
         scale = np.divide(self.full, self.size)
         return ((xy.astype(np.float64) + self.center) * scale).astype(np.float32)
 
     def to_network(self, xy: Array) -> Array:
-        """Return points [N, 2] px of the keyframe as the network counts them, float32."""
+        """Convert points [N, 2] from keyframe pixels to network coordinates, float32."""
         scale = np.divide(self.size, self.full)
         return (xy.astype(np.float64) * scale - self.center).astype(np.float32)
 
@@ -50,7 +50,7 @@ def reduced_size(full: tuple[int, int], side: int, step: int = 1) -> tuple[int, 
 
 
 def reduced(images: Array, size: tuple[int, int]) -> Array:
-    """Return pictures uint8 [N, H, W, 3] at (width, height)."""
+    """Return images uint8 [N, H, W, 3] resized to (width, height)."""
     if (images.shape[2], images.shape[1]) == size:
         return images
     return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
@@ -59,14 +59,14 @@ def reduced(images: Array, size: tuple[int, int]) -> Array:
 def strongest(
     transform: ImageTransform, xy: Any, descriptors: Any, scores: Any, most: int
 ) -> Features:
-    """Return features in the keyframe, the strongest first.
+    """Return features in keyframe coordinates, the strongest first.
 
     Args:
-        transform: Of the network.
+        transform: Mapping from network to keyframe coordinates.
         xy: Tensor [N, 2], in the network's coordinates.
         descriptors: Tensor [N, D].
         scores: Tensor [N].
-        most: How many.
+        most: Maximum number of features.
     """
     order = scores.argsort(descending=True, stable=True)[:most]
     return Features(

@@ -1,10 +1,10 @@
-"""The weights that learned front ends can fetch: where they are, and under which license.
+"""Weights that learned front ends can download: URLs and licenses.
 
-Kornia's addresses are those in its own source (0.9), and so are the names under which they lie in
-torch's cache, so that what kornia has fetched is found. It publishes no hashes of them.
+Kornia's URLs and file names in torch's cache are those in its own source (0.9), so that files
+downloaded by kornia are found. It publishes no hashes of them.
 
-Licenses: cvg/LightGlue's page has LightGlue's own weights and DISK's under Apache-2.0 and ALIKED's
-under BSD-3-Clause (whose notice stands in kornia's source); verlab/accelerated_features has XFeat
+Licenses: cvg/LightGlue lists LightGlue's own weights and DISK's under Apache-2.0 and ALIKED's
+under BSD-3-Clause (whose notice is in kornia's source); verlab/accelerated_features lists XFeat
 and LighterGlue under Apache-2.0.
 """
 
@@ -23,7 +23,7 @@ KORNIA = "https://huggingface.co/kornia"
 
 @dataclass(frozen=True, kw_only=True)
 class _KnownWeights:
-    """A file that kornia fetches."""
+    """A file that kornia downloads."""
 
     id: str
     task: str
@@ -31,7 +31,7 @@ class _KnownWeights:
     nbytes: int
     url: str
     file: str
-    """Its name in torch's cache."""
+    """File name in torch's cache."""
 
 
 DETECTORS = {
@@ -88,8 +88,8 @@ GLUES = {
 }
 
 SUPERPOINT_LICENSE = "superpoint-noncommercial"
-"""Magic Leap's, for research only (the LICENSE file of the checkpoint). The cards say `other`,
-which may mean anything: who agrees to this one must not have agreed to every other."""
+"""Magic Leap's license, for research only (the LICENSE file of the checkpoint). The model cards
+give `other`, which is ambiguous: accepting this one must not mean accepting any other."""
 
 CHECKPOINTS = {
     "superpoint": Known(
@@ -114,7 +114,7 @@ CHECKPOINTS = {
 
 
 def kornia(known: _KnownWeights) -> Weights:
-    """Return a file of kornia's where torch keeps it."""
+    """Return a kornia file with its path in torch's cache."""
     return Weights(
         id=known.id,
         task=known.task,
@@ -127,10 +127,10 @@ def kornia(known: _KnownWeights) -> Weights:
 
 
 def hub(kind: str, name: str = "") -> Checkpoint:
-    """Return a checkpoint of a kind of `CHECKPOINTS`, by its name or path, or the known one.
+    """Return the checkpoint `name` (hub name or path), or the default one of `CHECKPOINTS[kind]`.
 
     Raises:
-        UsageError: There is no such folder, and it is no name on the hub.
+        UsageError: `name` is neither a folder nor a valid hub name.
     """
     return checkpoint(
         name or CHECKPOINTS[kind].name,
@@ -142,6 +142,6 @@ def hub(kind: str, name: str = "") -> Checkpoint:
 
 
 def every() -> tuple[Weights, ...]:
-    """Return all that can be fetched."""
+    """Return all weights that can be downloaded."""
     files = (*DETECTORS.values(), *GLUES.values())
     return (*(kornia(file) for file in files), *(hub(kind) for kind in CHECKPOINTS))

@@ -1,10 +1,10 @@
-"""Kornia's detectors (ALIKED, DISK, XFeat) and LightGlue, filled with weights and run.
+"""Kornia's detectors (ALIKED, DISK, XFeat) and LightGlue: loading weights and inference.
 
 - ALIKED: Zhao et al., IEEE TIM 2023. DISK: Tyszkiewicz et al., NeurIPS 2020. XFeat: Potje et al.,
   CVPR 2024. LightGlue: Lindenberger et al., ICCV 2023.
 
-The networks are built without kornia's own download, and called as its pages do: RGB in 0..1,
-ALIKED above its detection threshold, DISK with the picture padded to multiples of 16.
+The networks are built without kornia's own download, and called as in its documentation: RGB in
+0..1, ALIKED above its detection threshold, DISK with the image padded to multiples of 16.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ __all__ = ["KorniaDetector", "KorniaLightGlue", "NearestNeighborMatcher", "glue_
 
 ALIKED = "aliked-n16"
 XFEAT_STEP = 32
-"""XFeat looks at a picture whose sides are multiples of this."""
+"""The sides of XFeat's input are multiples of this, in px."""
 MATCHER_PREFIX = "matcher."
-"""How the names of LightGlue's tensors begin in a checkpoint of glue-factory."""
+"""Prefix of LightGlue's tensor names in a checkpoint of glue-factory."""
 
 
 class KorniaDetector:
-    """One of kornia's networks that find and describe keypoints."""
+    """A kornia network that detects and describes keypoints."""
 
     def __init__(self, name: str, weights: Weights, *, device: str, side: int) -> None:
-        """Build and fill it.
+        """Build the network and load its weights.
 
         Args:
             name: `aliked`, `disk` or `xfeat`.
-            weights: Its file.
-            device: As torch names it.
-            side: Pictures with a longer side in px are made smaller first.
+            weights: Weights file.
+            device: torch device.
+            side: Images whose longer side in px exceeds this are downscaled first.
 
         Raises:
-            UsageError: The file is damaged, or holds the weights of something else.
+            UsageError: The file is damaged, or holds the weights of another network.
         """
         builders: dict[str, Any] = {
             "aliked": kornia.feature.ALIKED,
@@ -59,7 +59,7 @@ class KorniaDetector:
         }
         network = builders[name](ALIKED) if name == "aliked" else builders[name]()
         tensors = read_tensors(weights.path, within="extractor")
-        # XFeat's weights are those of the network inside it.
+        # XFeat's file holds the weights of its inner network.
         _fill(network.net if name == "xfeat" else network, tensors, weights, f"{name} (kornia)")
         self._network = _ready(network, device)
         self._name = name
@@ -67,18 +67,18 @@ class KorniaDetector:
         self._side = side
 
     def image_transform(self, full: tuple[int, int]) -> ImageTransform:
-        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        """Return the mapping to keyframes of size `full` (width, height)."""
         width, height = size = reduced_size(full, self._side)
         if self._name != "xfeat":
             return ImageTransform(size=size, full=full)
-        # It resizes to multiples of 32 and scales pixel numbers back, not pixel centers.
+        # XFeat resizes to multiples of 32 and scales back pixel indices, not pixel centers.
         whole = (max(XFEAT_STEP, length // XFEAT_STEP * XFEAT_STEP) for length in size)
         across, down = whole
         return ImageTransform(size=size, full=full, center=(width / across / 2, height / down / 2))
 
     @torch.inference_mode()
     def extract(self, images: Array, most: int) -> list[Features]:
-        """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
+        """Return the strongest features of images, uint8 [N, H, W, 3]; thread-safe."""
         transform = self.image_transform((images.shape[2], images.shape[1]))
         if min(transform.size) < SMALLEST_SIDE:
             return [Features.none()] * len(images)
@@ -103,15 +103,15 @@ class KorniaLightGlue:
     """Kornia's LightGlue, for the features that it was trained on."""
 
     def __init__(self, name: str, weights: Weights, *, device: str) -> None:
-        """Build and fill it.
+        """Build the network and load its weights.
 
         Args:
-            name: Of the features.
-            weights: Its file.
-            device: As torch names it.
+            name: Name of the features.
+            weights: Weights file.
+            device: torch device.
 
         Raises:
-            UsageError: The file is damaged, or holds the weights of something else.
+            UsageError: The file is damaged, or holds the weights of another network.
         """
         network = kornia.feature.LightGlue(None, **glue_configuration(name))
         tensors = _renamed(read_tensors(weights.path), network.conf.n_layers)
@@ -121,7 +121,7 @@ class KorniaLightGlue:
 
     @torch.inference_mode()
     def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
-        """Return matches int64 [M, 2], None where the scores are no numbers; in any thread.
+        """Return matches int64 [M, 2], or None if scores are NaN; thread-safe.
 
         One pair at a time: in a batch, kornia stops early only where all pairs would.
         """
@@ -138,7 +138,7 @@ class KorniaLightGlue:
                 for n, one in enumerate((a, b))
             }
         )
-        # Not there where no keypoint of one of the two is worth a match.
+        # Absent where one of the images has no matchable keypoint.
         certain = output.get("log_assignment", output["matching_scores0"])
         if torch.isnan(certain).any():
             return None
@@ -152,12 +152,12 @@ class NearestNeighborMatcher:
     """Kornia's mutual nearest neighbors with the ratio test in both directions."""
 
     def __init__(self, *, device: str) -> None:
-        """Work on a device, as torch names it."""
+        """Run on a torch device."""
         self._device = device
 
     @torch.inference_mode()
     def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array:
-        """Return matches int64 [M, 2]; in any thread."""
+        """Return matches int64 [M, 2]; thread-safe."""
         del transform
         if min(len(a), len(b)) < 2:
             return np.zeros((0, 2), np.int64)
@@ -166,14 +166,14 @@ class NearestNeighborMatcher:
 
 
 def glue_configuration(name: str) -> dict[str, Any]:
-    """Return how kornia builds LightGlue for some features, without where its weights are."""
+    """Return kornia's LightGlue configuration for these features, without the weights' URL."""
     return {k: v for k, v in kornia.feature.LightGlue.features[name].items() if k != "weights"}
 
 
 def _renamed(tensors: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """Give the tensors of published files the names that kornia's network has.
+    """Rename the tensors of published files to the names in kornia's network.
 
-    A checkpoint of glue-factory may hold the detector that it was trained with, too.
+    A checkpoint of glue-factory may also hold the detector that it was trained with.
     """
     matcher = {name: one for name, one in tensors.items() if name.startswith(MATCHER_PREFIX)}
     named = {name.removeprefix(MATCHER_PREFIX): one for name, one in (matcher or tensors).items()}
@@ -188,7 +188,7 @@ def _renamed(tensors: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
 
 def _fill(network: Any, tensors: Mapping[str, Any], weights: Weights, what: str) -> None:
-    """Fill a network; tables that it works out by itself need not be in the file."""
+    """Load the weights; buffers that the network computes itself may be missing from the file."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     tables = {
         name: table for name, table in network.named_buffers() if not name.endswith(statistics)
@@ -199,6 +199,6 @@ def _fill(network: Any, tensors: Mapping[str, Any], weights: Weights, what: str)
 
 def _ready(network: Any, device: str) -> Any:
     if device == "cpu":
-        # How many threads work at a sum changes its last bits; pictures go side by side instead.
+        # The number of threads changes the last bits of a sum; images run in parallel instead.
         torch.set_num_threads(1)
     return network.eval().requires_grad_(False).to(device)

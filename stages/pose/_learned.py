@@ -1,4 +1,4 @@
-"""Front ends of learned networks: a picture is looked at once, and serves all its pairs."""
+"""Learned front ends: each image is encoded once and reused for all its pairs."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from stages.pose._image_transform import ImageTransform
 __all__ = ["DetectorFreeFrontEnd", "LearnedFrontEnd"]
 
 CACHED_IMAGES = 12
-"""Pictures whose maps a matcher without keypoints keeps: a keyframe and its usual partners. They
-take 34 MB each in EfficientLoFTR at 640x480."""
+"""Images whose feature maps a detector-free matcher caches: a keyframe and its usual partners.
+Each takes 34 MB in EfficientLoFTR at 640x480."""
 
 
 class FeatureDetector(Protocol):
-    """Finds keypoints and describes them; may be called from several threads."""
+    """Detects and describes keypoints; thread-safe."""
 
     def image_transform(self, full: tuple[int, int]) -> ImageTransform:
-        """Return where its coordinates lie in keyframes of a size (width, height)."""
+        """Return the mapping to keyframes of size `full` (width, height)."""
         ...
 
     def extract(self, images: Array, most: int) -> list[Features]:
-        """Return up to `most` features of each of uint8 [N, H, W, 3], the strongest first."""
+        """Return up to `most` features of each image, uint8 [N, H, W, 3], strongest first."""
         ...
 
 
 class FeatureMatcher(Protocol):
-    """Matches the features of two pictures; may be called from several threads."""
+    """Matches the features of two images; thread-safe."""
 
     def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
-        """Return int64 [M, 2], or None where its scores are no numbers."""
+        """Return int64 [M, 2], or None if the scores are NaN."""
         ...
 
 
 class DetectorFreeMatcher(Protocol):
-    """Matches two pictures without keypoints; may be called from several threads."""
+    """Matches two images without keypoints; thread-safe."""
 
     def image_transform(self, full: tuple[int, int]) -> ImageTransform:
-        """Return where its coordinates lie in keyframes of a size (width, height)."""
+        """Return the mapping to keyframes of size `full` (width, height)."""
         ...
 
     def extract(self, images: Array) -> list[Any]:
-        """Return what it needs to know of each of uint8 [N, H, W, 3]."""
+        """Return the encoding of each image, uint8 [N, H, W, 3]."""
         ...
 
     def pair(self, a: Any, b: Any, transform: ImageTransform) -> tuple[Array, Array, Array] | None:
-        """Return points [M, 2] px of both, and scores [M]; None where those are no numbers."""
+        """Return points [M, 2] px of both images and scores [M]; None if scores are NaN."""
         ...
 
 
 class LearnedFrontEnd:
-    """Keypoints of a network, matched by another or by their descriptors.
+    """Keypoints of a network, matched by another network or by their descriptors.
 
     Args:
-        detector: Finds keypoints.
-        matcher: Matches them.
-        sure: Neighbors that are matched whatever their features say.
-        batch: Pictures at a time.
-        threads: Batches side by side.
-        warn: Takes warnings.
+        detector: Detects keypoints.
+        matcher: Matches keypoints.
+        sure: Neighbors that are matched regardless of their features.
+        batch: Images per batch.
+        threads: Batches that run in parallel.
+        warn: Called with warnings.
     """
 
     detects = True
@@ -88,7 +88,7 @@ class LearnedFrontEnd:
         self.sure = sure
         self._detector, self._matcher = detector, matcher
         self._batches: Batches[list[Features]] = Batches(
-            batch, "pictures", "lower pose.working_side or pose.keypoints", warn
+            batch, "images", "lower pose.working_side or pose.keypoints", warn
         )
         self._pairs: Batches[list[Array | None]] = Batches(1, "pairs", "lower pose.keypoints", warn)
         self._threads = threads
@@ -97,7 +97,7 @@ class LearnedFrontEnd:
     def describe(
         self, keyframes: Keyframes, most: int, found: Callable[[int], None]
     ) -> list[Features]:
-        """Return features of each keyframe; those that are no numbers are left out, and told."""
+        """Return features of each keyframe; non-finite ones are dropped with a warning."""
         images, features = keyframes.images, list[Features]()
         with ThreadPoolExecutor(self._threads) as pool:
 
@@ -120,13 +120,13 @@ class LearnedFrontEnd:
         ]
         lost, total = sum(int((~rows).sum()) for rows in numbers), sum(map(len, features))
         if lost:
-            self._warn(f"{lost} of {total} learned keypoints are left out: they are no numbers")
+            self._warn(f"{lost} of {total} learned keypoints dropped: non-finite (NaN or infinity)")
         return drop_invalid(keyframes, features)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
     ) -> tuple[list[Features], Iterator[PairMatches]]:
-        """Return the matches of the pairs, worked out side by side."""
+        """Return the matches of the pairs, computed in parallel."""
         transform = self._detector.image_transform(
             (keyframes.images.shape[2], keyframes.images.shape[1])
         )
@@ -152,13 +152,13 @@ class LearnedFrontEnd:
 
 
 class DetectorFreeFrontEnd:
-    """Correspondences of a network that looks at both pictures; SIFT only tells what is alike.
+    """Correspondences of a detector-free network; SIFT only selects the pairs.
 
     Args:
         matcher: The network.
-        sure: Neighbors that are matched whatever SIFT says.
-        threads: Pairs side by side.
-        warn: Takes warnings.
+        sure: Neighbors that are matched regardless of SIFT.
+        threads: Keyframes matched in parallel, each with all its partners.
+        warn: Called with warnings.
     """
 
     detects = False
@@ -178,14 +178,14 @@ class DetectorFreeFrontEnd:
     def describe(
         self, keyframes: Keyframes, most: int, found: Callable[[int], None]
     ) -> list[Features]:
-        """Return SIFT features, by which the pairs are chosen."""
+        """Return SIFT features, used to select the pairs."""
         self._most = most
         return SiftFrontEnd().describe(keyframes, most, found)
 
     def match(
         self, keyframes: Keyframes, features: list[Features], pairs: list[tuple[int, int]]
     ) -> tuple[list[Features], list[PairMatches]]:
-        """Return the correspondences of the pairs as features that they share."""
+        """Return the correspondences of the pairs as matches of shared features."""
         del features
         self._encoded = _Described(self._matcher)
         rows = [list(row) for _, row in groupby(sorted(pairs), key=lambda pair: pair[0])]
@@ -212,7 +212,7 @@ class DetectorFreeFrontEnd:
     def _row(
         self, keyframes: Keyframes, pairs: list[tuple[int, int]]
     ) -> list[Correspondences | None]:
-        """Match one keyframe with all its partners: it is looked at once for them."""
+        """Match one keyframe with all its partners, encoding it once."""
         images = keyframes.images
         transform = self._matcher.image_transform((images.shape[2], images.shape[1]))
         first = pairs[0][0]
@@ -225,7 +225,7 @@ class DetectorFreeFrontEnd:
                 found.append(None)
                 continue
             xy_i, xy_j, score = correspondences
-            # The best, where there are more than is wanted.
+            # Only the best `most`.
             best = np.sort(np.argsort(-score, kind="stable")[: self._most])
             rows = best[
                 valid_points(keyframes, i, xy_i[best]) & valid_points(keyframes, j, xy_j[best])
@@ -237,7 +237,7 @@ class DetectorFreeFrontEnd:
 
 
 class _Described:
-    """What a matcher saw in the pictures that were asked for last."""
+    """LRU cache of a matcher's image encodings."""
 
     def __init__(self, matcher: DetectorFreeMatcher) -> None:
         self._matcher = matcher
@@ -245,7 +245,7 @@ class _Described:
         self._lock = Lock()
 
     def get(self, images: Array, i: int) -> Any:
-        """Return what it sees in picture i, which it looks at unless it did so lately."""
+        """Return the encoding of image i, computing it if it is not cached."""
         with self._lock:
             if i in self._cache:
                 self._cache.move_to_end(i)
@@ -260,4 +260,4 @@ class _Described:
 
 def _warn_non_finite(count: int, pairs: int, warn: Callable[[str], None]) -> None:
     if count:
-        warn(f"{count} of {pairs} pairs have no matches: the network's scores are no numbers")
+        warn(f"{count} of {pairs} pairs have no matches: the network's scores are non-finite (NaN)")

@@ -1,4 +1,4 @@
-"""Incremental structure from motion by COLMAP, in memory."""
+"""Incremental structure from motion with COLMAP, in memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["fill_database", "map_incrementally", "triangulate"]
 
 SMALLEST_MODEL = 3
 MAX_DISTORTION = 0.4
-"""Of COLMAP's radial coefficient; action cameras reach 0.3."""
+"""Upper bound of COLMAP's radial coefficient; action cameras reach 0.3."""
 FOCAL_RATIOS = (0.2, 8.0)
-"""Focal length over the longer side: 136 degrees of view to a long telephoto lens."""
+"""Range of focal length over longer side: 136 degrees of view to a long telephoto lens."""
 
 
 def fill_database(
     features: list[Features], cameras: list[pycolmap.Camera], pairs: list[Pair]
 ) -> pycolmap.Database:
-    """Return an in-memory database; image i has the id i + 1 and its camera's own id."""
+    """Return an in-memory database; image i has the id i + 1, cameras keep their ids."""
     database = pycolmap.Database.open(":memory:")
     rigs: dict[int, int] = {}
     for camera in {c.camera_id: c for c in cameras}.values():
@@ -57,22 +57,22 @@ def map_incrementally(
     init_min_num_inliers: int,
     registered: Callable[[], None],
 ) -> list[pycolmap.Reconstruction]:
-    """Run the incremental mapper; returns its models, the largest first."""
+    """Run the incremental mapper and return its models, the largest first."""
     options = pycolmap.IncrementalPipelineOptions()
-    # Several threads add up in an order of their own: other poses each time, on each machine, and
-    # no time gained (measured: 6.1 s with one, 6.0 s and more CPU time with two, 4,303 points).
+    # With several threads the order of summation varies: poses differ between runs and computers,
+    # for no gain (measured: 6.1 s with one, 6.0 s and more CPU time with two, 4,303 points).
     options.num_threads = options.mapper.num_threads = 1
     options.random_seed = seed
     options.extract_colors = False
     # Its generalized solver takes minutes on images that cannot be registered (measured: lund,
-    # more than 300 s against 6 s), and what it adds is worst of all.
+    # more than 300 s against 6 s), and the images it adds have the worst poses.
     options.structure_less_registration_fallback = False
     options.min_model_size = SMALLEST_MODEL
     options.max_num_models = 6
-    # Lenses of video cameras; wilder ones are how a model explains what it should reject.
+    # Limited to lenses of video cameras: beyond, extreme lenses fit what should be rejected.
     options.max_extra_param = MAX_DISTORTION
     options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIOS
-    # Global adjustment after a fifth more images instead of a tenth: half the time, same accuracy
+    # Global bundle adjustment after 20 % more images, not 10 %: half the time, same accuracy
     # (measured on the rendered tours).
     options.ba_global_frames_ratio = 1.2
     options.ba_global_points_ratio = 1.2
@@ -81,7 +81,7 @@ def map_incrementally(
     options.mapper.random_seed = seed
     options.mapper.abs_pose_refine_focal_length = False
     options.mapper.abs_pose_refine_extra_params = False
-    # A dashboard camera looks where it goes; the angle alone decides what a good first pair is.
+    # A dashboard camera moves forward: the angle alone decides what a good initial pair is.
     options.mapper.init_max_forward_motion = 1.0
     options.mapper.init_min_tri_angle = init_min_tri_angle_deg
     options.mapper.init_min_num_inliers = init_min_num_inliers
@@ -95,14 +95,14 @@ def map_incrementally(
 
 
 def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
-    """Order models by registered images, then by points."""
+    """Return the sort key of a model: registered images, then points."""
     return model.num_reg_images(), model.num_points3D()
 
 
 def triangulate(
     database: pycolmap.Database, T_camera_world: Array, *, seed: int
 ) -> pycolmap.Reconstruction:
-    """Return a model with these poses [K, 4, 4] and the points that they triangulate."""
+    """Return a model with the given poses [K, 4, 4] and the points triangulated from them."""
     cache = pycolmap.DatabaseCache.create(database, pycolmap.DatabaseCacheOptions())
     model = pycolmap.Reconstruction()
     model.load(cache)

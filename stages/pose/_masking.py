@@ -1,4 +1,4 @@
-"""Points on what moves by itself tell nothing of the camera: they take no part."""
+"""Excludes points on moving objects, which carry no information about the camera."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["at_rest"]
 
 
 def at_rest(xy: Array, mask: Array) -> Array:
-    """Return which points stand outside a mask, bool [N].
+    """Return which points are outside a mask, bool [N].
 
     Args:
-        xy: Points on the picture, [N, 2] px; others count as outside.
+        xy: Points [N, 2] px; those outside the image are clamped to its border.
         mask: bool [H, W], True where something moves.
     """
     height, width = mask.shape

@@ -1,4 +1,4 @@
-"""Which keyframes see the same thing, and which of their features are the same point."""
+"""Selection of keyframe pairs that overlap, and geometric verification of their matches."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ pycolmap = later("pycolmap")
 __all__ = ["Pair", "choose_pairs", "verify"]
 
 COARSE = 256
-"""Strongest features of an image that stand for it when overlap is guessed."""
+"""Number of strongest features per image used to estimate overlap."""
 COARSE_MATCHES = 10
-"""So many of them agree only where two images overlap (measured: strangers have 0 to 4)."""
+"""Coarse matches that indicate overlap (measured: unrelated images have 0 to 4)."""
 LOOPS = 2
-"""Best far partners of each image."""
+"""Number of best distant partners per image."""
 MIN_INLIERS = 15
-"""COLMAP's own: fewer verified matches of a pair are taken for chance."""
+"""COLMAP's default: fewer verified matches of a pair are considered chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Two images that see the same thing."""
+    """Two overlapping images."""
 
     i: int
     j: int
     geometry: pycolmap.TwoViewGeometry
     inliers: Array
-    """int [M, 2]: numbers of the matching features, verified by one geometry."""
+    """int [M, 2]: indices of the matching features, geometrically verified."""
 
 
 def choose_pairs(
@@ -42,10 +42,10 @@ def choose_pairs(
 ) -> list[tuple[int, int]]:
     """Return the pairs worth matching in full, nearest first.
 
-    Neighbors up to `overlap` within a shot, then ever wider gaps, then for each image the best
-    of those far away (a loop, another shot of the same place); all of them judged by a quick
-    match of the strongest features. `exhaustive` takes every pair that this does not rule out;
-    neighbors up to `sure` within a shot are not judged.
+    Candidates are neighbors up to `overlap` apart, then gaps of powers of two, then for each image
+    its best distant partners (a loop, another shot of the same place). They are filtered by a
+    quick match of the strongest features, except neighbors up to `sure` apart within a shot.
+    `exhaustive` considers all pairs.
     """
     count = len(features)
     few = [Features(xy=f.xy[:COARSE], descriptors=f.descriptors[:COARSE]) for f in features]
@@ -56,7 +56,7 @@ def choose_pairs(
         for j in range(i + 1, count):
             if j - i <= sure and shot[i] == shot[j]:
                 always.append((i, j))
-            # Far away in a long video every other image stands for its neighbor.
+            # In a long video, distant pairs are tested for every other image only.
             elif count <= 120 or j - i <= 40 or (i % 2 == 0 and j % 2 == 0):
                 score[i, j] = score[j, i] = len(match(few[i], few[j]))
                 if score[i, j] >= COARSE_MATCHES and (exhaustive or j - i in gaps):
@@ -78,13 +78,13 @@ def verify(
     seed: int,
     tick: Callable[[], None],
 ) -> list[Pair]:
-    """Keep the pairs whose matches an epipolar geometry or a homography explains."""
+    """Return the pairs whose matches fit an epipolar geometry or a homography."""
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = MIN_INLIERS
     options.ransac.random_seed = seed
-    # Enough for half inliers by far; pairs that need more cost most and give little.
+    # Ample for 50 % inliers; pairs that need more cost the most and contribute little.
     options.ransac.max_num_trials = 1500
-    # A video's channel logo is no watermark of a photo collection: it is filtered by RANSAC.
+    # For photo collections; a channel logo in a video is rejected by RANSAC.
     options.detect_watermark = False
     found = []
     for one in matched:

@@ -1,8 +1,8 @@
-"""Whether the camera moved from its place, told from matches alone.
+"""Detects from matches alone whether the camera translated.
 
 COLMAP registers every frame of a pan: any small translation explains its matches as well as none.
-So the question is put the other way round, for many pairs of keyframes: which share of the
-verified matches lies off a turn and zoom of the camera on the spot?
+So the test is reversed, for many pairs of keyframes: what share of the verified matches is not
+explained by a pure rotation and zoom?
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ __all__ = ["ParallaxEvidence", "parallax_evidence"]
 PAIRS = 60
 MATCHES = 250
 NOISE = 5.0
-"""A match is off a turn if its distance is above so many times the pair's own noise, which is the
-median distance of its matches from their epipolar lines: 3.4 deviations, 0.4 % of pure noise."""
+"""A match is unexplained if its residual exceeds this multiple of the pair's noise, the median
+distance of its matches from their epipolar lines: 3.4 deviations, 0.4 % of pure noise."""
 LEAST = 0.001
-"""Of the longer side, and half a pixel: distances below it say nothing (rolling shutter, lens)."""
+"""Smallest significant residual as a share of the longer side, and at least half a pixel
+(rolling shutter, lens distortion)."""
 ENOUGH = 0.3
-"""Share of matches off a turn and zoom in the fifth of the pairs with the most of it.
+"""Minimum share of matches unexplained by rotation and zoom, at the 80th percentile of the pairs.
 
-Measured: rendered pans, tilts, rolls, zooms and a hand that shakes by 12 mm 0.02 to 0.14, a real
-zoom from afar 0.22; pure dollies (which a zoom explains best) 0.47 to 0.98, a real slow hand-held
-pan that also drifts 0.53, every other real clip that reconstructs 0.90 to 1.00."""
+Measured: rendered pans, tilts, rolls, zooms and hand shake of 12 mm 0.02 to 0.14, a real zoom from
+afar 0.22; pure dollies (which a zoom explains best) 0.47 to 0.98, a real slow hand-held pan with
+drift 0.53, every other real clip that reconstructs 0.90 to 1.00."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallaxEvidence:
-    """What the matches say about the motion of the camera."""
+    """Evidence from matches of a translation of the camera."""
 
     unexplained: float = 0.0
-    """80th percentile over the pairs of the share of matches off a turn and zoom."""
+    """80th percentile over the pairs of the share of matches unexplained by rotation and zoom."""
     residual_px: float = 0.0
-    """80th percentile over the pairs of the median distance from it."""
+    """80th percentile over the pairs of the median residual of rotation and zoom."""
     moved_px: float = 0.0
     """80th percentile over the pairs of the median motion."""
     pairs: int = 0
-    """How many were looked at."""
+    """Number of pairs evaluated."""
 
     @property
     def no_parallax(self) -> bool:
-        """Whether a camera that never left its place explains all that was seen."""
+        """Whether a camera that does not translate explains all matches."""
         return self.pairs > 0 and self.unexplained < ENOUGH
 
 
@@ -59,7 +60,7 @@ def parallax_evidence(
     size: tuple[int, int],
     focal_px: float | None,
 ) -> ParallaxEvidence:
-    """Fit a turn and zoom to the matches of up to 60 pairs, spread over all."""
+    """Fit rotation and zoom to the matches of about 60 pairs, spread evenly over all."""
     if not pairs:
         return ParallaxEvidence()
     least_px = max(0.5, LEAST * max(size))

@@ -1,4 +1,4 @@
-"""Whether the camera stands still, whatever moves before it: told from pixels, before any SfM."""
+"""Detects a static camera from pixels before any SfM, even if the scene moves."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ __all__ = ["STATIC_SHARE", "static_share"]
 WIDTH = 480
 BLOCK = 16
 TEXTURE = 3.0
-"""Standard deviation of gray values, above compression noise, that lets a block be recognized."""
+"""Minimum standard deviation of gray values of a textured block, above compression noise."""
 ALIKE = 0.8
-"""Normalized cross-correlation of a block with itself half a shot later."""
+"""Normalized cross-correlation above which a block is the same half a shot later."""
 STATIC_SHARE = 0.06
-"""Of the blocks. Measured (median over pairs): fixed cameras 0.12 (cars filling the road) to
-0.89; hand-held, driving, flying and orbiting ones 0.00 to 0.02."""
+"""Share of unchanged blocks above which the camera is static. Measured (median over pairs): fixed
+cameras 0.12 (cars filling the road) to 0.89; hand-held, driving, flying and orbiting ones 0.00 to
+0.02."""
 
 
 def static_share(images: Array, shot: Array) -> float:
-    """Return the share of textured blocks that show the same half a shot later.
+    """Return the share of textured blocks that are unchanged half a shot later.
 
-    Taken as the median over such pairs of each shot [K], and of the shot with the least; NaN
-    where no shot has three keyframes or none has texture. `images` is uint8 [K, H, W, 3].
+    It is the median over the pairs of a shot, and the minimum over the shots; NaN where no shot
+    has three keyframes and texture. `images` is uint8 [K, H, W, 3], `shot` is [K].
     """
     scale = min(1.0, WIDTH / max(images.shape[1:3]))
     shares = []
@@ -42,11 +43,11 @@ def static_share(images: Array, shot: Array) -> float:
 
 
 def _blocks(image: Array, scale: float) -> Array:
-    """Return the blocks of an image less their shading, float32 [N, 256]."""
+    """Return the blocks of an image without shading, float32 [N, 256]."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if scale < 1:
         gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    # Shading (sky, vignette, defocus) looks alike anywhere: only what varies within a block counts.
+    # Shading (sky, vignette, defocus) correlates anywhere: keep only variation within a block.
     gray = cv2.subtract(gray, cv2.blur(gray, (BLOCK, BLOCK)), dtype=cv2.CV_32F)
     down, across = gray.shape[0] // BLOCK, gray.shape[1] // BLOCK
     cut = gray[: down * BLOCK, : across * BLOCK].reshape(down, BLOCK, across, BLOCK)

@@ -1,14 +1,14 @@
-"""Structure from motion by COLMAP on the features of any front end.
+"""Structure from motion with COLMAP on the features of any front end.
 
-The incremental mapper builds the model. One camera is assumed for each shot, its focal length and
-radial distortion estimated, unless the source gives intrinsics, which are then kept.
+The incremental mapper builds the model. One camera is assumed per shot, with estimated focal
+length and radial distortion, unless the source gives intrinsics, which are kept.
 
-A first attempt that leaves out more than a twentieth of the keyframes of its shots is followed by
-others: a focal length of its own for every keyframe (a lens that zoomed meanwhile), then all
-pairs with twice the features. The best attempt counts, the first among equals.
+If the first attempt leaves out more than a twentieth of the keyframes of its shots, others follow:
+a separate focal length for every keyframe (a lens that zoomed meanwhile), then all pairs with
+twice the features. The best attempt is used, the first on a tie.
 
-A camera that stands still, turns or zooms on the spot is found out before any mapping, since
-COLMAP would register it: see `_still.py` and `_parallax.py`.
+A camera that is static, or only rotates or zooms, is detected before mapping, since COLMAP would
+register it: see `_static_camera.py` and `_parallax.py`.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ pycolmap = later("pycolmap")
 __all__ = ["MappingOptions", "StructureFromMotion"]
 
 GOOD_SHARE = 0.95
-"""Of the keyframes of the shots that a model reaches into: less asks for another attempt."""
+"""Share of the keyframes of a model's shots below which another attempt is made."""
 BETTER = 1.1
-"""A later attempt must pose so many times as many keyframes to count for more."""
+"""Factor by which a later attempt must pose more keyframes to replace an earlier one."""
 FEW = 12
-"""Up to so many keyframes, all pairs are tried at once."""
+"""Up to this many keyframes, all pairs are tried in the first attempt."""
 
 
 class MappingOptions(Options):
-    """How much is matched and what counts as a model."""
+    """Matching and mapping options."""
 
-    overlap: int = Field(4, ge=1, le=50, description="neighbors that each keyframe is matched to")
+    overlap: int = Field(4, ge=1, le=50, description="neighbors each keyframe is matched to")
     attempts: int = Field(3, ge=1, le=3, description="strategies tried before giving up")
     init_angle_deg: float = Field(
-        6.0, gt=0, le=45, description="triangulation angle that the first pair should have"
+        6.0, gt=0, le=45, description="minimum triangulation angle of the initial pair, in degrees"
     )
 
 
@@ -60,7 +60,7 @@ C = TypeVar("C", bound=MappingOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class _MatchedKeyframes:
-    """What the keyframes show, and what it says about the camera's motion."""
+    """Features and verified pairs of the keyframes, and the parallax evidence."""
 
     features: list[Features]
     pairs: list[Pair]
@@ -69,40 +69,40 @@ class _MatchedKeyframes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """What one strategy came to: its models, the largest first."""
+    """Result of one strategy: its models, the largest first."""
 
     matched: _MatchedKeyframes
     models: list[pycolmap.Reconstruction]
 
     @property
     def views(self) -> int:
-        """How many keyframes the largest model holds; one whose points are all gone holds none."""
+        """Number of keyframes in the largest model; 0 if it has no points left."""
         if not self.models or not self.models[0].num_points3D():
             return 0
         return self.models[0].num_reg_images()
 
 
 class StructureFromMotion(ColmapStage[C]):
-    """Structure from motion by COLMAP; a model names its front end and how many features."""
+    """Structure from motion with COLMAP; a model defines its front end and number of features."""
 
     otherwise: ClassVar[str] = ""
-    """What else the user may do where too little was found or matched, after a comma."""
+    """Advice appended to the error where too little was found or matched; begins with a comma."""
 
     @property
     def most(self) -> int:
-        """How many features of a keyframe the first attempt takes."""
+        """Number of features per keyframe in the first attempt."""
         raise NotImplementedError
 
     @property
     def front_end(self) -> FrontEnd:
-        """What finds and matches features, once the stage is open."""
+        """Front end that extracts and matches features; available once the stage is open."""
         raise NotImplementedError
 
     def process(self, keyframes: Keyframes) -> Views:
-        """Find the poses of the keyframes.
+        """Estimate the poses of the keyframes.
 
         Raises:
-            PartNotMade: No model; the message says why, with figures.
+            PartNotMade: No model; the message gives the reason, with figures.
         """
         if reason := why_no_motion(keyframes):
             raise PartNotMade(reason)
@@ -137,7 +137,7 @@ class StructureFromMotion(ColmapStage[C]):
     def _match_keyframes(
         self, keyframes: Keyframes, most: int, *, exhaustive: bool
     ) -> _MatchedKeyframes:
-        """Find features, match them and weigh the evidence for parallax."""
+        """Extract features, match them and compute the parallax evidence."""
         front_end, count = self.front_end, len(keyframes.index)
         features = front_end.describe(keyframes, most, lambda i: self.progress(i, 4 * count))
         if front_end.detects and why_nothing_to_map(keyframes, features):
@@ -167,7 +167,7 @@ class StructureFromMotion(ColmapStage[C]):
         inliers: int,
         each: bool = False,
     ) -> _Attempt:
-        """Build models from what was seen; `each` keyframe may have its own focal length."""
+        """Build models from the matches; with `each`, every keyframe has its own focal length."""
         if not matched.pairs or matched.evidence.no_parallax:
             return _Attempt(matched=matched, models=[])
         count = len(keyframes.index)
@@ -202,7 +202,7 @@ class StructureFromMotion(ColmapStage[C]):
 
 
 def _complete(attempt: _Attempt, keyframes: Keyframes) -> bool:
-    """Whether the model holds nearly all keyframes of the shots that it reaches into."""
+    """Return whether the model holds nearly all keyframes of the shots that it covers."""
     if not attempt.models:
         return False
     rows = np.array(sorted(attempt.models[0].reg_image_ids())) - 1

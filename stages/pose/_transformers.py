@@ -1,10 +1,10 @@
-"""SuperPoint, LightGlue and EfficientLoFTR of transformers, run over many pictures and pairs.
+"""SuperPoint, LightGlue and EfficientLoFTR of transformers, run over many images and pairs.
 
-transformers looks at both pictures of a pair anew for every pair. Here a picture is looked at once:
-where the network would look again, it is handed what it saw (`_Remembered`), and everything after
-that is its own.
+transformers encodes both images of a pair again for every pair. Here each image is encoded once:
+the network's encoder is replaced by one that returns the stored encoding (`_Remembered`), and the
+rest of the network runs unchanged.
 
-Batches of pairs come out wrong, whence one pair at a time: LightGlue's are put back in the wrong
+One pair at a time, since batches of pairs are wrong: LightGlue's results are put back in the wrong
 order where pairs stop at different layers (transformers 5.23, `_concat_early_stopped_outputs`:
 the order is applied twice instead of undone).
 """
@@ -27,7 +27,7 @@ from stages.pose._image_transform import SMALLEST_SIDE, ImageTransform, reduced_
 __all__ = ["EfficientLoftr", "LightGlue", "SuperPoint"]
 
 STEP = 32
-"""EfficientLoFTR's coarsest maps have an eighth of the size, of which it joins four by four."""
+"""EfficientLoFTR's coarsest maps have an eighth of the size and are pooled four by four."""
 
 
 class _Prepared:
@@ -44,23 +44,23 @@ class _Prepared:
         check_finite(self.network, weights)
 
     def pixels(self, images: Array, *, pairs: bool) -> Any:
-        """Return what the network sees of uint8 [N, H, W, 3]: float32 [N, 3, h, w]."""
+        """Convert images uint8 [N, H, W, 3] to network input, float32 [N, 3, h, w]."""
         full = (images.shape[2], images.shape[1])
         how: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
         if self._side:
             width, height = reduced_size(full, self._side, STEP)
             how["size"] = {"height": height, "width": width}
-        # Those of a message cannot be written to, which torch warns of.
+        # The arrays of a message are read-only, which makes torch warn.
         some = [image.copy() for image in images]
         if pairs:
-            # Its processor takes pairs only.
+            # The matchers' processors accept only pairs.
             some = [*some, some[-1]] if len(some) % 2 else some
             made = self.processor([some[at : at + 2] for at in range(0, len(some), 2)], **how)
             return made["pixel_values"].flatten(0, 1)[: len(images)].to(self.device)
         return self.processor(some, **how)["pixel_values"].to(self.device)
 
     def size(self, full: tuple[int, int]) -> tuple[int, int]:
-        """Return (width, height) of what the network sees of pictures of a size."""
+        """Return (width, height) of the network input for images of size `full`."""
         if self._side:
             return reduced_size(full, self._side, STEP)
         if not self.processor.do_resize:
@@ -69,39 +69,39 @@ class _Prepared:
 
 
 class _Remembered(torch.nn.Module):
-    """Stands where a network looks at pictures, and answers with what was seen before."""
+    """Replaces a network's encoder and returns stored encodings."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Each thread is at another pair.
+        # Each thread processes another pair.
         self._here = threading.local()
 
     def remind(self, seen: Any) -> None:
-        """Set what the next call of this thread answers."""
+        """Set what the next call in this thread returns."""
         self._here.seen = seen
 
     def forward(self, pixel_values: Any) -> Any:
-        """Answer."""
+        """Return the stored encoding."""
         del pixel_values
         return self._here.seen
 
 
 class SuperPoint:
-    """SuperPoint (DeTone et al., CVPRW 2018), by itself or inside a checkpoint of LightGlue."""
+    """SuperPoint (DeTone et al., CVPRW 2018), standalone or from a LightGlue checkpoint."""
 
     def __init__(
         self, weights: Checkpoint, *, device: str, side: int, inside: LightGlue | None = None
     ) -> None:
-        """Load it.
+        """Load the network.
 
         Args:
             weights: The checkpoint.
-            device: As torch names it.
-            side: The longer side in px at which it looks; 0 for what the checkpoint says.
-            inside: The LightGlue whose detector it is.
+            device: torch device.
+            side: Longer side of its input in px; 0 for the checkpoint's own.
+            inside: The LightGlue whose detector to use.
 
         Raises:
-            UsageError: The checkpoint is another network's, damaged or not whole.
+            UsageError: The checkpoint is of another network, damaged or incomplete.
         """
         self._pairs = inside is not None
         if inside is not None:
@@ -117,17 +117,17 @@ class SuperPoint:
             self._network = self._prepared.network
 
     def image_transform(self, full: tuple[int, int]) -> ImageTransform:
-        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        """Return the mapping to keyframes of size `full` (width, height)."""
         return ImageTransform(size=self._prepared.size(full), full=full)
 
     @torch.inference_mode()
     def extract(self, images: Array, most: int) -> list[Features]:
-        """Return the strongest features of pictures, uint8 [N, H, W, 3]; may run in any thread."""
+        """Return the strongest features of images, uint8 [N, H, W, 3]; thread-safe."""
         transform = self.image_transform((images.shape[2], images.shape[1]))
         if min(*transform.size, *transform.full) < SMALLEST_SIDE:
             return [Features.none()] * len(images)
         output = self._network(self._prepared.pixels(images, pairs=self._pairs))
-        # Its post-processing cuts the decimals off; here they are kept.
+        # transformers' post-processing truncates to whole pixels; here decimals are kept.
         xy = output.keypoints * torch.tensor(transform.size, device=output.keypoints.device)
         return [
             strongest(
@@ -141,10 +141,10 @@ class LightGlue:
     """LightGlue (Lindenberger et al., ICCV 2023) with the detector in its checkpoint."""
 
     def __init__(self, weights: Checkpoint, *, device: str, side: int) -> None:
-        """Load it.
+        """Load the network.
 
         Raises:
-            UsageError: The checkpoint is another network's, damaged or not whole.
+            UsageError: The checkpoint is of another network, damaged or incomplete.
         """
         self.prepared = _matcher(weights, "lightglue", device=device, side=side)
         network = self.prepared.network
@@ -154,7 +154,7 @@ class LightGlue:
 
     @torch.inference_mode()
     def pair(self, a: Features, b: Features, transform: ImageTransform) -> Array | None:
-        """Return matches int64 [M, 2], None where the scores are no numbers; in any thread."""
+        """Return matches int64 [M, 2], or None if scores are NaN; thread-safe."""
         if min(len(a), len(b)) < 2:
             return np.zeros((0, 2), np.int64)
         width, height = transform.size
@@ -169,7 +169,7 @@ class LightGlue:
             mask[n, : len(one)] = 1
         seen = (keypoints.to(device), None, descriptors.to(device), mask.to(device))
         self._remembered.remind(seen)
-        # Of the pictures only their size is asked for.
+        # The network uses only the size of the images.
         output = self.prepared.network(
             torch.zeros((), device=device).expand(1, 2, 1, height, width)
         )
@@ -184,18 +184,18 @@ class LightGlue:
 class EfficientLoftr:
     """EfficientLoFTR (Wang et al., CVPR 2024): matches without keypoints.
 
-    transformers 5.23 numbers the matches of a pair by the cells of the second picture on one side
-    and by those of the first on the other, and refines and lists them slot by slot as if they were
-    the same: wherever something moved, a slot holds two halves of different matches. Here both
-    sides are numbered by the cells of the first picture (`_numbered_alike`), and the network's own
-    refinement follows. Where nothing moved the two agree.
+    transformers 5.23 indexes the matches of a pair by the cells of the second image on one side
+    and by those of the first on the other, and refines and returns them slot by slot as if they
+    were the same: wherever something moved, a slot holds two halves of different matches. Here both
+    sides are indexed by the cells of the first image (`_numbered_alike`), and the network's own
+    refinement follows. Without motion the two agree.
     """
 
     def __init__(self, weights: Checkpoint, *, device: str, side: int) -> None:
-        """Load it.
+        """Load the network.
 
         Raises:
-            UsageError: The checkpoint is another network's, damaged or not whole.
+            UsageError: The checkpoint is of another network, damaged or incomplete.
         """
         self.prepared = _matcher(weights, "efficient_loftr", device=device, side=side)
         network = self.prepared.network
@@ -205,23 +205,23 @@ class EfficientLoftr:
         self._remembered = network.efficientloftr.backbone = _Remembered()
 
     def image_transform(self, full: tuple[int, int]) -> ImageTransform:
-        """Return where the network's coordinates lie in keyframes of a size (width, height)."""
+        """Return the mapping to keyframes of size `full` (width, height)."""
         return ImageTransform(size=self.prepared.size(full), full=full)
 
     @torch.inference_mode()
     def extract(self, images: Array) -> list[Any]:
-        """Return the maps that the network makes of each picture, uint8 [N, H, W, 3]."""
+        """Return the network's feature maps of each image, uint8 [N, H, W, 3]."""
         gray = self.prepared.pixels(images, pairs=True)[:, :1]
         return list(zip(*(maps.split(1) for maps in self._backbone(gray)), strict=True))
 
     @torch.inference_mode()
     def pair(self, a: Any, b: Any, transform: ImageTransform) -> tuple[Array, Array, Array] | None:
-        """Return points [M, 2] px of both, and scores [M]; None where those are no numbers.
+        """Return points [M, 2] px of both images and scores [M]; None if scores are NaN.
 
         Args:
-            a: What `extract` saw of the first picture.
-            b: And of the second.
-            transform: Of both.
+            a: Feature maps of the first image, from `extract`.
+            b: Feature maps of the second image.
+            transform: Coordinate mapping of both images.
         """
         width, height = transform.size
         self._remembered.remind([torch.cat(both) for both in zip(a, b, strict=True)])
@@ -241,11 +241,11 @@ class EfficientLoftr:
 
 
 def _numbered_alike(indices: Any, scores: Any) -> tuple[Any, Any]:
-    """Give slot i of both sides to cell i of the first picture.
+    """Reindex both sides so that slot i is cell i of the first image.
 
     Args:
-        indices: int64 [1, 2, N]: slot j of the first row is the cell of the first picture that
-            matches cell j of the second; slot i of the second row the other way round; -1 for none.
+        indices: int64 [1, 2, N]: slot j of the first row is the cell of the first image that
+            matches cell j of the second; slot i of the second row is the reverse; -1 for none.
         scores: float [1, 2, N], in the same slots.
     """
     second, certain = indices[:, 1:], scores[:, 1:]
@@ -255,7 +255,7 @@ def _numbered_alike(indices: Any, scores: Any) -> tuple[Any, Any]:
 
 
 def _matcher(weights: Checkpoint, name: str, *, device: str, side: int) -> _Prepared:
-    """Return the matcher that `pose.matcher` names."""
+    """Load the matcher named by `pose.matcher`."""
     prepared = _Prepared(
         "AutoModelForKeypointMatching", weights, device=device, side=side, task="keypoint matching"
     )
@@ -267,5 +267,5 @@ def _check_type(network: Any, wanted: str, weights: Checkpoint, option: str) -> 
     found = network.config.model_type
     if found != wanted:
         raise UsageError(
-            f"{weights.id} holds a {found}; {option} needs a {wanted}: give pose.checkpoint one"
+            f"{weights.id} is a {found} checkpoint; {option} needs {wanted}: set pose.checkpoint"
         )

@@ -1,4 +1,4 @@
-"""From COLMAP's reconstruction to `Views`: pinhole images, an upright world of sane size."""
+"""COLMAP reconstruction to `Views`: undistorted images, upright world, normalized scale."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def views_from(
 ) -> Views:
     """Return the registered keyframes and sparse points; image id i + 1 is keyframe i.
 
-    Images and observations are freed of lens distortion. With `normalize` the world is turned so
-    that y points down, as the cameras say, its origin is the median sparse point, and its unit is
-    the median distance (z) at which the sparse points were seen.
+    Images and observations are undistorted. With `normalize` the world is rotated so that y points
+    down, as estimated from the cameras; its origin is the median sparse point and its unit the
+    median depth (z) of the sparse points in the views that observe them.
     """
     images = sorted(
         (model.images[i] for i in model.reg_image_ids()), key=lambda image: image.image_id
@@ -74,7 +74,7 @@ def views_from(
 
 
 def _depth(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
-    """Return the sensor's depth for the undistorted images: z stays, pixels move."""
+    """Return the sensor depth of the undistorted images: resampled, values unchanged."""
     if keyframes.depth is None:
         return None
     return np.stack(
@@ -86,7 +86,7 @@ def _depth(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
 
 
 def _right(keyframes: Keyframes, images: list[pycolmap.Image]) -> Array | None:
-    """Return the right views undistorted as their left ones: rectified pairs share a camera."""
+    """Return the undistorted right views, with the left camera, which rectified pairs share."""
     if keyframes.right is None:
         return None
     return np.stack(
@@ -103,7 +103,7 @@ def _pose(image: pycolmap.Image) -> Array:
 def _observations(
     model: pycolmap.Reconstruction, images: list[pycolmap.Image], number: dict[int, int]
 ) -> tuple[Array, Array, Array]:
-    """Return point number, view number and undistorted pixel of every observation."""
+    """Return point index, view index and undistorted pixel of every observation."""
     point, view, xy = [], [], []
     for v, image in enumerate(images):
         seen = [p for p in image.points2D if p.has_point3D()]
@@ -113,7 +113,7 @@ def _observations(
         rays = np.asarray(image.camera.cam_from_img(pixels))[:, :2]
         K = pinhole(image.camera)
         straight = rays * [K[0, 0], K[1, 1]] + K[:2, 2]
-        # Strong distortion has no inverse near the corners: those observations go.
+        # Strong distortion has no inverse near the corners: drop those observations.
         known = np.isfinite(straight).all(axis=1)
         xy.append(straight[known])
         point.append(np.array([number[p.point3D_id] for p in seen], np.int64)[known])
@@ -141,14 +141,14 @@ def _normalized(poses: Array, xyz: Array, point: Array, view: Array) -> tuple[Ar
 
 
 def _undistorted_mask(mask: Array, camera: pycolmap.Camera) -> Array:
-    """Resample a mask as its image; a pixel with any part of what is left out is left out."""
+    """Resample a mask like its image; a pixel that is partly masked becomes masked."""
     return _undistorted(mask.astype(np.uint8) * 255, camera) > 0
 
 
 def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = False) -> Array:
     """Resample an image to the pinhole camera of the same focal length and center.
 
-    What was `measured` is not mixed between neighbors, and unknown (NaN) outside of the image.
+    `measured` values are not interpolated, and are unknown (NaN) outside the image.
     """
     K = pinhole(camera)
     height, width = image.shape[:2]
@@ -159,7 +159,7 @@ def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = Fals
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
     source = np.asarray(camera.img_from_cam(rays.reshape(-1, 3))).reshape(height, width, 2) - 0.5
-    # No inverse there: outside, which the border fills.
+    # NaN where there is no solution: treated as outside and filled by the border mode.
     source = np.nan_to_num(source, nan=-1).astype(np.float32)
     if measured:
         return cv2.remap(
@@ -170,14 +170,14 @@ def _undistorted(image: Array, camera: pycolmap.Camera, *, measured: bool = Fals
 
 
 def _colors(pixels: list[Array], count: int, point: Array, view: Array, xy: Array) -> Array:
-    """Return the mean color of every point over the views that saw it."""
+    """Return the mean color of every point over the views that observe it."""
     total = np.zeros((count, 3))
     seen = np.zeros(count)
     for v, image in enumerate(pixels):
         mine = view == v
         column = np.clip(xy[mine, 0].astype(np.int64), 0, image.shape[1] - 1)
         row = np.clip(xy[mine, 1].astype(np.int64), 0, image.shape[0] - 1)
-        # A point is observed at most once a view, so plain indexing adds each one.
+        # `add.at` also counts a point correctly that a view observes more than once.
         np.add.at(total, point[mine], image[row, column])
         np.add.at(seen, point[mine], 1)
     return np.round(total / np.maximum(seen, 1)[:, None]).astype(np.uint8)

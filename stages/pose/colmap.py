@@ -1,7 +1,7 @@
-"""Camera poses by COLMAP: structure from motion on the keyframes, nothing known beforehand.
+"""Camera poses by COLMAP: structure from motion on the keyframes, without prior knowledge.
 
-SIFT features are matched between neighboring keyframes, ever wider gaps and whatever else looks
-alike. What is made of the matches, and what is tried where they do not suffice: `_structure.py`.
+SIFT features are matched between neighboring keyframes, at increasing gaps and wherever images
+look alike. For mapping and the fallback strategies see `_structure.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["Config", "Model"]
 
 
 class Config(MappingOptions):
-    """How much is looked for."""
+    """SIFT and mapping options."""
 
     features: int = Field(
-        1500, ge=100, le=20_000, description="strongest SIFT features of a keyframe"
+        1500, ge=100, le=20_000, description="strongest SIFT features per keyframe"
     )
 
 
@@ -29,10 +29,10 @@ class Model(StructureFromMotion[Config]):
 
     @property
     def most(self) -> int:
-        """How many features of a keyframe the first attempt takes."""
+        """Number of features per keyframe in the first attempt."""
         return self.config.features
 
     @property
     def front_end(self) -> FrontEnd:
-        """SIFT."""
+        """SIFT front end."""
         return SiftFrontEnd()

@@ -1,8 +1,8 @@
-"""The poses that came with the source, and sparse points triangulated with them.
+"""Poses that came with the source, and sparse points triangulated from them.
 
-For recordings whose device or a former run knows the cameras: `transforms.json` (nerfstudio),
-a COLMAP model, KITTI's `poses.txt`, 7-Scenes' `*.pose.txt`. Poses and intrinsics are taken as
-they are; keyframes without a pose are left out.
+For recordings with known cameras, from the device or an earlier run: `transforms.json`
+(nerfstudio), a COLMAP model, KITTI's `poses.txt`, 7-Scenes' `*.pose.txt`. Poses and intrinsics are
+not refined; keyframes without a pose are left out.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Config", "Model"]
 
 
 class Config(Options):
-    """How the sparse points are found."""
+    """Options for the sparse points."""
 
     features: int = Field(
-        1500, ge=100, le=20_000, description="strongest SIFT features of a keyframe"
+        1500, ge=100, le=20_000, description="strongest SIFT features per keyframe"
     )
-    overlap: int = Field(4, ge=1, le=50, description="neighbors that each keyframe is matched to")
+    overlap: int = Field(4, ge=1, le=50, description="neighbors each keyframe is matched to")
 
 
 class Model(ColmapStage[Config]):
-    """Take the source's own poses."""
+    """Use the source's own poses."""
 
     def process(self, keyframes: Keyframes) -> Views:
         """Triangulate sparse points between the given poses.
@@ -77,8 +77,8 @@ class Model(ColmapStage[Config]):
         )
         if not len(views.points):
             self.warn(
-                f"no sparse points: {len(pairs)} of {len(wanted)} pairs of keyframes match and "
-                "none of their features agrees with the given poses"
+                f"no sparse points: {len(pairs)} of {len(wanted)} pairs of keyframes match, but "
+                "none of their features agree with the given poses"
             )
         self.measure("registered_share", len(views.index) / views.candidates)
         self.measure("points_count", len(views.points))

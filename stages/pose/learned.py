@@ -1,13 +1,13 @@
-"""Camera poses from learned features and matchers, for pictures in which SIFT finds too little.
+"""Camera poses from learned features and matchers, for images in which SIFT finds too little.
 
-Little texture, blur, night, wide baselines: networks hold on where corners and blobs do not.
-Everything after the matches is that of `pose/colmap`: the same verification, evidence of parallax,
-mapping and reasons (`_structure.py`).
+Networks are more robust than SIFT to low texture, blur, night and wide baselines. Everything after
+matching is shared with `pose/colmap`: verification, parallax evidence, mapping and failure reasons
+(`_structure.py`).
 
-- `features`: aliked, disk and xfeat are kornia's; superpoint is of transformers.
+- `features`: aliked, disk and xfeat come from kornia, superpoint from transformers.
 - `matcher`: lightglue, trained on these features; nearest, mutual nearest neighbors with the
-  ratio test, which needs no weights of its own; efficient_loftr, which matches the pictures
-  themselves, so that `features` plays no part.
+  ratio test, which needs no weights; efficient_loftr, which matches the images themselves and
+  ignores `features`.
 """
 
 from __future__ import annotations
@@ -29,51 +29,50 @@ __all__ = ["Config", "Model"]
 
 GPU_BATCH = 8
 KORNIA_SIDE = 1024
-"""At which ALIKED and DISK are matched by LightGlue on its own page."""
+"""Longer side in px at which LightGlue's own page matches ALIKED and DISK."""
 
 
 class Config(MappingOptions):
-    """Which networks look, and how."""
+    """Networks and their options."""
 
     features: Literal["aliked", "disk", "xfeat", "superpoint"] = Field(
         "aliked", description="network that finds keypoints"
     )
     matcher: Literal["lightglue", "nearest", "efficient_loftr"] = Field(
-        "lightglue", description="what matches them; efficient_loftr matches without keypoints"
+        "lightglue", description="keypoint matcher; efficient_loftr matches without keypoints"
     )
     keypoints: int = Field(
         2048,
         ge=100,
         le=20_000,
-        description="strongest keypoints of a keyframe, or matches of a pair",
+        description="strongest keypoints per keyframe, or matches per pair",
     )
     working_side: int = Field(
         0,
         ge=0,
         le=8192,
-        description="longer side in px at which the networks look; 0: 1024, or what a checkpoint "
-        "of transformers says",
+        description="longer side of the networks' input in px; 0: 1024, or the default of a "
+        "transformers checkpoint",
     )
     weights: str = Field(
-        "", description="file of weights (.safetensors, .pth) of aliked, disk or xfeat of one's own"
+        "", description="path of custom weights (.safetensors, .pth) of aliked, disk or xfeat"
     )
     matcher_weights: str = Field(
-        "", description="file of weights (.safetensors, .pth) of LightGlue of one's own"
+        "", description="path of custom weights (.safetensors, .pth) of LightGlue"
     )
     checkpoint: str = Field(
         "",
-        description="name on the hub or folder, for superpoint and efficient_loftr; empty: the "
-        "usual one",
+        description="hub name or folder, for superpoint and efficient_loftr; empty: the default "
+        "checkpoint",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where one is")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if available")
     batch: int = Field(
         0,
         ge=0,
         le=64,
-        description="pictures at a time; 0: 8 on a GPU (fewer where its memory runs out), 1 on a "
-        "CPU",
+        description="images per batch; 0: 8 on a GPU (fewer if its memory runs out), 1 on a CPU",
     )
-    gpus: float = Field(0.25, gt=0, le=1, description="share of a GPU that one worker takes")
+    gpus: float = Field(0.25, gt=0, le=1, description="share of a GPU that one worker uses")
 
     @model_validator(mode="after")
     def _no_idle_weights(self) -> Self:
@@ -86,7 +85,7 @@ class Config(MappingOptions):
         }
         for option, unused in idle.items():
             if unused and getattr(self, option):
-                raise ValueError(f"{option} plays no part with {chosen}; leave it out")
+                raise ValueError(f"{option} has no effect with {chosen}; leave it out")
         return self
 
 
@@ -95,22 +94,22 @@ class Model(StructureFromMotion[Config]):
 
     @property
     def most(self) -> int:
-        """How many features of a keyframe the first attempt takes."""
+        """Number of features per keyframe in the first attempt."""
         return self.config.keypoints
 
     @property
     def front_end(self) -> FrontEnd:
-        """The networks."""
+        """Front end of the chosen networks."""
         return self._front_end
 
     @property
     def device(self) -> str:
-        """Where the networks run."""
+        """Device on which the networks run."""
         return device_of(self.config.device)
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         options = LearnedOptions.model_validate(
             {"device": self.config.device, "gpus": self.config.gpus}
         )
@@ -118,7 +117,7 @@ class Model(StructureFromMotion[Config]):
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        """The files or the checkpoint of the chosen networks."""
+        """Files or checkpoint of the chosen networks."""
         config, checkpoint = self.config, self._checkpoint
         if checkpoint is not None:
             return (checkpoint,)
@@ -131,7 +130,7 @@ class Model(StructureFromMotion[Config]):
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
-        """The checkpoint of transformers; None where the networks are kornia's."""
+        """Checkpoint of transformers; None if the networks are kornia's."""
         config = self.config
         if config.matcher == "efficient_loftr":
             return known_weights.hub("efficient_loftr", config.checkpoint)
@@ -142,14 +141,14 @@ class Model(StructureFromMotion[Config]):
 
     @classmethod
     def catalog(cls) -> tuple[Weights, ...]:
-        """All that it can fetch."""
+        """Return all weights that can be downloaded."""
         return known_weights.every()
 
     def open(self, context: Context) -> None:
         """Load the networks.
 
         Raises:
-            UsageError: There is no such device, or the weights do not fit.
+            UsageError: The device does not exist, or the weights do not match the network.
         """
         super().open(context)
         require("kornia")
@@ -174,7 +173,7 @@ class Model(StructureFromMotion[Config]):
         )
 
     def _kornia(self) -> tuple[Any, Any]:
-        """Return kornia's detector and what matches its keypoints."""
+        """Return kornia's detector and the matcher of its keypoints."""
         from stages.pose._kornia import KorniaDetector, KorniaLightGlue, NearestNeighborMatcher
 
         config, device, weights = self.config, self.device, self.weights
@@ -185,7 +184,7 @@ class Model(StructureFromMotion[Config]):
         return detector, KorniaLightGlue(config.features, weights[1], device=device)
 
     def _transformers(self) -> tuple[Any, Any]:
-        """Return a detector of transformers, where there is one, and its matcher."""
+        """Return the detector of transformers, None for efficient_loftr, and the matcher."""
         from stages.pose._kornia import NearestNeighborMatcher
         from stages.pose._transformers import EfficientLoftr, LightGlue, SuperPoint
 

@@ -1,4 +1,4 @@
-"""The page about a run."""
+"""HTML report of a run."""
 
 from pkgutil import extend_path
 

@@ -1,4 +1,4 @@
-"""What a run folder and its manifest say, read so that nothing missing or odd stops the report."""
+"""Reading a run folder and its manifest; missing or malformed parts do not stop the report."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class FrameTable:
-    """The columns of `frames.parquet` that the report draws; all of one length."""
+    """The columns of `frames.parquet` that the report plots, all of the same length."""
 
     pts_s: npt.NDArray[np.float64]
     sharpness: npt.NDArray[np.float64]
     motion_px: npt.NDArray[np.float64]
-    """NaN where unknown."""
+    """Motion of each frame in px; NaN where unknown."""
     keyframe: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything the report knows."""
+    """Content of the report."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -69,33 +69,33 @@ class Facts:
     events: list[EventRow]
     frames: FrameTable | None
     duration_s: float
-    """Of the video as far as it was sampled, at least a millisecond."""
+    """Duration of the sampled part of the video, at least a millisecond."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
-    """All quality figures by name, whichever stage gave them."""
+    """Quality metrics of all stages, by name."""
 
     @property
     def shown(self) -> str:
-        """The source's address, with credentials masked."""
+        """Address of the source, with credentials masked."""
         return str(self.source.get("shown") or "unknown source")
 
     @property
     def title(self) -> str:
-        """The source's own name: the last part of its address."""
+        """Name of the source: the last part of its address."""
         return self.shown.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] or self.shown
 
     @property
     def losses(self) -> list[tuple[str, str, str]]:
-        """(stage, what, why) of everything that could not be made."""
+        """Parts that could not be made, as (stage, what, why)."""
         return [(s.name, what, why) for s in self.stages for what, why in s.losses]
 
     @property
     def warnings(self) -> list[tuple[str, str]]:
-        """(stage, text) of every fallback and doubt."""
+        """Warnings of all stages, as (stage, text)."""
         return [(s.name, text) for s in self.stages for text in s.warnings]
 
 
 def read_facts(folder: Path, manifest: dict[str, Any]) -> Facts:
-    """Read the manifest's parts and the tables of the folder; what is broken counts as absent."""
+    """Read the manifest's parts and the tables of the folder; broken ones count as absent."""
     source = _dict(manifest.get("source"))
     source = {**_dict(source.get("probe")), **source}
     stages = [_stage(_dict(row)) for row in _list(manifest.get("stages"))]
@@ -169,7 +169,7 @@ def _event_rows(lines: Iterable[str]) -> Iterator[EventRow]:
             continue
         start_s, end_s = _number(row.get("start_s")), _number(row.get("end_s"))
         score = row.get("score")
-        # The few names are shared: a film of hours has many events.
+        # Interned, since a video of hours has many events with few distinct names.
         yield EventRow(
             start_s=start_s,
             end_s=max(start_s, end_s),

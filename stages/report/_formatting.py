@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Human-readable numbers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ UNITS = {
 
 
 SPELLED = {"psnr": "PSNR", "ssim": "SSIM", "held out": "held-out", "Held out": "Held-out"}
-"""Words that a name with underscores cannot spell."""
+"""Spelling of words that names with underscores cannot express."""
 
 
 def amount(value: float) -> str:
-    """Return a number with three digits that count and thousands apart."""
+    """Format a number with three significant digits and separated thousands."""
     if not math.isfinite(value):
         return "unknown"
     if value == int(value) and abs(value) < 1e15:
@@ -38,14 +38,14 @@ def amount(value: float) -> str:
 
 
 def clock(time_s: float) -> str:
-    """Return a time in the video: `0:07.4`, `1:02:07.4`."""
+    """Format a time in the video: `0:07.4`, `1:02:07.4`."""
     tenths = max(0, round(time_s * 10))
     seconds, minutes, hours = tenths / 10 % 60, tenths // 600 % 60, tenths // 36000
     return f"{hours}:{minutes:02d}:{seconds:04.1f}" if hours else f"{minutes}:{seconds:04.1f}"
 
 
 def span(seconds: float) -> str:
-    """Return how long something took: `0.42 s`, `3 min 5 s`."""
+    """Format a duration: `0.42 s`, `3 min 5 s`."""
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes = round(seconds) // 60
@@ -55,7 +55,7 @@ def span(seconds: float) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Return a size in bytes, kB, MB or GB (powers of ten)."""
+    """Format a size in bytes, kB, MB or GB (powers of ten)."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
@@ -63,7 +63,7 @@ def megabytes(size: float) -> str:
 
 
 def metric(name: str, value: float) -> tuple[str, str]:
-    """Turn `reprojection_error_px`, 0.431 into `Reprojection error`, `0.431 px`."""
+    """Format a metric: `reprojection_error_px`, 0.431 as `Reprojection error`, `0.431 px`."""
     words = name.split("_")
     unit = words[-1]
     if unit == "share" and len(words) > 1:
@@ -83,5 +83,5 @@ def _label(words: list[str]) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return `1 shot`, `2 shots`."""
+    """Format a count with its noun: `1 shot`, `2 shots`."""
     return f"{amount(count)} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Pictures for the page: out of the storyboard, the posed images and the preview videos."""
+"""Images for the page, from the storyboard and the preview videos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.report._markup import data_uri
 __all__ = ["jpeg_uri", "nearest", "storyboard", "video_frames", "video_uri"]
 
 SEEK_AFTER_S = 10.0
-"""Nearer pictures are decoded on the way: previews have few keyframes."""
+"""Gap above which frames are reached by seeking, not decoding: previews have few keyframes."""
 
 TimedImage = tuple[float, npt.NDArray[np.uint8]]
 """A time in s and an RGB image."""
@@ -27,14 +27,14 @@ CUE = re.compile(r"(\d+):(\d\d):(\d\d\.\d{3}) --> .*\nstoryboard\.jpg#xywh=(\d+)
 
 
 def jpeg_uri(image: npt.NDArray[np.uint8], quality: int = 78) -> str:
-    """Return an RGB image as an address that holds it."""
+    """Return an RGB image as a data URI."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return data_uri("image/jpeg", data.tobytes())
 
 
 def storyboard(folder: Path) -> list[TimedImage]:
-    """Return the storyboard's pictures in order of time; none if it is missing or broken."""
+    """Return the storyboard's images in temporal order; none if it is missing or broken."""
     sheet = (
         cv2.imread(str(folder / "storyboard.jpg")) if _is_file(folder, "storyboard.jpg") else None
     )
@@ -57,15 +57,15 @@ def _is_file(folder: Path, name: str) -> bool:
 
 
 def nearest(pictures: list[TimedImage], time_s: float) -> npt.NDArray[np.uint8] | None:
-    """Return the picture that stands at this time: the last one that began by then."""
+    """Return the image shown at this time: the last one that starts by then."""
     begun = [image for start_s, image in pictures if start_s <= time_s + 1e-3]
     return begun[-1] if begun else (pictures[0][1] if pictures else None)
 
 
 def video_frames(path: Path, times_s: list[float], width: int) -> list[TimedImage]:
-    """Return the pictures of a preview video that stand at these rising times.
+    """Return the frames of a preview video that are shown at these ascending times.
 
-    What lies far ahead is sought: an hour of preview takes a minute to decode.
+    Distant frames are reached by seeking, since an hour of preview takes a minute to decode.
     """
     if not path.is_file():
         return []
@@ -102,7 +102,7 @@ def _small(frame: Any, width: int) -> npt.NDArray[np.uint8]:
 
 
 def video_uri(path: Path, most_bytes: int) -> str | None:
-    """Return a video as an address that holds it, or None if it is missing or too large."""
+    """Return a video as a data URI, or None if it is missing or too large."""
     if not path.is_file() or not 0 < path.stat().st_size <= most_bytes:
         return None
     return data_uri("video/mp4", path.read_bytes())

@@ -1,4 +1,4 @@
-"""HTML that cannot be injected into: every text is escaped unless it was built here."""
+"""Injection-safe HTML: all text is escaped unless it is `Markup` built here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VOID = {"img", "meta", "br", "line", "path", "rect", "circle", "polyline", "poly
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is already markup, and not escaped again."""
 
     __slots__ = ()
 
@@ -22,10 +22,10 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Markup:
     """Return an element.
 
     Args:
-        name: Of the element.
-        children: Markup, or anything else, whose text is escaped; None is left out.
-        attributes: `class_` is `class`, other underscores are hyphens; None leaves one out,
-            True gives it no value.
+        name: Name of the element.
+        children: Markup, or any object, whose text is escaped; None is skipped.
+        attributes: `class_` is `class`, other underscores are hyphens; None and False omit an
+            attribute, True gives it no value.
     """
     parts = [name]
     for key, value in attributes.items():
@@ -52,12 +52,12 @@ def _flat(children: tuple[object, ...]) -> list[object]:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return the bytes as an address that needs no file: `data:image/jpeg;base64,...`."""
+    """Return the bytes as a data URI: `data:image/jpeg;base64,...`."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def embedded_json(name: str, value: Any) -> Markup:
-    """Return a script element with data for the page's own script; it is never run."""
+    """Return a script element with data for the page's own script; it is never executed."""
     # Inside a script element nothing is unescaped, and only `<` could end it.
     text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return Markup(f'<script type="application/json" id="{escape(name)}">{text}</script>')

@@ -1,4 +1,4 @@
-"""Flow and depth as they move: the preview videos inside the page."""
+"""Preview videos of flow and depth, embedded in the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STILL_WIDTH = 560
 
 
 def previews(facts: Facts, most_bytes: int) -> Markup | None:
-    """Return the section; a video above `most_bytes` is a still that links to its file."""
+    """Return the section; a video above `most_bytes` becomes a still that links to its file."""
     middle_s = facts.duration_s / 2
     figures = [
         video_figure(facts, "flow.mp4", "Optical flow", _wheel_legend(), most_bytes, middle_s),
@@ -36,7 +36,7 @@ def previews(facts: Facts, most_bytes: int) -> Markup | None:
 def video_figure(
     facts: Facts, name: str, title: str, legend: Markup, most_bytes: int, time_s: float
 ) -> Markup | None:
-    """Return a video of the run folder as a figure with a still at a time; None without one."""
+    """Return a video of the run folder as a figure with a still at a time, or None."""
     path = facts.folder / name
     stills = video_frames(path, [time_s], STILL_WIDTH)
     if not stills:

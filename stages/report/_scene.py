@@ -1,4 +1,4 @@
-"""The place: a cloud to turn about, a still of it, and the camera's path from above."""
+"""The reconstructed scene: interactive point cloud, a still, and the camera path from above."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from stages.report._markup import Markup, data_uri, embedded_json, tag
 __all__ = ["place"]
 
 render = later("stages._rendering.point_renderer")
-"""It is compiled: every command describes the report, and few make one."""
+"""Imported late, since it is compiled: every command describes the report, few make one."""
 
 STILL_SIZE = (1280, 720)
 MAP_PX = 720
 
 
 def place(facts: Facts, most_points: int, seed: int) -> tuple[list[Markup], list[Markup]]:
-    """Return the viewer and the map, and the data that the page's script needs."""
+    """Return the sections (viewer and map), and the data for the page's script."""
     try:
         scene = read_scene(facts.folder)
     except UsageError:
@@ -72,7 +72,7 @@ def _viewer(scene: Scene, view: Overview) -> Markup:
 
 
 def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str, Any]:
-    """Return the cloud in 11 bytes a point: position 3 x uint16, color 3 x uint8, normal 2."""
+    """Return the cloud in 11 bytes per point: position 3 x uint16, color 3 x uint8, normal 2."""
     data: dict[str, Any] = {
         "center": _numbers(view.center),
         "eye": _numbers(view.eye),
@@ -82,7 +82,7 @@ def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str,
     }
     surface, cameras = scene.surface, scene.cameras
     if surface is not None:
-        # Strays far outside would cost the others their resolution.
+        # Distant outliers would reduce the resolution of the quantized positions.
         near = np.linalg.norm(surface.xyz - view.center, axis=1) < 8 * view.radius
         rows = np.flatnonzero(near)
         if len(rows) > most:
@@ -113,10 +113,10 @@ def _scene_data(scene: Scene, view: Overview, most: int, seed: int) -> dict[str,
 
 
 def octahedral(normals: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
-    """Return unit vectors [N, 3] folded into a square, int8 [N, 2].
+    """Return the octahedral encoding of unit vectors [N, 3], int8 [N, 2].
 
     Source: Cigolle et al., "A Survey of Efficient Representations for Independent Unit Vectors",
-    JCGT 2014. Zero vectors become (0, 0), which reads as +z.
+    JCGT 2014. Zero vectors become (0, 0), which decodes to +z.
     """
     length = np.maximum(np.abs(normals).sum(axis=1, keepdims=True), 1e-12)
     n = normals / length
@@ -134,7 +134,7 @@ def _numbers(array: npt.NDArray[Any]) -> list[float]:
 
 
 def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
-    """Draw the path from above, north being where the camera first looked."""
+    """Draw the path from above; north is the first camera's viewing direction."""
     up = upright(cameras)
     first = cameras.T_world_camera[0, :3, 2]
     north = first - up * (first @ up)
@@ -149,7 +149,7 @@ def _map(facts: Facts, scene: Scene, cameras: Cameras) -> Markup:
         ground = np.concatenate([path, scene.surface.xyz[::20] @ axes])
     low, high = np.percentile(ground, [1, 99], axis=0)
     low, high = np.minimum(low, path.min(axis=0)), np.maximum(high, path.max(axis=0))
-    # A long narrow path must not become a sliver: the short side is at least half the long one.
+    # Avoid a sliver for a long narrow path: the short side is at least half the long one.
     extent = float(max((high - low).max(), 1e-9))
     middle = (low + high) / 2
     half = np.maximum((high - low) / 2, extent * 0.28) + 0.06 * extent
@@ -205,7 +205,7 @@ def _ground(
 ) -> str:
     depth = np.full(size[::-1], np.inf, dtype=np.float32)
     index = np.full(size[::-1], -1, dtype=np.int32)
-    # The highest is nearest to who looks from above; depths must be above 0.
+    # Seen from above, the highest point is nearest; depths must be above 0.
     z = (heights.max(initial=0) - heights + 1).astype(np.float32)
     radius = np.full(len(z), min(dot_px, 4), np.float32)
     render.splat(np.ascontiguousarray(uv, dtype=np.float32), z, radius, depth, index)
@@ -252,7 +252,7 @@ def _scale_bar(scale: float, height: int, unit: str) -> Markup:
 
 
 def _unit_of(facts: Facts) -> str:
-    """Return `m` where the trajectory says that it is metric, else `units`."""
+    """Return `m` if the trajectory is marked as metric, else `units`."""
     with (facts.folder / "trajectory.tum").open(encoding="utf-8", errors="replace") as file:
-        # Runs of before version 0.2 have the British spelling.
+        # Runs before version 0.2 use the British spelling.
         return "m" if re.search("unit met(er|re)", file.readline(200)) else "units"

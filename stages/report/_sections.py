@@ -1,4 +1,4 @@
-"""The rest of the page: headline, what failed, figures, timings, where it all came from."""
+"""Other sections of the page: header, failures, quality metrics, timings, provenance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["failures", "header", "numbers", "provenance", "timings"]
 
 
 def header(facts: Facts) -> Markup:
-    """Return the title, what the source is, and the headline figures."""
+    """Return the title, a description of the source, and the headline metrics."""
     source, manifest = facts.source, facts.manifest
     details = []
     if source.get("width") and source.get("height"):
@@ -65,7 +65,7 @@ def _headline(facts: Facts) -> list[tuple[str, str]]:
 
 
 def failures(facts: Facts) -> Markup | None:
-    """Return what could not be made and why, or None if all was."""
+    """Return what could not be made and why, or None if nothing failed."""
     if not facts.losses:
         return None
     items = [
@@ -84,7 +84,7 @@ def failures(facts: Facts) -> Markup | None:
 
 
 def numbers(facts: Facts) -> Markup | None:
-    """Return the quality figures, stage by stage, and the warnings."""
+    """Return the quality metrics by stage, and the warnings."""
     rows = []
     for stage in facts.stages:
         for position, (name, value) in enumerate(stage.metrics.items()):
@@ -108,7 +108,7 @@ def numbers(facts: Facts) -> Markup | None:
 
 
 def timings(facts: Facts) -> Markup | None:
-    """Return a bar for every stage that took time."""
+    """Return a bar for every stage with a duration."""
     stages = [stage for stage in facts.stages if stage.seconds > 0]
     if not stages:
         return None
@@ -211,7 +211,7 @@ def _files(artifacts: Any) -> Markup | None:
 
 
 def _link(path: str) -> Markup:
-    """Return a link that cannot leave the run folder, else the bare path."""
+    """Return a link, or the bare path if the link could leave the run folder."""
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts or ":" in path or "\\" in path:
         return tag("span", path)

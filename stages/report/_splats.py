@@ -1,4 +1,4 @@
-"""The place as splats: a flight through it, and what training never saw beside photographs."""
+"""The scene as splats: a video along an orbit, and held-out views beside their images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stages.report._previews import video_figure
 __all__ = ["splats"]
 
 STRIP_WIDTH = 1080
-"""Of photograph, splats and difference together, px."""
+"""Width of photograph, splats and difference together, px."""
 
 MOST_BYTES = 32 << 20
-"""A list or picture of ours is far smaller."""
+"""Largest list or image that is read; those of reel3d are far smaller."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class _View:
 
 
 def splats(facts: Facts, most_bytes: int, most_views: int) -> Markup | None:
-    """Return the section, or None where the run has neither video nor held-out pictures.
+    """Return the section, or None if the run has neither video nor held-out images.
 
     Args:
-        facts: Of the run.
+        facts: Content of the run.
         most_bytes: A larger video is linked, not embedded.
-        most_views: At most so many held-out views are shown, evenly picked.
+        most_views: Maximum number of held-out views shown, evenly sampled.
     """
     video = video_figure(
         facts, "splats.mp4", "A flight round the place", _legend(), most_bytes, 0.0
@@ -67,7 +67,7 @@ def splats(facts: Facts, most_bytes: int, most_views: int) -> Markup | None:
 
 
 def _legend() -> Markup:
-    return tag("span", "drawn from the splats, no camera stood there", class_="legend")
+    return tag("span", "rendered from the splats, away from the cameras", class_="legend")
 
 
 def _summary(facts: Facts) -> str:
@@ -115,13 +115,13 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(folder: Path, row: dict[str, Any]) -> _View | None:
-    """Read a row's picture; None where anything about it is odd."""
+    """Read the image of a row; None if anything about it is invalid."""
     frame = row.get("frame")
     figures = [row.get("psnr_db"), row.get("ssim")]
     real = all(isinstance(f, int | float) and math.isfinite(f) for f in figures)
     if not real or not isinstance(frame, int) or isinstance(frame, bool) or frame < 0:
         return None
-    # Named by its number: what the file says of names could lead out of the folder.
+    # The path is built from the number: a name in the file could lead out of the folder.
     path = folder / "splats" / f"held_out_{frame:06d}.jpg"
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         return None

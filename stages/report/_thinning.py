@@ -1,4 +1,4 @@
-"""Events that are too many to draw: slots of time with what takes most of each."""
+"""Thinning of too many events to draw: time slots with the label that fills most of each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from stages.report._formatting import clock, plural
 __all__ = ["THIN_SLOTS", "thinned"]
 
 THIN_SLOTS = 160
-"""About 6 px each on a wide screen: narrower ones cannot be pointed at."""
+"""Number of time slots, about 6 px each on a wide screen, the narrowest for a pointer."""
 
 
 def thinned(
     events: list[EventRow], duration_s: float, *, numbered: bool
 ) -> list[tuple[EventRow, str]]:
-    """Return at most `THIN_SLOTS` blocks that stand for all events of one kind, with their titles.
+    """Return at most `THIN_SLOTS` blocks that represent all events of one kind, with titles.
 
-    A block is labeled with what takes most of its slot; slots in a row with the same label are one
-    block. Of shots (`numbered`) a block says which ones begin in its slot.
+    A block has the label that takes up most of its slot; consecutive slots with the same label are
+    one block. For shots (`numbered`) the label gives the numbers of those that begin in the slot.
     """
     step_s = duration_s / THIN_SLOTS
     last_slot = THIN_SLOTS - 1
@@ -30,7 +30,7 @@ def thinned(
         begun[first].append(number)
         for slot in range(first, min(int(event.end_s / step_s), last_slot) + 1):
             inside_s = min(event.end_s, (slot + 1) * step_s) - max(event.start_s, slot * step_s)
-            # An event without a length still has a place.
+            # Count events of zero length too.
             taken_s[slot][event.label] += max(inside_s, 1e-9)
     runs: list[tuple[int, int, str, int]] = []
     for slot, taken in enumerate(taken_s):

@@ -1,4 +1,4 @@
-"""What happened, over time: pictures, shots, motion of the camera and of objects."""
+"""Timeline of the run: images, shots, motion of the camera and of objects."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ CURVE_POINTS = 300
 MOST_TICKS = 1000
 
 MOST_BLOCKS = 300
-"""With more events of a kind than this, the row shows what is longest in each slot of time."""
+"""With more events of a kind than this, the row shows the longest in each time slot."""
 MOST_LANES = 8
 MOST_ROWS = 300
-"""Of the table of events."""
+"""Maximum number of rows in the table of events."""
 
 
 def timeline(facts: Facts) -> Markup | None:
@@ -101,7 +101,7 @@ def _strips(facts: Facts) -> list[Markup]:
 
 
 def _tracks(facts: Facts) -> tuple[list[Markup], list[object]]:
-    """Return a row for each kind of event, and what the rows leave out."""
+    """Return a row for each kind of event, and a note on events that the rows leave out."""
     rows: list[Markup] = []
     left_out: list[object] = []
     merged: list[str] = []
@@ -128,8 +128,8 @@ def _tracks(facts: Facts) -> tuple[list[Markup], list[object]]:
         rows.append(_row(name, tag("div", row, class_="lanes"), "events"))
     if merged:
         left_out.append(
-            f"Too many to draw one by one: {', '.join(merged)}. Each block stands for "
-            f"{span(facts.duration_s / THIN_SLOTS)} or more and shows what takes most of it. "
+            f"Too many to draw one by one: {', '.join(merged)}. Each block covers "
+            f"{span(facts.duration_s / THIN_SLOTS)} or more and shows what takes up most of it. "
         )
     if left_out:
         left_out += ["All of them are in ", tag("a", "events.jsonl", href="events.jsonl"), "."]
@@ -137,7 +137,7 @@ def _tracks(facts: Facts) -> tuple[list[Markup], list[object]]:
 
 
 def _lanes(events: list[EventRow]) -> list[list[EventRow]]:
-    """Put events of one kind that overlap below each other."""
+    """Distribute overlapping events of one kind over several lanes."""
     lanes: list[list[EventRow]] = []
     for event in sorted(events, key=lambda e: e.start_s):
         lane = next((n for n in lanes if n[-1].end_s <= event.start_s + 1e-6), None)

@@ -1,4 +1,4 @@
-"""`report.html`: the whole run on one page that needs no other file and no network."""
+"""`report.html`: the whole run on one self-contained page, without other files or network."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = ["Config", "Model"]
 
 
 class Config(Options):
-    """How much the page may hold."""
+    """Limits on the content of the page."""
 
     points: int = Field(
-        120_000, ge=0, le=2_000_000, description="at most this many points in the 3D viewer"
+        120_000, ge=0, le=2_000_000, description="maximum number of points in the 3D viewer"
     )
     video_mb: float = Field(
-        1.5, ge=0, le=100, description="a larger preview video is linked, not embedded"
+        1.5, ge=0, le=100, description="larger preview videos are linked, not embedded, MB"
     )
     held_out: int = Field(
-        4, ge=1, le=100, description="at most this many held-out views beside their splats"
+        4, ge=1, le=100, description="maximum number of held-out views beside their splats"
     )
 
 
@@ -45,7 +45,7 @@ class Model(Stage[Config]):
 
     @classmethod
     def compile_kernels(cls) -> None:
-        """Compile the renderer of points on a small scene."""
+        """Compile the point renderer on a small scene."""
         from stages._rendering.point_renderer import render
 
         views, points = textured_plane()
@@ -75,7 +75,7 @@ class Model(Stage[Config]):
     def _page(self, facts: Facts) -> str:
         figures, data = place(facts, self.config.points, self.context.seed)
         video_bytes = int(self.config.video_mb * 1e6)
-        # Without a place to show, what happened comes first.
+        # Without a 3D scene, the timeline comes first.
         sections = [
             failures(facts),
             *figures[:1],
@@ -110,7 +110,7 @@ def _section(title: str, figures: list[Markup]) -> Markup | None:
 
 
 def _policy(script: str) -> str:
-    """Allow this page's own script by its hash, and nothing from anywhere else."""
+    """Return a content security policy that allows only this page's script, by its hash."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return (
         "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "

@@ -1,6 +1,6 @@
 "use strict";
 
-// The timeline: a cursor with what happens there; a click takes the videos to that moment.
+// Timeline: a cursor that lists the events at its time; a click seeks the videos to that time.
 (() => {
   const timeline = document.getElementById("timeline");
   if (!timeline) return;
@@ -45,7 +45,7 @@
   });
 })();
 
-// The place: points in WebGL 2 with eye-dome lighting. Without it the still stays.
+// 3D viewer: points in WebGL 2 with eye-dome lighting. Without WebGL 2 the still remains.
 (() => {
   const source = document.getElementById("scene"), viewer = document.getElementById("viewer");
   if (!source || !viewer) return;
@@ -89,7 +89,7 @@
       vec3 n = vec3(square, 1. - abs(square.x) - abs(square.y));
       if (n.z < 0.) n.xy = (1. - abs(n.yx)) * vec2(n.x >= 0. ? 1. : -1., n.y >= 0. ? 1. : -1.);
       gl_Position = clip * vec4(world, 1.);
-      // What faces away is left out: one looks into a room from outside.
+      // Cull back-facing points, so that the inside of a room is visible from outside.
       if (facing && dot(n, eye - world) < 0.) gl_Position = vec4(2., 2., 2., 1.);
       gl_PointSize = clamp(size * focal / gl_Position.w, 2., 28.);
       rgb = color;
@@ -151,7 +151,7 @@
   const path = lines(scene.path || []), frusta = lines(scene.frusta || []);
   const poses = (scene.path || []).length / 3;
 
-  // Where one looks from: angles about the vertical axis, as the still does at the start.
+  // Viewpoint as angles about the vertical axis, initially that of the still.
   const up = unit(scene.up);
   const first = add(scene.center, scene.eye, -1);
   const level = unit(add(first, up, -dot(first, up))), aside = cross(level, up);
@@ -175,7 +175,7 @@
         half: tall };
     }
     const forward = turn(view.yaw, view.pitch);
-    // A tall window sees as much sideways as the wide still.
+    // A tall window has the same horizontal field of view as the wide still.
     const half = Math.tan(Math.PI / 9) * Math.max(1, 1.5 / aspect);
     return { eye: add(view.target, forward, -view.distance), forward, above: up, half };
   };
@@ -272,7 +272,7 @@
     });
   };
 
-  // Nothing moves but on request: a slow swing until someone touches it, and the flight.
+  // Animation: a slow swing until the first interaction, and the flight on request.
   let began = null, visible = true, flightBegan = null;
   const flightMs = Math.min(20000, Math.max(5000, poses * 200));
   const step = (now) => {

@@ -1,4 +1,4 @@
-"""Gaussian splats: a scene of soft ellipsoids, trained until it looks like the photographs."""
+"""Gaussian splats: a scene of soft ellipsoids, trained to reproduce the images."""
 
 from pkgutil import extend_path
 

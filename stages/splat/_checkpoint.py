@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was interrupted goes on where it was."""
+"""Checkpoints, from which interrupted training continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def key_of(options: Options, seed: int, arrays: list[Any]) -> str:
-    """Return what names a training: the same photographs, cameras, points and options."""
+    """Return a hash that identifies a training: images, cameras, points, options and seed."""
     digest = hashlib.sha256(f"{FORMAT} {seed} {options.model_dump_json()}".encode())
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -30,10 +30,10 @@ def key_of(options: Options, seed: int, arrays: list[Any]) -> str:
 
 
 def write(path: Path, key: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
-        OutputError: The disk is full or may not be written.
+        OutputError: The disk is full or not writable.
     """
     buffer = io.BytesIO()
     torch.save({"key": key, "state": state}, buffer)
@@ -43,15 +43,15 @@ def write(path: Path, key: str, state: dict[str, Any]) -> None:
 
 
 def read(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the state of a checkpoint and nothing, or None and why it cannot be used.
+    """Return the state of a checkpoint and "", or None and the reason why it cannot be used.
 
-    The file is not trusted: only tensors and plain values are read, no objects.
+    Without a file, both are empty. The file is untrusted: only tensors and plain values are read.
     """
     if not path.is_file():
         return None, ""
     try:
         with warnings.catch_warnings():
-            # It warns of pickles that it will not read: that it does not is what counts.
+            # torch warns about pickles that it refuses to read; the refusal itself is enough.
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

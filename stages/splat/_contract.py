@@ -1,7 +1,7 @@
-"""What the training loop asks of a backend: one file each, `cpu` and `cuda`.
+"""Interface of the training backends, `cpu` and `cuda`.
 
-Gaussians are gsplat's own parameters, so that its strategies and optimizers work on them as they
-are: `means` [N, 3] in the world, `quats` [N, 4] wxyz of any length, `scales` [N, 3] (logarithms),
+Gaussians are gsplat's own parameters, so that its strategies and optimizers work unchanged:
+`means` [N, 3] in the world, `quats` [N, 4] wxyz of any length, `scales` [N, 3] (logarithms),
 `opacities` [N] (logits), `sh0` [N, 1, 3] and `shN` [N, K, 3] (spherical harmonics).
 """
 
@@ -18,26 +18,26 @@ __all__ = ["Optimizer", "RenderBackend", "Rendering"]
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What a camera sees."""
+    """Rendering of one camera."""
 
     image: Tensor
     """[H, W, 3], not clamped."""
     alpha: Tensor
     """[H, W]"""
     depth: Tensor | None
-    """[H, W]: expected z in the camera's frame; 0 where nothing is. None if not asked for."""
+    """[H, W]: expected z in the camera's frame; 0 where nothing is. None if not requested."""
     info: dict[str, Any] = field(repr=False)
-    """What gsplat's strategies read: `means2d` [1, N, 2], `radii` [1, N, 2], `width`, `height`,
+    """Input of gsplat's strategies: `means2d` [1, N, 2], `radii` [1, N, 2], `width`, `height`,
     `n_cameras`, `gaussian_ids`."""
 
     @property
     def seen(self) -> Tensor:
-        """Return which Gaussians touch the image, bool [N]."""
+        """Return which Gaussians contribute to the image, bool [N]."""
         return self.info["radii"][0, :, 0] > 0
 
 
 class Optimizer(Protocol):
-    """What gsplat's strategies change when Gaussians come and go, after torch's optimizers."""
+    """Optimizer interface modified by gsplat's strategies when Gaussians are added or removed."""
 
     param_groups: list[dict[str, Any]]
     """One group of one parameter, with its learning rate `lr`."""
@@ -45,19 +45,19 @@ class Optimizer(Protocol):
     """Parameter to its moments, `exp_avg` and `exp_avg_sq`."""
 
     def step(self, visibility: Tensor) -> None:
-        """Move the rows where `visibility`, bool [N], is true."""
+        """Update the rows where `visibility`, bool [N], is true."""
         ...
 
 
 class RenderBackend(Protocol):
-    """Renders Gaussians with gradients, compares pictures and makes optimizers."""
+    """Renders Gaussians with gradients, computes the image loss and creates optimizers."""
 
     device: str
-    """Where its tensors live."""
+    """torch device of its tensors."""
 
     @property
     def free_bytes(self) -> int:
-        """Memory that is free there."""
+        """Free memory of the device in bytes."""
         ...
 
     def render(
@@ -75,19 +75,19 @@ class RenderBackend(Protocol):
         """Render one camera.
 
         Args:
-            gaussians: The parameters, see above.
-            view: [4, 4]: world to camera; may ask for a gradient.
+            gaussians: The parameters, see the module docstring.
+            view: [4, 4]: world to camera; may require a gradient.
             K: [3, 3] px.
             size: (width, height) px.
-            degree: 0 to 3: how much of the harmonics to use.
+            degree: Degree of the spherical harmonics to use, 0 to 3.
             background: [3].
-            antialiased: Whether a Gaussian pays with opacity for the blur (Mip-Splatting).
+            antialiased: Whether opacity is reduced to compensate for the blur (Mip-Splatting).
             depth: Whether to render depth too.
         """
         ...
 
     def loss(self, image: Tensor, target: Tensor, dssim: float) -> Tensor:
-        """Return (1 - dssim) L1 + dssim (1 - SSIM) of two pictures [H, W, 3]."""
+        """Return (1 - dssim) L1 + dssim (1 - SSIM) of two images [H, W, 3]."""
         ...
 
     def optimizer(self, parameter: Tensor, lr: float) -> Optimizer:
@@ -95,9 +95,9 @@ class RenderBackend(Protocol):
         ...
 
     def step(self, optimizers: Iterable[Optimizer], seen: Tensor) -> None:
-        """Let optimizers of this backend move the rows where `seen`, bool [N], is true."""
+        """Step optimizers of this backend on the rows where `seen`, bool [N], is true."""
         ...
 
     def close(self) -> None:
-        """Give threads and memory back."""
+        """Release threads and memory."""
         ...

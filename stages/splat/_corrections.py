@@ -1,8 +1,8 @@
-"""What the training may change besides the Gaussians: the cameras' poses and the exposures.
+"""Optional corrections that training optimizes besides the Gaussians: camera poses and exposures.
 
-Poses turn and shift by a small step each in the camera's own frame (se(3), as in gsplat and
-BARF); exposures are an affine map of the colors a picture (3DGS's exposure compensation). Views
-that are held out keep what came in.
+Poses are rotated and translated by a small step each in the camera's own frame (se(3), as in
+gsplat and BARF); exposures are an affine map of the colors per image (3DGS's exposure
+compensation). Held-out views are not corrected.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch.optim.adam import adam
 __all__ = ["Corrections"]
 
 RATES = {"turn": 3e-4, "shift": 3e-4, "exposure": 2e-3}
-"""Adam's rates: radians, shares of the scene's scale, brightness. They fall to a tenth."""
+"""Adam's rates: radians, shares of the scene's scale, brightness. They decay to a tenth."""
 BACK = {"turn": 1e-2, "shift": 1e-2, "exposure": 1e-3}
-"""Weights of the pull back to no correction, so that all together do not drift."""
+"""Weights of the regularization toward no correction, which prevents a common drift."""
 
 
 class Corrections:
-    """A correction a view.
+    """Corrections, one per view.
 
     Args:
         count: Number of views.
-        poses: Whether to correct them.
-        exposure: Whether to correct it.
-        scale: The scene's scale in world units.
-        device: Where the tensors live.
+        poses: Whether to correct poses.
+        exposure: Whether to correct exposures.
+        scale: Scale of the scene in world units.
+        device: torch device of the tensors.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Corrections:
         self._optimizers = {name: _Adam(value) for name, value in self.values.items()}
 
     def step_of(self, number: int) -> Tensor | None:
-        """Return how a camera is moved, [4, 4] in its own frame, or None if poses stay."""
+        """Return a camera's correction, [4, 4] in its own frame, or None if poses are fixed."""
         if "turn" not in self.values:
             return None
         turn, shift = self.values["turn"][number], self.values["shift"][number]
@@ -62,19 +62,19 @@ class Corrections:
         return view if step is None else step @ view
 
     def apply_exposure(self, number: int, image: Tensor) -> Tensor:
-        """Return a rendering [H, W, 3] as exposed as the photograph of that view."""
+        """Return a rendering [H, W, 3] with the exposure of that view's image."""
         if "exposure" not in self.values:
             return image
         affine = self.values["exposure"][number]
         return image + image @ affine[:, :3].T + affine[:, 3]
 
     def penalty(self, number: int) -> Tensor | None:
-        """Return what keeps a view's corrections small, or None without any."""
+        """Return the regularization term of a view's corrections, or None without any."""
         terms = [BACK[name] * value[number].square().sum() for name, value in self.values.items()]
         return torch.stack(terms).sum() if terms else None
 
     def step(self, p: float) -> None:
-        """Move by the gradients; `p` is the share of the budget that is used."""
+        """Apply the gradients; `p` is the share of the budget that is used."""
         for name, optimizer in self._optimizers.items():
             optimizer.step(RATES[name] * 0.1**p)
 
@@ -84,14 +84,14 @@ class Corrections:
             value.grad = None
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of everything, to go on from later."""
+        """Return a copy of the whole state, for `restore`."""
         return {
             "values": {name: value.detach().clone() for name, value in self.values.items()},
             "optimizers": {name: o.state() for name, o in self._optimizers.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             for name, value in self.values.items():
                 value.copy_(state["values"][name])
@@ -100,10 +100,10 @@ class Corrections:
 
 
 class _Adam:
-    """The state of torch's Adam over one parameter.
+    """Adam for one parameter.
 
-    The class `torch.optim.Adam` would import torch's compiler, 3 s of CPU time; its function does
-    not.
+    The class `torch.optim.Adam` would import torch's compiler, 3 s of CPU time; its functional
+    form does not.
     """
 
     def __init__(self, value: Parameter) -> None:
@@ -113,7 +113,7 @@ class _Adam:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move by the gradient, if there is one, and drop it."""
+        """Apply the gradient, if there is one, and drop it."""
         gradient, self._value.grad = self._value.grad, None
         if gradient is not None:
             adam(

@@ -1,7 +1,7 @@
-"""The CPU backend: numba kernels with a backward pass by hand.
+"""The CPU backend: numba kernels with a hand-written backward pass.
 
-As gsplat does, rendering is three autograd functions (project, shade, rasterize), so that
-`info["means2d"]` lies in the graph and gsplat's strategies work unchanged.
+As in gsplat, rendering is three autograd functions (project, shade, rasterize), so that
+`info["means2d"]` is part of the graph and gsplat's strategies work unchanged.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Compare(Function):
 
 
 class CpuBackend:
-    """See `stages.splat._contract.Backend`."""
+    """See `stages.splat._contract.RenderBackend`."""
 
     device = "cpu"
 
@@ -148,7 +148,7 @@ class CpuBackend:
             view,
             (self.pool, camera, antialiased),
         )  # type: ignore[misc]
-        # -R^T t would have another gradient by R where R is not quite a rotation.
+        # -R^T t would have a different gradient for R where R is not exactly a rotation.
         if view.requires_grad:
             center = torch.linalg.inv(view.to(means.dtype))[:3, 3]
         else:
@@ -187,5 +187,5 @@ class CpuBackend:
         step_together(self.pool, optimizers, seen)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self.pool.close()

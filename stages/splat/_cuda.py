@@ -1,4 +1,4 @@
-"""Gaussian splats on CUDA: gsplat's own kernels behind the contract of `CpuBackend`."""
+"""Gaussian splats on CUDA: gsplat's own kernels behind the `RenderBackend` interface."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CURE = "install CUDA's driver and toolkit (nvcc), or train on the CPU with splat
 class _Blur(Function):
     """SSIM's window along rows, then along columns, of [C, 1, H, W]; 0 outside the image.
 
-    The window is symmetric, so the way back is the same blur.
+    The window is symmetric, so the backward pass is the same blur.
     """
 
     @staticmethod
@@ -39,23 +39,23 @@ class _Blur(Function):
 
 
 def _blur(x: Tensor, window: Tensor) -> Tensor:
-    # TF32, cuDNN's default, keeps 10 bits of mantissa: variances as differences drown in that.
+    # TF32, cuDNN's default, has 10 bits of mantissa, too few for variances as differences.
     with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
         x = conv2d(x, window[None, None, None, :], padding=(0, REACH))
         return conv2d(x, window[None, None, :, None], padding=(REACH, 0))
 
 
 def photometric(image: Tensor, target: Tensor, dssim: float) -> Tensor:
-    """Return (1 - dssim) L1 + dssim (1 - SSIM) of two pictures [H, W, 3] on any device.
+    """Return (1 - dssim) L1 + dssim (1 - SSIM) of two images [H, W, 3] on any device.
 
     The window and the border are those of `stages._gaussians.ssim` (Wang et al. 2004, as in
-    3DGS). The 5 moments of the 3 channels are 15 groups of one separable convolution.
+    3DGS). The 5 moments of the 3 channels are a batch of 15 in one separable convolution.
     """
     window = torch.from_numpy(WINDOW).to(image)
     a, b = image.permute(2, 0, 1), target.to(image).permute(2, 0, 1)
     stack = torch.cat([a, b, a * a, b * b, a * b])[:, None]
     ma, mb, aa, bb, ab = _Blur.apply(stack, window)[:, 0].chunk(5)  # type: ignore[index]
-    # Rounding can make the variance of a bright, even patch negative.
+    # Rounding can make the variance of a bright, uniform patch negative.
     va, vb = (aa - ma * ma).clamp_min(0), (bb - mb * mb).clamp_min(0)
     like = (2 * ma * mb + C1) * (2 * (ab - ma * mb) + C2)
     like = like / ((ma * ma + mb * mb + C1) * (va + vb + C2))
@@ -63,7 +63,7 @@ def photometric(image: Tensor, target: Tensor, dssim: float) -> Tensor:
 
 
 class CudaBackend:
-    """See `stages.splat._contract.Backend`.
+    """See `stages.splat._contract.RenderBackend`.
 
     Raises:
         PartNotMade: There is no CUDA device, or gsplat's kernels neither load nor compile.
@@ -74,16 +74,16 @@ class CudaBackend:
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
-            raise PartNotMade(f"splats on CUDA need an NVIDIA GPU, and torch finds none: {CURE}")
+            raise PartNotMade(f"splats on CUDA need an NVIDIA GPU, but torch finds none: {CURE}")
         self._gsplat = require("gsplat")
         try:
-            # Compiles the kernels where the wheel does not bring them: minutes, once.
+            # Compiles the kernels if the wheel does not contain them, which takes minutes once.
             kernels = require("gsplat.cuda._backend")._C
         except (RuntimeError, OSError) as error:
             first = str(error).partition("\n")[0]
             raise PartNotMade(f"gsplat's CUDA kernels do not compile ({first}): {CURE}") from error
         if kernels is None:
-            raise PartNotMade(f"gsplat has no CUDA kernels and finds no nvcc to make them: {CURE}")
+            raise PartNotMade(f"gsplat has no CUDA kernels and no nvcc to compile them: {CURE}")
 
     @property
     def free_bytes(self) -> int:
@@ -142,7 +142,7 @@ class CudaBackend:
             optimizer.step(seen)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Give the memory that nothing uses back to the device."""
+        """Release unused memory to the device."""
         torch.cuda.empty_cache()
 
 
@@ -153,7 +153,7 @@ def _nothing(
     background: Tensor,
     depth: bool,
 ) -> Rendering:
-    """Return the background: gsplat's kernels divide by the number of Gaussians.
+    """Return the background, since gsplat's kernels divide by the number of Gaussians.
 
     All inputs, and `means2d`, stay in the graph, with gradients of 0.
     """

@@ -1,8 +1,8 @@
-"""How the number of Gaussians grows and where: gsplat's strategies, on either backend.
+"""Densification of Gaussians with gsplat's strategies, on either backend.
 
-`default` is gsplat's `DefaultStrategy` (Kerbl et al. 2023) as it is, but for the threshold: the
-Gaussians with the greatest image-plane gradients grow, as many as the plan has room for (Mallick
-et al. 2024, Taming 3DGS), so that a scene's cost is known beforehand. `mcmc` is gsplat's
+`default` is gsplat's `DefaultStrategy` (Kerbl et al. 2023) except for the threshold: the Gaussians
+with the largest image-plane gradients are densified, as many as the schedule has room for (Mallick
+et al. 2024, Taming 3DGS), so that a scene's cost is known in advance. `mcmc` is gsplat's
 `MCMCStrategy` (Kheradmand et al. 2024), whose operations need CUDA kernels in gsplat 1.5.3;
 written in torch they run everywhere.
 """
@@ -26,33 +26,33 @@ Parameters = dict[str, Parameter]
 Optimizers = dict[str, Optimizer]
 
 FADED = 0.005
-"""Gaussians of less opacity are removed or moved (3DGS)."""
+"""Opacity below which Gaussians are removed or relocated (3DGS)."""
 
 
 class Growth(Protocol):
-    """Watches the gradients of each step, and refines now and then."""
+    """Accumulates the gradients of each step, and refines the Gaussians when called."""
 
     def before(self, rendering: Rendering) -> None:
-        """Look at a rendering before its backward pass."""
+        """Process a rendering before its backward pass."""
         ...
 
     def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
-        """Look at it again afterwards; `lr` is the rate of the means.
+        """Process a rendering after its backward pass; `lr` is the learning rate of the means.
 
-        Not `growing` means that there will be no further refinement.
+        `growing` is False when there will be no further refinement.
         """
         ...
 
     def refine(self, wanted: int) -> None:
-        """Remove what has faded and grow towards `wanted` Gaussians."""
+        """Remove transparent Gaussians and grow toward `wanted` Gaussians."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return what is remembered between refinements."""
+        """Return the state kept between refinements."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -62,11 +62,11 @@ def growth(
     """Return a strategy that changes `gaussians` and `optimizers` in place.
 
     Args:
-        kind: Its name.
+        kind: Name of the strategy.
         gaussians: See `stages.splat._contract`.
-        optimizers: One for each parameter.
-        scale: The scene's scale in world units: Gaussians under a hundredth of it are cloned,
-            larger ones are split.
+        optimizers: One per parameter.
+        scale: Scale of the scene in world units: Gaussians smaller than a hundredth of it are
+            cloned, larger ones are split.
     """
     return (_Default if kind == "default" else _Mcmc)(gaussians, optimizers, scale)
 
@@ -74,7 +74,7 @@ def growth(
 class _Default:
     def __init__(self, gaussians: Parameters, optimizers: Optimizers, scale: float) -> None:
         self._gaussians, self._optimizers = gaussians, optimizers
-        # The caller says when: step 2 of a strategy that refines every 2 steps, else step 1.
+        # The caller decides when: it passes step 2 to refine (every 2 steps), else step 1.
         self._strategy = DefaultStrategy(
             prune_opa=FADED,
             refine_start_iter=0,
@@ -91,9 +91,9 @@ class _Default:
         )
 
     def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
-        """Add up the gradients: what `_update_state` does, a fifth of its time on the CPU.
+        """Accumulate the gradients like `_update_state`, in a fifth of its time on the CPU.
 
-        It picks out the seen ones first; the others' gradients are 0.
+        That one first selects the visible Gaussians; the gradients of the others are 0 anyway.
         """
         del lr
         if not growing:
@@ -112,12 +112,12 @@ class _Default:
     def refine(self, wanted: int) -> None:
         count, state = len(self._gaussians["means"]), self._state
         if state["grad2d"] is None:
-            # Nothing was seen since the last refinement that failed.
+            # No step since a refinement that failed.
             return
         gradients = state["grad2d"] / state["count"].clamp_min(1)
         fading = torch.sigmoid(self._gaussians["opacities"]) < FADED
         room = min(max(wanted - count + int(fading.sum()), 0), count)
-        # Of all scores the `room` greatest lie above the threshold.
+        # The threshold selects the `room` largest scores.
         threshold = math.inf if room == 0 else float(torch.topk(gradients, room).values[-1])
         self._strategy.grow_grad2d = threshold * (1 - 1e-6)
         self._strategy._grow_gs(self._gaussians, self._optimizers, state, 2)
@@ -148,14 +148,14 @@ class _Mcmc:
             - torch.lgamma((n[:, None] - n[None]).clamp_min(0) + 1)
         ).tril()
         signs = torch.where(n % 2 == 0, 1.0, -1.0) / torch.sqrt(n + 1)
-        # Row n - 1 holds what multiplies the powers of the opacity for n copies.
+        # Row n - 1 holds the coefficients of the powers of the opacity for n copies.
         self._series = torch.cumsum(binomials, 0) * signs
 
     def before(self, rendering: Rendering) -> None:
         pass
 
     def after(self, rendering: Rendering, lr: float, growing: bool) -> None:
-        """Stir: noise along each Gaussian's own shape, for those that hardly show."""
+        """Add noise along each Gaussian's own shape to nearly transparent ones."""
         del rendering, growing
         g = self._gaussians
         with torch.no_grad():
@@ -186,7 +186,7 @@ class _Mcmc:
         pass
 
     def _copy(self, chosen: Tensor, onto: Tensor | None) -> None:
-        """Copy Gaussians onto others or to the end, all copies together as opaque as before."""
+        """Copy Gaussians onto others or to the end; the copies together keep the opacity."""
         g = self._gaussians
         opacity = torch.sigmoid(g["opacities"][chosen]).double()
         copies = torch.bincount(chosen, minlength=len(g["means"]))[chosen] + 1

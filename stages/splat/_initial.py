@@ -1,4 +1,4 @@
-"""Where training begins: a Gaussian at every point, as wide as the way to its neighbors."""
+"""Initialization: one Gaussian per point, as wide as the distance to its neighbors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Array = npt.NDArray[Any]
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 NEIGHBORS = 3
 FIRST_SHARE = 0.35
-"""With all of the surface from the start a tour of a room ends 1.1 dB lower: evenly spread is not
-where detail is."""
+"""Initial share of the final count. With the whole surface from the start a tour of a room ends
+1.1 dB lower, since evenly spread points do not follow detail."""
 OPACITY = 0.5
-"""3DGS starts at 0.1; with a short budget 0.5 comes further."""
+"""Initial opacity. 3DGS starts at 0.1; with a short budget 0.5 gives better results."""
 
 
 def scene_points(
     views: Views, points: Points | None, most: int, seed: int
 ) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Return points [N, 3] and colors [N, 3] to begin with: sparse ones, then of the surface.
+    """Return initial points [N, 3] and colors [N, 3]: sparse ones, then those of the surface.
 
-    Points that are not finite and those that no camera sees are left out. The sparse points are
-    all kept, at most `most`, since they also tell of what fusion left out; the surface is thinned
-    at random to `FIRST_SHARE` of `most`, so that growth can put the rest where it is needed.
+    Points that are not finite or not visible in any camera are left out. All sparse points are
+    kept, up to `most`, since they also cover what fusion left out; the surface is randomly thinned
+    to `FIRST_SHARE` of `most`, so that growth can add the rest where it is needed.
 
     Raises:
         PartNotMade: There are none.
@@ -58,7 +58,7 @@ def scene_points(
     if len(xyz) == 0:
         raise PartNotMade(
             "splats need points to begin with, but neither the point cloud nor the sparse points "
-            "hold one that a camera sees; lower fuse.min_views, or give more views"
+            "have any visible to a camera; lower fuse.min_views, or give more views"
         )
     return xyz, np.concatenate([part for _, part in chosen])
 
@@ -76,7 +76,7 @@ def _seen(xyz: Array, views: Views) -> npt.NDArray[np.bool_]:
 def initial_gaussians(
     xyz: Array, rgb: npt.NDArray[np.uint8], degree: int, device: str
 ) -> dict[str, Parameter]:
-    """Return round Gaussians of opacity 0.5 at the points [N, 3], of their colors [N, 3]."""
+    """Return isotropic Gaussians of opacity 0.5 at the points [N, 3], with colors [N, 3]."""
     count = len(xyz)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -99,6 +99,6 @@ def _spacing(xyz: Array) -> npt.NDArray[np.float64]:
     nearest = min(NEIGHBORS, len(xyz) - 1)
     distance, _ = cKDTree(xyz).query(xyz, k=nearest + 1)
     spacing = np.sqrt(np.mean(np.square(distance[:, 1:]), axis=1))
-    # Twins would be points of no size, and strays as large as the scene.
+    # Clipped: duplicates would have no size, and outliers that of the scene.
     middle = float(np.median(spacing))
     return np.clip(spacing, max(0.05 * middle, 1e-7 * extent), 20 * middle or extent)

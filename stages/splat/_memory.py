@@ -1,4 +1,4 @@
-"""Work that may not fit into memory: Python, numpy, torch and CUDA each say so in their own way."""
+"""Detection of out-of-memory errors, which differ between Python, numpy, torch and CUDA."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 __all__ = ["fits"]
 
 WORDS = ("can't allocate memory", "ot enough memory", "t of memory")
-"""torch's CPU allocator and CUDA's own raise RuntimeError with one of these."""
+"""Phrases of a RuntimeError raised by torch's CPU allocator or by CUDA when memory runs out."""
 
 
 def fits(work: Callable[[], object]) -> bool:
-    """Do `work` and return whether it fitted into memory; on return what it held is free again."""
+    """Run `work` and return whether it fit into memory; its memory is freed on return."""
     try:
         work()
     except (MemoryError, torch.OutOfMemoryError):

@@ -1,4 +1,4 @@
-"""When what happens: every milestone is a fraction of the budget, so that any budget works."""
+"""Training schedule: every milestone is a fraction of the budget, so that any budget works."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 __all__ = ["Budget", "Schedule"]
 
 PATIENCE = ((0.05, 1.5), (0.25, 1.0))
-"""After this share of the time the clock may lead the steps by this factor, or it decides: early
-steps are cheap, so who is late then will be later still."""
+"""Pairs (share of the time, factor): after the share, the clock decides if it leads the steps by
+more than the factor. Early steps are cheap, so a training that is late then only gets later."""
 
 
 @dataclass
 class Budget:
-    """Steps, with seconds as a guard, or seconds alone."""
+    """Training budget: steps limited by seconds, or seconds alone."""
 
     steps: int | None
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     first_step: int = 0
-    """Of this round; further rounds go on where growth is nearly over."""
+    """First step of this round; further rounds start where growth is nearly over."""
     begin: float = 0.0
-    """The share at which this round begins."""
+    """Share of the schedule at which this round begins."""
     by_time: bool = False
-    """Whether in this round the clock decides, and not the steps."""
+    """Whether the clock, not the steps, determines the progress of this round."""
     cut_short: bool = False
-    """Whether it has ended a round before its steps were done."""
+    """Whether the clock has ended a round before its steps were done."""
     _began: float = field(init=False)
     _round_s: float = 0.0
 
@@ -42,40 +42,40 @@ class Budget:
         return self.clock() - self._began
 
     def progress(self, step: int) -> float:
-        """Return how much of this round's budget is used up after `step` steps, 0 to 1."""
+        """Return the share of the schedule reached after `step` steps, 0 to 1."""
         left = self.seconds - self._round_s
         by_time = (self.elapsed_s - self._round_s) / left if left > 0 else 1.0
         if self.steps is None:
             return self._share(by_time)
         by_steps = (step - self.first_step) / self.steps if self.steps else 1.0
-        # Only where the steps will not be done in time does the clock decide: results that a
-        # clock decided are never the same twice.
+        # The clock decides only if the steps will not be done in time, since results that depend
+        # on a clock are not reproducible.
         self.by_time |= any(by_time > max(by_steps * lead, after) for after, lead in PATIENCE)
         share = max(by_steps, by_time) if self.by_time else by_steps
         self.cut_short |= share >= 1 and by_steps < 1
         return self._share(share)
 
     def start(self) -> None:
-        """Let the clock begin now."""
+        """Start the clock."""
         self._began = self.clock()
 
     def _share(self, of_round: float) -> float:
         return min(self.begin + (1 - self.begin) * of_round, 1.0)
 
     def extend(self, step: int, begin: float) -> None:
-        """Begin another round, of twice the steps."""
+        """Begin another round with twice the steps."""
         self.steps = None if self.steps is None else 2 * self.steps
         self.first_step, self.begin = step, begin
         self._round_s = self.elapsed_s
         self.by_time = False
 
     def state(self) -> list[Any]:
-        """Return what is used up, to go on from later."""
+        """Return the state of the budget, for `restore`."""
         flags = [self.by_time, self.cut_short]
         return [self.steps, self.first_step, self.begin, self._round_s, self.elapsed_s, *flags]
 
     def restore(self, state: list[Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         self.steps, self.first_step, self.begin, self._round_s = state[:4]
         self._began = self.clock() - state[4]
         self.by_time, self.cut_short = state[5:]
@@ -83,23 +83,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a share of the budget means."""
+    """Settings of the training as functions of the share of the budget."""
 
     degree: int
     half_until: float = 0.25
-    """At half resolution until then: a quarter of the cost, and coarse comes first."""
+    """Share up to which images have half resolution: a quarter of the cost, coarse to fine."""
     grow_from: float = 0.04
     grow_until: float = 0.6
     refinements: int = 24
     settle_from: float = 0.7
-    """From then on all rates fall."""
+    """Share from which all learning rates decay."""
 
     def halvings(self, p: float) -> int:
-        """Return how often the pictures' sides are halved."""
+        """Return how many times the images' sides are halved."""
         return 1 if p < self.half_until else 0
 
     def harmonics(self, p: float) -> int:
-        """Return the degree in use."""
+        """Return the degree of the spherical harmonics in use."""
         return min(self.degree, int(10 * p))
 
     def refinement(self, p: float) -> int:
@@ -108,16 +108,16 @@ class Schedule:
         return math.floor(min(max(share, 0.0), 1.0) * self.refinements)
 
     def planned(self, p: float, first: int, last: int) -> int:
-        """Return how many Gaussians there should be: from `first` to `last`, fast then slow."""
+        """Return the planned number of Gaussians, from `first` to `last`, fast then slow."""
         share = (p - self.grow_from) / (self.grow_until - self.grow_from)
         share = min(max(share, 0.0), 1.0)
         return round(first + (last - first) * (1 - (1 - share) ** 2))
 
     def rate(self, p: float) -> float:
-        """Return the factor on all rates but that of the means."""
+        """Return the factor on all learning rates except that of the means."""
         late = max(p - self.settle_from, 0.0) / (1 - self.settle_from)
         return 0.1**late
 
     def rate_of_means(self, p: float) -> float:
-        """Return the factor on the means' rate: 3DGS's decay to a hundredth."""
+        """Return the factor on the means' learning rate: 3DGS's decay to a hundredth."""
         return 0.01**p

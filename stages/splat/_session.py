@@ -1,4 +1,4 @@
-"""One training of a stage: its budget, its rounds, its checkpoints, what it tells."""
+"""One training run of a stage: budget, rounds, checkpoints and progress reports."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CHECKPOINT = ".reel3d/splat.checkpoint"
 CHECKPOINT_EVERY_S = 20.0
 REPORT_EVERY_S = 2.0
 BYTES_EACH = 1600
-"""A Gaussian of degree 3 in training: 59 floats, their gradients and both moments, and as much
-again for a moment when the number grows."""
+"""Memory of a Gaussian of degree 3 in training: 59 floats, their gradients and both moments, and
+temporarily as much again when the number grows."""
 A_PIXEL_OF_SIDE = 125
-"""Gaussians a pixel of the photograph's side (the root of its area), where the options do not say
-how many. Measured at 320x180 and 640x360: half of it costs 1.2 and 0.6 dB, more only time."""
+"""Default number of Gaussians per pixel of the image side (the root of its area). Measured at
+320x180 and 640x360: half as many lose 1.2 and 0.6 dB, more only cost time."""
 FEWEST, MOST = 10_000, 500_000
-"""Bounds of that."""
+"""Bounds of the default number of Gaussians."""
 RISES_DB = 0.1
-"""Training until the quality stops rising ends when a round adds less."""
+"""With `until_best`, training ends when a round improves PSNR by less."""
 Tensors = dict[str, torch.Tensor]
 ROUND_FROM = 0.45
-"""Later rounds begin at this share: full resolution, and growth nearly over."""
+"""Share at which later rounds begin: full resolution, and growth nearly over."""
 
 
 class Session:
@@ -75,14 +75,14 @@ class Session:
         self._best: tuple[Quality, Tensors, dict[str, Any]] | None = None
 
     def run(self) -> Splats:
-        """Train, from a checkpoint if there is one, and return the result."""
+        """Train, from a checkpoint if there is one, and return the Gaussians."""
         self.trainer.warm_up()
         if self._path is not None:
             state, why = read(self._path, self._key)
             if state is not None:
                 self._restore(state)
             elif why:
-                self._stage.warn(f"a checkpoint was found but {why}: training begins anew")
+                self._stage.warn(f"a checkpoint was found but {why}: training starts from scratch")
         quality = self._rounds()
         self._report_metrics(quality)
         if self._path is not None:
@@ -90,15 +90,15 @@ class Session:
         return _message(self.trainer, self._views)
 
     def _most(self, training_views: TrainingViews, free_bytes: int) -> tuple[int, int]:
-        """Return how many Gaussians to grow to, and how many there may be in further rounds."""
+        """Return the number of Gaussians to grow to, and its limit in further rounds."""
         wanted = self._options.gaussians or usual_count(training_views)
         fits = int(0.5 * free_bytes / BYTES_EACH)
         if wanted > fits:
-            self._stage.warn(f"{wanted} splats do not fit into memory: growing to {fits} at most")
+            self._stage.warn(f"{wanted} splats do not fit into memory: growing to at most {fits}")
         return min(wanted, fits), min(self._options.gaussians or fits, fits)
 
     def _rounds(self) -> Quality | None:
-        """Train once, or until a round of twice the steps adds nothing; return the quality."""
+        """Train once, or until a round of twice the steps adds too little; return the quality."""
         trainer = self.trainer
         held_out = trainer.training_views.held_out
         if len(held_out) == 0:
@@ -118,15 +118,15 @@ class Session:
             trainer.begin_round(ROUND_FROM)
         if trainer.budget.cut_short:
             self._stage.warn(
-                f"the time was up after {trainer.step} steps; a larger splat.seconds lets the "
-                "splats become better, and equal on every machine"
+                f"the time limit was reached after {trainer.step} steps; a larger splat.seconds "
+                "gives better splats, and the same on every computer"
             )
         return quality
 
     def _report_metrics(self, quality: Quality | None) -> None:
         trainer, measure = self.trainer, self._stage.measure
         if trainer.count == 0:
-            self._stage.warn("no splat is left: the photographs show nothing but black")
+            self._stage.warn("no splats are left: the images are entirely black")
         measure("gaussians", trainer.count)
         if quality is not None:
             measure("held_out_psnr_db", quality[0])
@@ -139,7 +139,7 @@ class Session:
         measure("seconds", trainer.budget.elapsed_s)
 
     def _on_step(self, p: float) -> None:
-        """Look at the training after a step: tell of it, keep a checkpoint."""
+        """Report progress and write a checkpoint after a step, if due."""
         trainer, now = self.trainer, time.monotonic()
         first = math.isnan(self._loss)
         self._loss = trainer.loss if first else 0.98 * self._loss + 0.02 * trainer.loss
@@ -159,18 +159,18 @@ class Session:
         try:
             write(self._path, self._key, {"trainer": self.trainer.state(), "best": self._best})
         except OutputError as error:
-            self._stage.warn(f"no checkpoint could be written ({error}); the training goes on")
+            self._stage.warn(f"no checkpoint could be written ({error}); training continues")
             self._path = None
 
     def _quality(self, numbers: np.ndarray[Any, Any]) -> Quality | None:
-        """Measure over some views; None if there are none or memory does not allow it."""
+        """Return the quality over some views; None if there are none or memory runs out."""
         if len(numbers) == 0:
             return None
         found: list[Quality] = []
         if fits(lambda: found.append(self.trainer.measure(numbers))):
-            # Views of which everything moves measure nothing.
+            # NaN if the views are completely masked.
             return found[0] if math.isfinite(found[0][0]) else None
-        self._stage.warn("memory ran out when the splats were measured: a figure is left out")
+        self._stage.warn("memory ran out while measuring the splats: a metric is left out")
         return None
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class Session:
         self._best = None if best is None else (tuple(best[0]), best[1], best[2])
 
     def _improved(self, quality: Quality) -> bool:
-        """Return whether a round made it better by enough, and remember the best."""
+        """Return whether a round improved the quality enough, and store the best state."""
         before = self._best
         if before is None or quality[0] > before[0][0]:
             values = {name: p.detach().clone() for name, p in self.trainer.gaussians.items()}
@@ -195,20 +195,20 @@ class Session:
 
 
 def usual_count(training_views: TrainingViews) -> int:
-    """Return how many Gaussians photographs of this size call for."""
+    """Return the default number of Gaussians for images of this size."""
     width, height = training_views.size
     return min(max(round(A_PIXEL_OF_SIDE * math.sqrt(width * height)), FEWEST), MOST)
 
 
 def scene_scale(views: Views, xyz: np.ndarray[Any, Any]) -> float:
-    """Return the scene's scale in world units: what 100 px of a picture 320 px wide show."""
+    """Return the scene's scale in world units: the footprint of 100 px of a 320 px wide image."""
     footprints = []
     for K, T in zip(views.intrinsics[::4], views.T_world_camera[::4], strict=True):
         uv, z = project(xyz, K, invert(T))
         size = views.images.shape[2:0:-1]
         inside = (z > 0) & (uv >= 0).all(axis=1) & (uv < size).all(axis=1)
         if inside.any():
-            # A picture of any resolution shows the same scene, so it is counted as 320 px wide.
+            # Independent of the resolution: footprints are those of an image 320 px wide.
             footprints.append(float(np.median(z[inside])) / K[0, 0] * max(size) / 320)
     return 100 * float(np.median(footprints)) if footprints else 1.0
 

@@ -1,6 +1,6 @@
-"""The stage: posed keyframes and points in, trained Gaussians out; backends differ in one line.
+"""Stage that trains Gaussians from posed keyframes and points, on the backend of a subclass.
 
-Torch is imported when a stage is opened, so that listing models stays quick.
+Torch is imported when a stage is opened, so that listing models stays fast.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class SplatStage(Stage[O]):
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         return Resources(cpus=2, memory_bytes=2_000_000_000)
 
     def backend(self, context: Context) -> RenderBackend:
-        """Return what renders."""
+        """Return the backend that renders."""
         raise NotImplementedError
 
     def open(self, context: Context) -> None:
@@ -38,17 +38,17 @@ class SplatStage(Stage[O]):
         super().open(context)
         import torch
 
-        # The kernels have threads of their own, and OpenMP's would spin beside them.
+        # The kernels use their own threads, and OpenMP's would spin in addition.
         torch.set_num_threads(1)
         self._backend = self.backend(context)
 
     def close(self) -> None:
-        """Give threads and memory back."""
+        """Release threads and memory."""
         if hasattr(self, "_backend"):
             self._backend.close()
 
     def process(self, views: Views, points: Points | None = None) -> Splats:
-        """Return Gaussians that look like the views.
+        """Return Gaussians trained to reproduce the views.
 
         Raises:
             PartNotMade: There are too few views, no points, or too little memory.
@@ -57,7 +57,7 @@ class SplatStage(Stage[O]):
 
         if len(views.images) < 2:
             raise PartNotMade(
-                f"splats need at least 2 posed views, got {len(views.images)}: one picture alone "
-                "tells nothing of the shape; give a longer video or more keyframes"
+                f"splats need at least 2 posed views, got {len(views.images)}: a single image does "
+                "not determine shape; give a longer video or more keyframes"
             )
         return Session(self, self._backend, views, points).run()

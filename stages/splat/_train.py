@@ -1,4 +1,4 @@
-"""The one training loop: photographs and points to Gaussians, on any backend."""
+"""The training loop: from images and points to Gaussians, on any backend."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ RATES = {
     "shN": 1.75e-4,
 }
 """1.4 times 3DGS's learning rates, since budgets are short (1.7 times: a room gains 0.6 dB, fox
-loses 0.2). That of the means is times the scene's scale, which here comes from the pixels'
-footprint; from half to five times of it neither changes by 0.3 dB."""
+loses 0.2). The rate of the means is multiplied by the scene's scale, which here comes from the
+pixels' footprint; from half to five times of it neither changes by 0.3 dB."""
 
 WARM_UP_HALVINGS = 4
 LEAST = 100
-"""Where even so few Gaussians do not fit into memory, nothing will."""
+"""Number of Gaussians below which running out of memory is an error."""
 
 Quality = tuple[float, float]
 """PSNR in dB and SSIM."""
 
 
 class Trainer:
-    """Trains Gaussians, a step a photograph.
+    """Trains Gaussians, one image per step.
 
     Args:
-        backend: Renders.
-        training_views: What to come to look like.
-        gaussians: Where to begin; changed in place, growth puts other tensors in.
-        options: See there.
-        scale: The scene's scale in world units.
-        budget: When to end.
-        most: How many Gaussians to grow to.
-        limit: How many there may ever be, in further rounds too.
-        seed: Of every random choice.
-        warn: Told of what had to be given up.
+        backend: Rendering backend.
+        training_views: Target images.
+        gaussians: Initial Gaussians; modified in place, growth replaces the tensors.
+        options: Training options.
+        scale: Scale of the scene in world units.
+        budget: Steps and seconds to train.
+        most: Number of Gaussians to grow to.
+        limit: Maximum number of Gaussians, also in further rounds.
+        seed: Seed of every random choice.
+        warn: Called with warnings.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class Trainer:
 
     @property
     def count(self) -> int:
-        """How many Gaussians there are."""
+        """Number of Gaussians."""
         return len(self.gaussians["means"])
 
     def run(self, each: Callable[[float], None] | None = None) -> None:
-        """Train until the budget is used up; `each` is told the share after every step.
+        """Train until the budget is used up; `each` is called with its share after every step.
 
         Raises:
-            PartNotMade: Even a handful of Gaussians does not fit into memory.
+            PartNotMade: Even a few Gaussians do not fit into memory.
         """
         while (p := self.budget.progress(self.step)) < 1:
             trained = fits(lambda p=p: self._train(p))
@@ -124,7 +124,7 @@ class Trainer:
                 each(p)
 
     def warm_up(self) -> None:
-        """Go through a step that moves nothing: kernels compile before the clock begins."""
+        """Run a step that changes nothing, so that kernels compile before the clock starts."""
         view = self.training_views.get(int(self.training_views.trained[0]), WARM_UP_HALVINGS)
         rendering = self._render(view, 0)
         image = self.corrections.apply_exposure(view.number, rendering.image)
@@ -140,7 +140,7 @@ class Trainer:
         self.corrections.forget()
 
     def begin_round(self, p: float) -> None:
-        """Begin another round at share `p`: twice the steps, and half as many Gaussians again."""
+        """Begin another round at share `p`, with twice the steps and 1.5 times the Gaussians."""
         self.budget.extend(self.step, p)
         self.first, self.most = self.count, min(round(1.5 * self.most), self.limit)
         self.refined = self.schedule.refinement(p)
@@ -183,7 +183,7 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = self.rates[name] * factor * share
 
     def _grow(self, p: float) -> None:
-        """Refine if it is time; where memory does not allow it, stop growing and go on."""
+        """Refine if it is due; if memory runs out, stop growing and continue."""
         due = self.schedule.refinement(p)
         if due <= self.refined:
             return
@@ -194,10 +194,10 @@ class Trainer:
             self._replace_tensors(before)
             self.growth = self._strategy()
             self.limit = self.most = self.first = self.count
-            self.warn(f"memory ran out at {self.count} splats: they grow no further")
+            self.warn(f"memory ran out at {self.count} splats: growth stops")
 
     def _shrink(self) -> None:
-        """A step did not fit into memory: do with fewer Gaussians, the most opaque ones."""
+        """Keep the more opaque half of the Gaussians, after a step did not fit into memory."""
         keep = self.count // 2
         if keep < LEAST:
             raise PartNotMade(
@@ -205,7 +205,7 @@ class Trainer:
                 f"{'x'.join(map(str, self.training_views.size))} px; lower splat.largest_px"
             )
         rows = torch.topk(self.gaussians["opacities"].detach(), keep).indices.sort().values
-        self.warn(f"memory ran out with {self.count} splats: going on with {keep} of them")
+        self.warn(f"memory ran out with {self.count} splats: continuing with {keep} of them")
         tensors = self._tensors()
         for part in tensors.values():
             for name, tensor in part.items():
@@ -247,7 +247,7 @@ class Trainer:
                 }
 
     def state(self) -> dict[str, Any]:
-        """Return everything, as tensors and plain values, to go on from later."""
+        """Return the whole state, as tensors and plain values, for `restore`."""
         return {
             "tensors": self._tensors(),
             "growth": self.growth.state(),
@@ -260,7 +260,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         self._replace_tensors(state["tensors"])
         self.growth.restore(state["growth"])
         self.corrections.restore(state["corrections"])
@@ -281,7 +281,7 @@ class Trainer:
                 continue
             image = _with_masked_pixels(self.draw(view).clamp(0, 1), view)
             error = float(torch.mean((image - view.target) ** 2)) / share
-            # What is left out counts as alike, which it must not.
+            # Masked pixels are equal and must not raise the score.
             alike = 1 - (1 - ssim(image.cpu().numpy(), view.target.cpu().numpy())) / share
             found.append((-10 * math.log10(max(error, 1e-10)), alike))
         if not found:
@@ -291,7 +291,7 @@ class Trainer:
 
     @torch.no_grad()
     def poses(self, views: Views) -> np.ndarray[Any, Any]:
-        """Return the cameras' poses float64 [K, 4, 4], corrected where that was asked for."""
+        """Return the camera poses, float64 [K, 4, 4], corrected if `refine_poses` is on."""
         moved = views.T_world_camera.copy()
         for number in self.training_views.trained.tolist():
             step = self.corrections.step_of(number)
@@ -301,15 +301,15 @@ class Trainer:
 
     @torch.no_grad()
     def draw(self, view: TrainingView) -> Tensor:
-        """Return how the Gaussians look from a photograph's camera [H, W, 3], corrected."""
+        """Render the Gaussians from a view's camera [H, W, 3], with corrections."""
         rendering = self._render(view, self.options.degree)
         return self.corrections.apply_exposure(view.number, rendering.image)
 
 
 def _with_masked_pixels(image: Tensor, view: TrainingView) -> Tensor:
-    """Return a rendering [H, W, 3] with the photograph's own pixels where something moves.
+    """Return a rendering [H, W, 3] with the image's own pixels where something moves.
 
-    No error and no gradient comes from there, whatever the backend's loss is.
+    Masked pixels then have neither error nor gradient, whatever the backend's loss is.
     """
     if view.mask is None:
         return image

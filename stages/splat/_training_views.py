@@ -1,4 +1,4 @@
-"""The photographs that splats are trained on, and those kept out to measure them."""
+"""Images for training splats, and held-out images for evaluation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stages._geometry.transforms import invert, scale_intrinsics
 __all__ = ["HELD_OUT_EVERY", "TrainingView", "TrainingViews"]
 
 HELD_OUT_EVERY = 8
-"""Every 8th view, from the first, measures and does not train (Mip-NeRF 360, 3DGS, gsplat)."""
+"""Every 8th view, starting with the first, is held out (Mip-NeRF 360, 3DGS, gsplat)."""
 LEAST_TO_HOLD_OUT = 8
-"""With fewer views than this all are needed."""
+"""With fewer views, all are used for training."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """One photograph at some resolution, with its camera."""
+    """One image at some resolution, with its camera."""
 
     number: int
-    """Of the view."""
+    """Index of the view."""
     target: Tensor
     """float32 [H, W, 3] in 0..1."""
     viewmat: Tensor
@@ -35,7 +35,7 @@ class TrainingView:
     K: Tensor
     """float32 [3, 3] px for this resolution."""
     mask: Tensor | None = None
-    """bool [H, W]: pixels of what moves, which say nothing; None where all count."""
+    """bool [H, W]: pixels of moving objects, which are ignored; None if there is no mask."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,12 +44,12 @@ class TrainingView:
 
 
 class TrainingViews:
-    """The views' pictures at the training's resolution, halved while it warms up.
+    """Images of the views at training resolution, halved early in training.
 
     Args:
         views: Posed keyframes.
-        largest_px: The longer side is brought down to this.
-        device: Where the tensors go.
+        largest_px: Images whose longer side exceeds this are downscaled to it.
+        device: torch device of the tensors.
     """
 
     def __init__(self, views: Views, largest_px: int, device: str) -> None:
@@ -62,12 +62,12 @@ class TrainingViews:
         every = np.arange(count)
         self.held_out = every[::HELD_OUT_EVERY] if count >= LEAST_TO_HOLD_OUT else every[:0]
         self.trained = np.setdiff1d(every, self.held_out)
-        # inverse() of a pose that is not quite rigid would move the camera.
+        # A general inverse of a pose that is not exactly rigid would move the camera.
         self._viewmats = np.stack([invert(T) for T in views.T_world_camera]).astype(np.float32)
         self._scaled: dict[int, npt.NDArray[np.uint8]] = {}
 
     def get(self, number: int, halvings: int = 0) -> TrainingView:
-        """Return a view, its sides halved so many times."""
+        """Return a view whose sides are halved `halvings` times."""
         size = self._size(halvings)
         image = self._images(halvings)[number]
         height, width = self._views.images.shape[1:3]
@@ -82,7 +82,7 @@ class TrainingViews:
         )
 
     def _mask(self, number: int, size: tuple[int, int]) -> Tensor | None:
-        """Return a view's mask at a size; a pixel with any part of what moves is left out."""
+        """Return a view's mask at a size; a pixel that is partly masked becomes masked."""
         if self._views.masks is None:
             return None
         share = self._views.masks[number].astype(np.float32)
@@ -95,7 +95,7 @@ class TrainingViews:
         return width, height
 
     def _images(self, halvings: int) -> npt.NDArray[np.uint8]:
-        """Return all pictures at a resolution."""
+        """Return all images at a resolution."""
         if halvings not in self._scaled:
             size = self._size(halvings)
             images: Any = self._views.images
@@ -107,5 +107,5 @@ class TrainingViews:
         return self._scaled[halvings]
 
     def drop(self, halvings: int) -> None:
-        """Forget the pictures at a resolution."""
+        """Drop the cached images at a resolution."""
         self._scaled.pop(halvings, None)

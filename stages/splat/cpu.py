@@ -1,4 +1,4 @@
-"""Gaussian splats on the CPU: numba kernels with a backward pass by hand."""
+"""Gaussian splats on the CPU: numba kernels with a hand-written backward pass."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Config(TrainingOptions):
 
 
 class Model(SplatStage[Config]):
-    """Trains on the CPU; equal seeds and steps give equal splats for any number of threads."""
+    """Trains on the CPU; same seed and steps give the same splats for any number of threads."""
 
     @classmethod
     def compile_kernels(cls) -> None:
-        """Compile the kernels of training and drawing on a small scene."""
+        """Compile the kernels for training and rendering on a small scene."""
         from stages._gaussians.draw import draw
 
         views, points = textured_plane()

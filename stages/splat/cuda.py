@@ -20,25 +20,25 @@ class Config(TrainingOptions):
     """Options of `splat/cuda`."""
 
     steps: int | None = Field(
-        7000, ge=0, le=10_000_000, description="train for so many steps; null: as the seconds allow"
+        7000, ge=0, le=10_000_000, description="number of training steps; null: limited by seconds"
     )
     seconds: float = Field(
-        600.0, ge=0, description="stop after so long even if the steps are not done"
+        600.0, ge=0, description="stop after this time even if the steps are not done"
     )
-    largest_px: int = Field(1600, ge=16, le=8192, description="train on pictures of this size")
+    largest_px: int = Field(1600, ge=16, le=8192, description="longer side of training images, px")
 
 
 class Model(SplatStage[Config]):
-    """Trains with gsplat on an NVIDIA GPU, by the same loop as on the CPU."""
+    """Trains with gsplat on an NVIDIA GPU, with the same loop as on the CPU."""
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """Device on which it runs."""
         return "cuda"
 
     @property
     def resources(self) -> Resources:
-        """What one worker needs."""
+        """Resources of one worker."""
         return Resources(cpus=1, gpus=1, memory_bytes=4_000_000_000)
 
     def backend(self, context: Context) -> RenderBackend:

@@ -1,4 +1,4 @@
-"""Looking at a finished run."""
+"""Viewers of finished runs."""
 
 from pkgutil import extend_path
 

@@ -1,4 +1,4 @@
-"""Drawing with Open3D, in a process of its own, because Open3D may end it.
+"""Rendering with Open3D in a separate process, which Open3D may abort.
 
 `python -m stages.view._open3d_process window|picture cloud|splats FOLDER [PNG WIDTH HEIGHT]`
 """
@@ -25,14 +25,15 @@ WINDOW_FIELD_OF_VIEW = np.radians(60.0)
 
 
 TILES_PER_SPLAT = 4096
-"""Open3D cuts off a splat that covers more tiles of 16 px; a near wall does (its default: 256)."""
+"""Maximum number of 16 px tiles per splat, above which Open3D truncates it, as for a near wall
+(default: 256)."""
 
 
 def splat_geometry(o3d: Any, scene: SplatScene) -> dict[str, Any]:
     """Return splats as `name`, `geometry` and `material`.
 
-    Open3D holds opacities as logits and scales as lengths; quaternions are wxyz and harmonics
-    [N, S, 3], as ours are (0.20; a picture of one scene differs from ours by 51 dB).
+    Open3D stores opacities as logits and scales as lengths; quaternions are wxyz and harmonics
+    [N, S, 3], as in reel3d (0.20; PSNR of 51 dB against reel3d's own rendering of a scene).
     """
     splats = scene.splats
     values = {
@@ -56,14 +57,14 @@ def splat_geometry(o3d: Any, scene: SplatScene) -> dict[str, Any]:
 
 
 def geometries(o3d: Any, scene: Scene, view: Overview, *, linear: bool) -> list[dict[str, Any]]:
-    """Return what is drawn, as `name`, `geometry` and `material`.
+    """Return the objects to draw, as `name`, `geometry` and `material`.
 
     Args:
-        o3d: Open3D.
-        scene: What to draw.
-        view: From where: cameras are drawn in proportion to it.
-        linear: Whether colors pass tone mapping, which takes them for linear light; it would
-            show them washed out.
+        o3d: The module `open3d`.
+        scene: Scene to draw.
+        view: Viewpoint; cameras are drawn in proportion to its radius.
+        linear: Whether colors pass through tone mapping, which treats them as linear light and
+            would wash them out.
     """
     drawn: list[dict[str, Any]] = []
     rendering = o3d.visualization.rendering
@@ -113,13 +114,13 @@ def _lines(o3d: Any, segments: Any, rgb: Any) -> Any:
 
 
 def picture(o3d: Any, scene: Scene | SplatScene, path: str, size: tuple[int, int]) -> None:
-    """Draw off screen and write a PNG."""
+    """Render off-screen and write a PNG."""
     renderer = o3d.visualization.rendering.OffscreenRenderer(*size)
     renderer.scene.set_background(BACKGROUND)
     # Tone mapping is for lit scenes; these colors are final.
     renderer.scene.view.set_post_processing(False)
     if isinstance(scene, SplatScene):
-        # Its splats have the center of pixel (0, 0) at 0.5, as reel3d has; all else has it at 0.
+        # Open3D puts the center of pixel (0, 0) at 0.5 for splats, as reel3d; otherwise at 0.
         drawn, K, pose = [splat_geometry(o3d, scene)], scene.intrinsics(*size), scene.pose
     else:
         view = _overview_of(scene)
@@ -138,13 +139,13 @@ def _overview_of(scene: Scene) -> Overview:
 
 
 def window(o3d: Any, scene: Scene | SplatScene, title: str) -> None:
-    """Open a window and wait until it is closed."""
+    """Open a window and block until it is closed."""
     if isinstance(scene, SplatScene):
         drawn, center, eye, up = [splat_geometry(o3d, scene)], scene.focus, scene.eye, scene.up
     else:
         view = _overview_of(scene)
         drawn, center, up = geometries(o3d, scene, view, linear=True), view.center, view.up
-        # `draw` has its own field of view, whatever it is given (measured with 0.20).
+        # `draw` ignores the given field of view and uses its own (measured with 0.20).
         closer = np.tan(FIELD_OF_VIEW / 2) / np.tan(WINDOW_FIELD_OF_VIEW / 2)
         eye = center + closer * (view.eye - center)
     o3d.visualization.draw(
@@ -163,10 +164,10 @@ def window(o3d: Any, scene: Scene | SplatScene, title: str) -> None:
 
 
 def main(how: str, what: str, folder: str, *rest: str) -> int:
-    """Draw; return the exit code, having said on standard error what went wrong."""
+    """Draw and return the exit code; errors are written to standard error."""
     try:
         o3d = require("open3d")
-        # What is left out of splats was told by the process that asks for the drawing.
+        # The parent process has already warned about splats that are left out.
         read = partial(read_splat_scene, warn=_silent) if what == "splats" else read_scene
         scene = read(Path(folder))
         if how == "window":

@@ -1,7 +1,7 @@
-"""A run in Open3D: a window to turn about in, or a picture of it.
+"""A run in Open3D: an interactive window, or an image.
 
-Open3D draws in a process of its own: without a working graphics driver it does not raise, it ends
-the process (measured: 0.20 with Vulkan's loader and no driver).
+Open3D runs in a separate process: without a working graphics driver it does not raise an exception
+but aborts the process (measured: 0.20 with Vulkan's loader and no driver).
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ DRIVERS = "libvulkan1 mesa-vulkan-drivers"
 
 
 class Config(Options):
-    """How the picture is made."""
+    """Options of the image."""
 
-    width: int = Field(1280, ge=16, le=8192, description="of the picture, px")
-    height: int = Field(720, ge=16, le=8192, description="of the picture, px")
+    width: int = Field(1280, ge=16, le=8192, description="width of the image, px")
+    height: int = Field(720, ge=16, le=8192, description="height of the image, px")
     renderer: Literal["auto", "open3d", "software"] = Field(
-        "auto", description="who draws the picture: Open3D, or reel3d itself, which needs no driver"
+        "auto", description="image renderer: Open3D, or reel3d's own (software), without a driver"
     )
-    patience_s: float = Field(60.0, gt=0, description="how long Open3D may take for the picture")
-    cloud: bool = Field(False, description="show the point cloud (or mesh) where there are splats")
+    patience_s: float = Field(60.0, gt=0, description="timeout of Open3D for the image, s")
+    cloud: bool = Field(False, description="show the point cloud (or mesh), not the splats")
 
 
 class Model(Viewer[Config]):
-    """`reel3d view`: a window to look around in, or a picture of the place."""
+    """`reel3d view`: an interactive window, or an image of the scene."""
 
     writes: ClassVar[tuple[str, ...]] = (".png",)
 
     def show(self, source: Path, out: Path | None = None) -> None:
-        """Show the splats of a run folder; without any the cloud (else the mesh) and the cameras.
+        """Show the splats of a run folder, otherwise the cloud (or mesh) and the cameras.
 
         Args:
-            source: A run folder; nothing in it is trusted.
-            out: Write this PNG instead of opening a window; no display is needed.
+            source: A run folder, which is untrusted.
+            out: PNG to write instead of opening a window; no display is needed.
 
         Raises:
-            UsageError: The folder holds nothing in 3D or is broken, there is no display, or
-                Open3D is not installed or cannot draw.
+            UsageError: The folder has nothing in 3D or is broken, there is no display, or Open3D
+                is not installed or cannot draw.
         """
         splats = not self.config.cloud and (source / SPLATS).is_file()
         scene = read_splat_scene(source, self.warn) if splats else read_scene(source)
@@ -78,7 +78,7 @@ class Model(Viewer[Config]):
         size = (self.config.width, self.config.height)
         with replacing(screenshot) as temporary:
             if self._asks_open3d(scene):
-                # An empty file must not pass for a picture.
+                # An empty file must not be taken for an image.
                 temporary.unlink()
                 arguments = (str(temporary), *map(str, size))
                 trouble = _draw(
@@ -86,24 +86,24 @@ class Model(Viewer[Config]):
                 )
                 if not trouble and temporary.is_file():
                     return
-                trouble = trouble or "it wrote no picture"
+                trouble = trouble or "it wrote no image"
                 if self.config.renderer == "open3d":
                     raise UsageError(
                         f"Open3D cannot draw without a window here ({trouble}): install {DRIVERS}, "
                         "or set renderer to software"
                     )
                 self.warn(
-                    f"Open3D cannot draw without a window here ({trouble}); the picture was drawn "
-                    f"in software instead. For Open3D's, install {DRIVERS}"
+                    f"Open3D cannot draw without a window here ({trouble}); the image was drawn "
+                    f"in software instead. To use Open3D, install {DRIVERS}"
                 )
             write_png(temporary, self._in_software(scene, size))
 
     def _asks_open3d(self, scene: Scene | SplatScene) -> bool:
-        """Say whether Open3D is to draw the picture.
+        """Return whether Open3D should draw the image.
 
-        Splats are drawn on the CPU unless Open3D is named: on Mesa's software Vulkan, which is
-        what a machine without a display has, it leaves some tiles black, each time others
-        (measured: 0.20, Mesa 22.3).
+        Splats are drawn on the CPU unless Open3D is chosen explicitly: on Mesa's software Vulkan,
+        typical for computers without a display, it leaves varying tiles black (measured: 0.20,
+        Mesa 22.3).
         """
         if self.config.renderer == "auto":
             return not isinstance(scene, SplatScene)
@@ -129,7 +129,7 @@ def _has_display() -> bool:
 
 
 def _draw(how: str, what: str, folder: Path, *arguments: str, timeout_s: float | None) -> str:
-    """Let a process of its own draw; return what went wrong in a few words, or nothing."""
+    """Draw in a separate process; return a short description of the error, or ""."""
     root = str(Path(stages.__path__[0]).parent)
     paths = [root, os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
@@ -152,7 +152,7 @@ def _draw(how: str, what: str, folder: Path, *arguments: str, timeout_s: float |
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no picture within {timeout_s:g} s"
+        return f"no image within {timeout_s:g} s"
     if done.returncode == 0:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]

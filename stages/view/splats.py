@@ -1,4 +1,4 @@
-"""Splats from one camera as a picture, or along a camera path as a video."""
+"""Splats from one camera as an image, or along a camera path as a video."""
 
 from __future__ import annotations
 
@@ -33,43 +33,43 @@ Array = npt.NDArray[np.float64]
 
 
 class Config(Options):
-    """From where, how large and how long."""
+    """Cameras, size and length of the output."""
 
     at: int | None = Field(None, ge=0, description="draw the view of this source frame")
     path: str | None = Field(None, description="orbit, train, or a JSON file of cameras")
-    width: int | None = Field(None, ge=16, le=8192, description="of the picture, px")
-    height: int | None = Field(None, ge=16, le=8192, description="of the picture, px")
-    fps: float = Field(30.0, ge=1, le=240, description="pictures a second of the video")
-    seconds: float = Field(6.0, ge=0.1, le=600, description="length of the video")
+    width: int | None = Field(None, ge=16, le=8192, description="width of the image, px")
+    height: int | None = Field(None, ge=16, le=8192, description="height of the image, px")
+    fps: float = Field(30.0, ge=1, le=240, description="frames per second of the video")
+    seconds: float = Field(6.0, ge=0.1, le=600, description="length of the video, s")
     depth: bool = Field(False, description="draw depth, red near and blue far")
     quality: int = Field(18, ge=0, le=51, description="x264 rate factor; lower is better")
 
 
 class Model(Viewer[Config]):
-    """`reel3d render`: the splats from any camera."""
+    """`reel3d render`: renders splats from any camera."""
 
     writes: ClassVar[tuple[str, ...]] = (".png", ".mp4")
 
     def show(self, source: Path, out: Path | None = None) -> None:
-        """Draw the splats of a run folder, or of a .ply file, to a .png or .mp4 file.
+        """Render the splats of a run folder, or of a .ply file, to a .png or .mp4 file.
 
         Raises:
-            UsageError: There are no splats, no such camera, or the files do not fit together.
+            UsageError: There are no splats or no such camera, or the files are inconsistent.
         """
         if out is None:
-            raise UsageError("splats are drawn into a file; name a .png or .mp4 file")
+            raise UsageError("splats are rendered to a file; name a .png or .mp4 file")
         suffix = out.suffix.lower()
         if suffix not in self.writes:
             raise UsageError(
-                f"'{out.name}' is neither a picture nor a video; name it .png (one camera) or "
+                f"'{out.name}' is neither an image nor a video; name it .png (one camera) or "
                 ".mp4 (a camera path)"
             )
         if out.is_dir():
             raise UsageError(f"{out} is a folder; name a file")
         if not next(p for p in out.absolute().parents if os.path.lexists(p)).is_dir():
-            raise UsageError(f"{out} cannot be written: a file stands where its folder would be")
+            raise UsageError(f"{out} cannot be written: its folder is a file")
         if self.config.at is not None and suffix == ".mp4":
-            raise UsageError("one camera makes a picture: with --at name it .png")
+            raise UsageError("--at renders a single image: name it .png")
         scene, keyframes = self._read(source)
         size = self._size(keyframes)
         K, T = self._cameras(scene, keyframes, size, still=suffix == ".png")
@@ -98,8 +98,8 @@ class Model(Viewer[Config]):
         path = source / SPLATS
         if not path.is_file():
             raise UsageError(
-                f"{source} holds no splats (there is no {SPLATS}); `reel3d run … --resume` with "
-                "the step splat makes them, and report.html there says what went wrong"
+                f"{source} has no splats (there is no {SPLATS}); run `reel3d run … --resume` with "
+                "the step splat, and see report.html there for what failed"
             )
         scene = read_scene_of_splats(path, self.warn)
         if (source / "transforms.json").is_file() or not self._own_path:
@@ -108,7 +108,7 @@ class Model(Viewer[Config]):
 
     @property
     def _own_path(self) -> bool:
-        """Whether the path is a file, which needs no camera of the run."""
+        """Whether the path is a file, which needs none of the run's cameras."""
         return self.config.at is None and self.config.path not in (None, "orbit", "train")
 
     def _size(self, keyframes: RunCameras | None) -> tuple[int, int]:
@@ -123,7 +123,7 @@ class Model(Viewer[Config]):
         """Return intrinsics [N, 3, 3] for `size` and poses [N, 4, 4]."""
         if self.config.at is not None:
             if keyframes is None:
-                raise UsageError("a .ply file knows no frames; --at needs a run folder")
+                raise UsageError("a .ply file has no frames; --at needs a run folder")
             T, K, said = keyframes.at(self.config.at)
             if said:
                 self.warn(said)
@@ -171,7 +171,7 @@ class Model(Viewer[Config]):
                     f"{path} holds {len(poses)} cameras, which make a video: name it .mp4"
                 )
             return K, poses
-        # Positions alone say how far things are: as far as the path is long.
+        # The scene's distance is unknown: assume the extent of the path.
         away = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
         T, stands = through(poses, count, away)
         before = np.minimum(stands.astype(int), max(len(K) - 2, 0))
@@ -181,11 +181,11 @@ class Model(Viewer[Config]):
 
 
 def _turntable(scene: Splats, size: tuple[int, int], count: int) -> tuple[Array, Array]:
-    """Return cameras on a circle round the middle of splats that nobody says more about."""
+    """Return cameras on a circle around the center of splats without a run's cameras."""
     view = overview(solid_points(scene).astype(np.float32), None)
     arm, up = view.eye - view.center, view.up
     angle = 2 * np.pi * np.arange(count)[:, None] / count
-    # Rodrigues' formula: turn the arm about the upward direction.
+    # Rodrigues' formula: rotate the arm about the up direction.
     turned = (
         np.cos(angle) * arm
         + np.sin(angle) * np.cross(up, arm)

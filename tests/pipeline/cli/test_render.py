@@ -57,7 +57,7 @@ def test_a_frame_between_keyframes_has_a_pose_between(run_folder, tmp_path, caps
     truth, _, _ = room()
     out = tmp_path / "a.png"
     assert main(["render", str(run_folder), "--at", "21", str(out)]) == 0
-    assert "frame 21 is no keyframe: its pose lies between 18 and 24" in capsys.readouterr().err
+    assert "frame 21 is not a keyframe: pose interpolated from 18 and 24" in capsys.readouterr().err
     assert psnr_db(png(out), truth.images[21]) > 21
 
 
@@ -76,10 +76,10 @@ def test_frames_before_and_after_the_poses_and_at_cuts():
     )
     for frame, row, said in (
         (10, 0, ""),
-        (5, 0, "frame 5 has no pose (poses begin after it): that of frame 10 is shown"),
-        (60, 2, "frame 60 has no pose (poses end before it): that of frame 40 is shown"),
-        (22, 1, "frame 22 has no pose (a cut is near): that of frame 20 is shown"),
-        (35, 2, "frame 35 has no pose (a cut is near): that of frame 40 is shown"),
+        (5, 0, "frame 5 has no pose (poses begin after it): using that of frame 10"),
+        (60, 2, "frame 60 has no pose (poses end before it): using that of frame 40"),
+        (22, 1, "frame 22 has no pose (a cut is near): using that of frame 20"),
+        (35, 2, "frame 35 has no pose (a cut is near): using that of frame 40"),
     ):
         T, _, heard = keyframes.at(frame)
         assert heard == said
@@ -167,7 +167,7 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
     assert all((image.max(axis=-1) > 40).mean() > 0.1 for image in images)
     assert psnr_db(images[0], images[2]) < 20, "the other side"
     for where, why in (
-        (["--at", "3", "a.png"], "a .ply file knows no frames; --at needs a run folder"),
+        (["--at", "3", "a.png"], "a .ply file has no frames; --at needs a run folder"),
         (["--path", "train", "a.mp4"],
          "a .ply file has no training cameras; --path train needs a run"),
     ):  # fmt: skip
@@ -182,8 +182,8 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
         (["--at", "61", "a.png"],
          "there is no frame 61 in this run: it has 0 to 59, and poses of 0 to 54"),
         (["--at", "-1", "a.png"], "'-1' is not a frame number; allowed are 0, 1, 2, ..."),
-        (["--at", "3", "a.mp4"], "one camera makes a picture: with --at name it .png"),
-        (["a.gif"], "'a.gif' is neither a picture nor a video; name it .png (one camera) or .mp4 "
+        (["--at", "3", "a.mp4"], "--at renders a single image: name it .png"),
+        (["a.gif"], "'a.gif' is neither an image nor a video; name it .png (one camera) or .mp4 "
                     "(a camera path)"),
         (["--path", "train", "a.png"],
          "--path train makes a video: name it .mp4, or give --at FRAME"),
@@ -196,7 +196,7 @@ def test_a_ply_alone_is_turned_about(run_folder, tmp_path, capsys):
                                      "to 8192, such as 640x360"),
         (["--size", "9000x100", "a.png"], "'9000x100' is not a size;"),
         (["--size", "8000x8000", "a.png"], "8000x8000 has 64 megapixels; at most 36 are drawn"),
-        (["/dev/null/a.png"], "/dev/null/a.png cannot be written: a file stands where its folder"),
+        (["/dev/null/a.png"], "/dev/null/a.png cannot be written: its folder is a file"),
         (["--fps", "0", "a.mp4"], "'0' is not allowed; give 1 to 240"),
         (["--seconds", "nan", "a.mp4"], "'nan' is not allowed; give 0.1 to 600"),
     ],
@@ -278,8 +278,8 @@ def edited(path, edit):
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (lambda c: c.update(frames=[]), "holds no camera; report.html beside it says why"),
-        (lambda c: c.pop("frames"), "is no list of cameras: it has no 'frames'"),
+        (lambda c: c.update(frames=[]), "has no cameras; see report.html beside it for the reason"),
+        (lambda c: c.pop("frames"), "is not a list of cameras: it has no 'frames'"),
         (lambda c: c.pop("fl_x"), "is broken: row 0 of its frames has no camera"),
         (lambda c: c.update(w=0), "is broken: row 0 of its frames has no camera"),
         (lambda c: c["frames"][2].update(transform_matrix=[[float("inf")] * 4] * 4),
@@ -287,8 +287,8 @@ def edited(path, edit):
         (lambda c: c["frames"][1].update(file_path="images/a.jpg"),
          "is broken: row 1 of its frames has no frame number"),
         (lambda c: c["frames"][1].update(file_path=c["frames"][0]["file_path"]),
-         "names one frame twice; a frame has one pose"),
-        (lambda c: c["frames"][1].update(w=20), "has pictures of several sizes"),
+         "lists a frame twice; each frame must have one pose"),
+        (lambda c: c["frames"][1].update(w=20), "has images of several sizes"),
     ],
 )  # fmt: skip
 def test_broken_cameras_of_a_run_are_one_line(edit, why, run_folder, tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_a_run_without_splats_or_cameras(run_folder, tmp_path, capsys):
     )
     (folder / "splats.ply").unlink()
     assert main(["render", str(folder), str(tmp_path / "a.mp4")]) == 2
-    assert capsys.readouterr().err.startswith(f"reel3d: {folder} holds no splats")
+    assert capsys.readouterr().err.startswith(f"reel3d: {folder} has no splats")
     assert main(["render", str(tmp_path / "none"), str(tmp_path / "a.mp4")]) == 2
     why = f"there is no run folder or .ply file {tmp_path / 'none'}"
     assert capsys.readouterr().err.strip() == f"reel3d: {why}"

@@ -119,8 +119,8 @@ def test_too_few_points_anywhere_are_refused() -> None:
         align(depth, anchors, "scale", drift=0.03)
     assert str(refused.value) == (
         "learned depth takes its scale from at least 8 sparse points in a view, but the best of 3 "
-        "views has 7 with a prediction; a camera that moves sideways through a textured place "
-        "gives more"
+        "views has 7 with a prediction; move the camera sideways through a textured scene to get "
+        "more"
     )
     nowhere = np.full_like(depth, np.nan)
     more = points(depth, 50, np.random.default_rng(5), noise=0, wrong=0)
@@ -132,7 +132,7 @@ def test_what_is_nearer_the_farther_it_should_be_is_refused() -> None:
     """A checkpoint that predicts depth, taken for one of inverse depth, would need scale < 0."""
     depth = room(3)
     anchors = points(depth, 100, np.random.default_rng(6), noise=0.01, wrong=0.1)
-    with pytest.raises(PartNotMade, match="does not follow the sparse points in any of the 3"):
+    with pytest.raises(PartNotMade, match="contradicts the sparse points in all of the 3"):
         align(depth, anchors, "inverse", drift=0.03)
 
 

@@ -131,7 +131,7 @@ def test_without_sparse_points_flow_alone(truck: Truth) -> None:
     with pytest.raises(PartNotMade) as refused:
         made("plane_sweep", views)
     assert str(refused.value) == (
-        "depth/plane_sweep takes the range of depths from the sparse points of the poses, got 0; "
+        "depth/plane_sweep takes its depth range from the sparse points of the poses, got 0; "
         "use depth.model=multiview"
     )
 
@@ -159,7 +159,7 @@ def test_tiny_pictures_are_refused(model: str, views: Views) -> None:
     tiny = dataclasses.replace(views, images=views.images[:, :15, :40])
     with pytest.raises(PartNotMade) as refused:
         made(model, tiny)
-    assert str(refused.value) == "depth needs pictures of at least 16 px a side, got 40x15"
+    assert str(refused.value) == "depth needs images of at least 16 px per side, got 40x15"
     small = dataclasses.replace(views, images=np.ascontiguousarray(views.images[:, :16, :40]))
     assert made(model, small)[0].depth.shape == (10, 16, 40)
 
@@ -172,8 +172,8 @@ def test_views_from_one_place_are_refused(model: str, points: bool, truck: Truth
     with pytest.raises(PartNotMade) as refused:
         made(model, still)
     assert str(refused.value) == (
-        "depth needs views of the same place from different places, but none of the 3 views has "
-        "parallax against another; move the camera sideways"
+        "depth needs views of the same scene from different positions, but no two of the 3 views "
+        "have parallax; move the camera sideways"
     )
 
 

@@ -83,8 +83,8 @@ def test_units_that_cannot_be_right_are_told(views: Views) -> None:
     _, figures, (warning,) = made(wrong)
     assert figures["alignment_residual_share"] == pytest.approx(4, abs=0.1)
     assert warning == (
-        "the sensor's depth and the sparse points differ by 400 % (median): see "
-        "decode.depth_per_m, and whether depth and color are of one camera"
+        "the sensor's depth and the sparse points differ by 400 % (median): check "
+        "decode.depth_per_m, and whether depth and color are from the same camera"
     )
 
 
@@ -112,7 +112,7 @@ def test_what_is_lacking_is_said(views: Views) -> None:
         observed_view=views.observed_view[:7],
         observed_xy=views.observed_xy[:7],
     )
-    with pytest.raises(PartNotMade, match="the poses are in units of their own, and too few"):
+    with pytest.raises(PartNotMade, match="the poses have arbitrary scale, and too few"):
         made(few)
     metric = dataclasses.replace(few, scale="metric")
     assert np.array_equal(made(metric)[0], views.depth, equal_nan=True)

@@ -195,7 +195,7 @@ def test_pairs_that_are_not_rectified_are_told(
     _, figures, heard = made(tilted, flow, **options)
     assert figures["vertical_residual_px"] == pytest.approx(3, abs=0.3)
     assert heard[0].startswith(
-        "the stereo pairs are not rectified: points lie 3.0 px higher or lower in the right view"
+        "the stereo pairs are not rectified: points are 3.0 px higher or lower in the right view"
     )
     _, figures, heard = made(views, flow, **options)
     assert figures["vertical_residual_px"] < 0.3
@@ -255,10 +255,10 @@ def test_what_is_lacking_is_said(views: Views) -> None:
     with pytest.raises(PartNotMade) as refused:
         made(changed(views, baseline_m=None))
     assert str(refused.value) == (
-        "the distance between the two cameras is not known: set depth.baseline_m in meters "
-        "(KITTI's calib.txt beside the images says it too)"
+        "the distance between the two cameras is unknown: set depth.baseline_m in meters "
+        "(or put KITTI's calib.txt beside the images)"
     )
-    with pytest.raises(PartNotMade, match=r"things lie .* px farther right in the right view"):
+    with pytest.raises(PartNotMade, match=r"points are .* px farther right in the right view"):
         made(changed(views, images=views.right, right=views.images))
     few = resized(
         changed(
@@ -280,14 +280,14 @@ def test_pictures_of_nothing(gray: int, views: Views) -> None:
         with pytest.raises(PartNotMade) as refused:
             made(changed(views, images=left, right=right))
         assert str(refused.value) == (
-            "nothing in the left views was found again in the right ones, in any of 5 pairs; see "
+            "nothing in the left views was matched in the right ones, in any of 5 pairs; check "
             "that they are rectified, and decode.stereo"
         )
 
 
 def test_tiny_and_wide_pictures(views: Views) -> None:
     tiny = changed(views, images=views.images[:, :8, :8], right=views.right[:, :8, :8])
-    with pytest.raises(PartNotMade, match="pictures of at least 16 px a side, got 8x8"):
+    with pytest.raises(PartNotMade, match="images of at least 16 px per side, got 8x8"):
         made(tiny)
     strip = changed(views, images=views.images[:, :20], right=views.right[:, :20])
     inside = views.observed_xy[:, 1] < 20

@@ -141,7 +141,7 @@ def test_what_a_network_predicts_may_be_said(checkpoints: Path) -> None:
     assert opened(checkpoints / "glpn", shift=True)._kind == "affine"
     with pytest.raises(UsageError, match=r"depth.shift=on is for networks that predict depth"):
         opened(checkpoints / "dpt", shift=True)
-    with pytest.raises(UsageError, match=r"depth.mirror=on is for zoedepth, and .* is a dpt"):
+    with pytest.raises(UsageError, match=r"depth.mirror=on is only for zoedepth, and .* is a dpt"):
         opened(checkpoints / "dpt", mirror=True)
 
 
@@ -173,13 +173,13 @@ def test_when_memory_runs_out_the_batch_is_halved(
     for found, want in zip(stage._predictor.maps(images), wanted, strict=True):
         assert_same(found, want)
     told = [event.text.split("from here on ")[1] for event in heard if isinstance(event, Warn)]
-    assert told == ["2 pictures at a time", "1 pictures at a time"]
+    assert told == ["2 images at a time", "1 images at a time"]
 
     def never(pixel_values: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(network, "forward", never)
-    with pytest.raises(UsageError, match=r"does not hold one of the pictures; take a smaller"):
+    with pytest.raises(UsageError, match=r"does not hold one of the images; use a smaller"):
         list(stage._predictor.maps(images))
 
 
@@ -335,8 +335,8 @@ def test_one_view_has_no_geometry_but_depth(
     made = stage.process(single).depth
     assert abs_rel(made, truck.depth(0)[None], np.isfinite(made)) < 0.025
     assert [e.text for e in heard if isinstance(e, Warn)] == [
-        "the network alone makes the depth, because for multiview depth needs at least 2 posed "
-        "views, got 1; sample more frames or move the camera more slowly"
+        "depth comes from the network alone, because multiview failed: depth needs at least 2 "
+        "posed views, got 1; sample more frames or move the camera more slowly"
     ]
 
 
@@ -407,8 +407,8 @@ def test_predictions_that_are_no_numbers_are_unknown(
     assert np.isnan(made[2, :40]).all()
     assert np.isfinite(made[[0, 3]]).mean() > 0.99
     warned = [e.text for e in heard if isinstance(e, Warn)]
-    assert warned[0].endswith("no number of 2 of 6 views; their depth stays unknown there")
-    assert warned[1].startswith("1 of 6 views have no 8 points")
+    assert warned[0].endswith("infinity) in 2 of 6 views; their depth stays unknown there")
+    assert warned[1].startswith("1 of 6 views have fewer than 8 points")
     said[:] = np.nan
     with pytest.raises(PartNotMade, match="the best of 6 views has 0 with a prediction"):
         stage.process(views)
@@ -424,7 +424,7 @@ def test_a_network_that_does_not_follow_the_points_is_told(
     with_network(stage, said.astype(np.float32), monkeypatch)
     stage.process(views)
     (warning,) = [e.text for e in heard if isinstance(e, Warn)]
-    assert re.search(r"follows the sparse points only to within \d\d % \(median\)", warning)
+    assert re.search(r"matches the sparse points only to within \d\d % \(median\)", warning)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -444,7 +444,7 @@ def test_too_small_pictures_are_refused(checkpoints: Path, views: Views) -> None
         with pytest.raises(PartNotMade) as refused:
             opened(checkpoints / name, fuse="none").process(small)
         assert str(refused.value) == (
-            f"depth needs pictures of at least {least} px a side, got 40x{least - 1}"
+            f"depth needs images of at least {least} px per side, got 40x{least - 1}"
         )
 
 
@@ -510,7 +510,7 @@ def test_a_network_of_which_nothing_is_known_is_refused(
 
     few = {k: v for k, v in _networks.NETWORKS.items() if k != "glpn"}
     monkeypatch.setattr(_networks, "NETWORKS", few)
-    with pytest.raises(UsageError, match=r"is a glpn, of which it is not known .* allowed are"):
+    with pytest.raises(UsageError, match=r"is a glpn, which is not a supported .* allowed are"):
         opened(checkpoints / "glpn")
 
 

@@ -203,7 +203,7 @@ def test_points_off_the_picture_and_no_numbers_take_no_part(film: Truth) -> None
     for some in features:
         assert np.isfinite(some.xy).all()
         assert (some.xy >= 0).all()
-    assert heard == ["1 of 2 pairs have no matches: the network's scores are no numbers"]
+    assert heard == ["1 of 2 pairs have no matches: the network's scores are non-finite (NaN)"]
 
 
 def correspondences(i: int, j: int, rows: list[tuple[Any, Any, float]]) -> Correspondences:

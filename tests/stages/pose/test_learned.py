@@ -394,8 +394,8 @@ def test_when_memory_runs_out_the_batch_is_halved(
         np.testing.assert_allclose(a.xy, b.xy, atol=1e-3)
     warnings = [event.text for event in heard if isinstance(event, Warn)]
     assert [text.split("from here on ")[1] for text in warnings] == [
-        "2 pictures at a time",
-        "1 pictures at a time",
+        "2 images at a time",
+        "1 images at a time",
     ]
 
     def never(*_: Any) -> Any:
@@ -428,7 +428,7 @@ def test_scores_that_are_no_numbers_are_told(
         _, found = matched(front_end, keyframes(images), [(0, 1)])
         assert all(len(one.matches) == 0 for one in found)
         assert [event.text for event in heard if isinstance(event, Warn)] == [
-            "1 of 1 pairs have no matches: the network's scores are no numbers"
+            "1 of 1 pairs have no matches: the network's scores are non-finite (NaN)"
         ]
     stage = opened(heard.append, **options(files, "disk", "nearest"))
     network: Any = stage.front_end._detector._network
@@ -443,7 +443,7 @@ def test_scores_that_are_no_numbers_are_told(
     heard.clear()
     found = described(stage.front_end, keyframes(images))
     assert all(0 < len(some) < MOST and np.isfinite(some.descriptors).all() for some in found)
-    assert "learned keypoints are left out: they are no numbers" in heard[-1].text
+    assert "learned keypoints dropped: non-finite (NaN or infinity)" in heard[-1].text
 
 
 def test_files_of_torch_are_read_and_pickles_are_not(files: Path, tmp_path: Path) -> None:
@@ -489,8 +489,8 @@ def test_what_does_not_fit_is_said(files: Path, tmp_path: Path) -> None:
     [
         ("superpoint", "nearest", "loftr", "efficientloftr, which is not for keypoint detection"),
         ("superpoint", "lightglue", "superpoint", "superpoint, which is not for keypoint matching"),
-        ("superpoint", "lightglue", "loftr", "pose.matcher=lightglue needs a lightglue"),
-        ("aliked", "efficient_loftr", "lightglue", "efficient_loftr needs a efficientloftr"),
+        ("superpoint", "lightglue", "loftr", "pose.matcher=lightglue needs lightglue"),
+        ("aliked", "efficient_loftr", "lightglue", "efficient_loftr needs efficientloftr"),
     ],
 )
 def test_a_checkpoint_for_another_task_is_refused(
@@ -503,9 +503,9 @@ def test_a_checkpoint_for_another_task_is_refused(
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"checkpoint": "a/b"}, "checkpoint plays no part with features=aliked"),
-        ({"features": "superpoint", "weights": "a.pth"}, "weights plays no part with"),
-        ({"matcher": "nearest", "matcher_weights": "a.pth"}, "matcher_weights plays no part with"),
+        ({"checkpoint": "a/b"}, "checkpoint has no effect with features=aliked"),
+        ({"features": "superpoint", "weights": "a.pth"}, "weights has no effect with"),
+        ({"matcher": "nearest", "matcher_weights": "a.pth"}, "matcher_weights has no effect with"),
     ],
 )
 def test_weights_that_nothing_reads_are_refused(chosen: dict[str, str], says: str) -> None:

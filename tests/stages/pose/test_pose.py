@@ -142,7 +142,7 @@ def test_a_still_camera_is_no_parallax():
 
 def test_one_keyframe_is_no_parallax():
     assert reason(keyframes(np.zeros((1, 90, 160, 3), np.uint8))) == (
-        "no parallax: only 1 keyframe, at least 3 are needed: the picture hardly moves or is too "
+        "no parallax: only 1 keyframe, at least 3 are needed: the video hardly moves or is too "
         "short; move the camera sideways"
     )
 
@@ -152,7 +152,7 @@ def test_flat_pictures_of_any_size_have_no_texture(size):
     text = reason(keyframes(np.full((5, *size, 3), 90, np.uint8)))
     assert text == (
         f"too little texture: 0 features in the median keyframe ({size[1]}x{size[0]}), at least "
-        "60 are needed: film sharper, with more light or at a larger size, or try "
+        "60 are needed: record sharper video, with more light or at a larger size, or try "
         "pose.model=learned"
     )
 
@@ -177,8 +177,8 @@ def test_strangers_have_too_little_overlap():
     coarse = rng.integers(0, 255, (5, 45, 80, 3), np.uint8)
     text = reason(keyframes(coarse.repeat(4, axis=1).repeat(4, axis=2)))
     assert text == (
-        "too little overlap: at most 1 of 5 keyframes show the same place (0 pairs match): film "
-        "slower, or give more frames (sample.fps), or try pose.model=learned"
+        "too little overlap: at most 1 of 5 keyframes show the same place (0 pairs match): move "
+        "the camera slower, or give more frames (sample.fps), or try pose.model=learned"
     )
 
 

@@ -238,7 +238,7 @@ def test_the_viewer_shows_the_splats_as_the_cameras_saw_them(run_folder, tmp_pat
 
 def test_the_viewer_shows_the_cloud_if_told_so(run_folder, tmp_path):
     stage, _ = shower(renderer="software", width=64, height=36, cloud=True)
-    with pytest.raises(UsageError, match="holds nothing to show in 3D"):
+    with pytest.raises(UsageError, match="has nothing to show in 3D"):
         stage.show(run_folder, tmp_path / "a.png")
 
 
@@ -302,6 +302,6 @@ def test_broken_splats_are_one_line(run_folder, tmp_path):
         },
     )
     results.export("splats", folder, [(empty,)])
-    with pytest.raises(UsageError, match=r"splats\.ply holds no Gaussian"):
+    with pytest.raises(UsageError, match=r"splats\.ply holds no Gaussians"):
         shower()[0].show(folder, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()

@@ -201,7 +201,7 @@ def test_a_broken_trajectory_is_one_line(line, tmp_path):
     with pytest.raises(UsageError) as caught:
         read_cameras(tmp_path)
     assert str(caught.value) == (
-        f"{path} line 3 is no pose: '{line}'; allowed are 8 numbers: time_s tx ty tz qx qy qz qw"
+        f"{path} line 3 is not a pose: '{line}'; expected 8 numbers: time_s tx ty tz qx qy qz qw"
     )
 
 
@@ -224,8 +224,8 @@ def test_a_folder_with_nothing_to_see(tmp_path):
     with pytest.raises(UsageError) as caught:
         shower()[0].show(tmp_path, None)
     assert str(caught.value) == (
-        f"{tmp_path} holds nothing to show in 3D: no points.ply, mesh.ply or trajectory.tum "
-        "with anything in it; report.html there says why"
+        f"{tmp_path} has nothing to show in 3D: no non-empty points.ply, mesh.ply or "
+        "trajectory.tum; see report.html there for the reason"
     )
     with pytest.raises(UsageError, match="is not a run folder: there is no such folder"):
         shower()[0].show(tmp_path / "none", None)
@@ -265,8 +265,8 @@ def test_when_open3d_dies_the_picture_is_still_drawn(run_folder, tmp_path, monke
     stage.show(run_folder, tmp_path / "a.png")
     assert read_png(tmp_path / "a.png").max() > 100
     assert heard.warnings == [
-        f"Open3D cannot draw without a window here ({died}); the picture was drawn in software "
-        "instead. For Open3D's, install libvulkan1 mesa-vulkan-drivers"
+        f"Open3D cannot draw without a window here ({died}); the image was drawn in software "
+        "instead. To use Open3D, install libvulkan1 mesa-vulkan-drivers"
     ]
     stage, _ = shower(renderer="open3d")
     with pytest.raises(UsageError) as caught:
