@@ -13,7 +13,7 @@ demo: $(READY)
 	@$(BIN)/python -m tests.demo
 
 test: $(READY) lint
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
 	@echo "ready: $(BIN)/reel3d --help"
