@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module, invalidate_caches
 from pathlib import Path
+from typing import Any
 
 import pytest
+from numba import config
+from numba.core import caching
 
-from stages._kernels import state
+from stages._kernels import compiling, state
 from tests.support.paths import ROOT
 
 MODULE = """
@@ -41,37 +47,52 @@ class Package:
         (self.path / "kernels.py").write_text(MODULE)
         (self.path / "inlined.py").write_text("TWO = 2\n")
 
-    def start(self, first: str = "", **more: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(self.user)}
-        environment.pop("NUMBA_CACHE_DIR", None)
+    def call(self) -> tuple[int, int]:
+        """Load the module again and call its kernel; return hits and misses of the cache."""
+        compiling._stamp.cache_clear()
+        sys.modules.pop("kernels", None)
+        invalidate_caches()
+        module = import_module("kernels")
+        assert module.double(21) == 42
+        stats = module.double.stats
+        return sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
+
+    def start(self, **more: str) -> subprocess.Popen[str]:
+        """Call the kernel in a new process, which prints hits and misses."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
         return subprocess.Popen(
-            [sys.executable, "-c", first + CALLED, str(self.path)],
-            env={**environment, **more},
+            [sys.executable, "-c", CALLED, str(self.path)],
+            env=environment,
             stdout=subprocess.PIPE,
             text=True,
         )
-
-    def call(self, first: str = "", **more: str) -> tuple[int, int]:
-        """Call the kernel in a new process; return hits and misses of the cache."""
-        process = self.start(first, **more)
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        hits, misses = said.split()
-        return int(hits), int(misses)
 
     @property
     def entries(self) -> list[Path]:
         return sorted((self.path / "__pycache__").glob("*.nb[ic]"))
 
 
+def said(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return out.strip()
+
+
 @pytest.fixture
-def package(tmp_path: Path) -> Package:
-    return Package(tmp_path)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
+    made = Package(tmp_path)
+    monkeypatch.syspath_prepend(made.path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made.user))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    yield made
+    sys.modules.pop("kernels", None)
 
 
-def test_the_package_keeps_its_machine_code(package: Package) -> None:
-    assert package.call() == (0, 1)
+def test_a_package_keeps_its_machine_code_for_other_processes(package: Package) -> None:
+    assert said(package.start()) == "0 1"
     assert len(package.entries) == 2
+    assert said(package.start()) == "1 0"
     assert package.call() == (1, 0)
     assert not list(package.user.rglob("*.nbc"))
 
@@ -92,13 +113,17 @@ def test_a_changed_source_is_compiled_again(package: Package, file: str) -> None
 
 def test_another_cpu_has_entries_of_its_own(package: Package) -> None:
     package.call()
-    assert package.call(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == (0, 1)
+    assert said(package.start(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")) == "0 1"
     assert package.call() == (1, 0)
 
 
-def test_checked_code_is_not_taken_from_unchecked_entries(package: Package) -> None:
+def test_checked_code_is_not_taken_from_unchecked_entries(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package.call()
-    assert package.call(NUMBA_BOUNDSCHECK="1") == (0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "BOUNDSCHECK", 1)
+        assert package.call() == (0, 1)
     assert package.call() == (0, 1), "the index holds one setting at a time"
 
 
@@ -110,51 +135,45 @@ def test_a_damaged_entry_is_compiled_again(package: Package) -> None:
 
 
 def test_a_cache_folder_that_is_asked_for_is_written_and_the_package_read(
-    package: Package, tmp_path: Path
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = str(tmp_path / "own")
-    assert package.call(NUMBA_CACHE_DIR=own) == (0, 1)
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "own"))
+    assert package.call() == (0, 1)
     assert not package.entries
-    assert package.call(NUMBA_CACHE_DIR=own) == (1, 0)
+    assert package.call() == (1, 0)
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     package.call()
-    assert package.call(NUMBA_CACHE_DIR=str(tmp_path / "another")) == (1, 0)
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "another"))
+    assert package.call() == (1, 0)
 
 
-READ_ONLY = """
-import errno, os, sys
-from numba.core import caching
-
-# Root may write anywhere: what the system would answer to others is raised here.
-package = os.path.join(sys.argv[1], "")
-ensure = caching._CacheLocator.ensure_cache_path
-
-def refuse(locator):
-    if os.path.join(locator.get_cache_path(), "").startswith(package):
-        raise OSError(errno.EROFS, "Read-only file system", locator.get_cache_path())
-    ensure(locator)
-
-caching._CacheLocator.ensure_cache_path = refuse
-"""
-
-
-def test_a_read_only_package_is_read_and_what_it_lacks_goes_to_the_user(package: Package) -> None:
+def test_a_read_only_package_is_read_and_what_it_lacks_goes_to_the_user(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package.call()
     before = {path: path.read_bytes() for path in package.entries}
-    assert package.call(first=READ_ONLY) == (1, 0)
+    ensure: Any = caching._CacheLocator.ensure_cache_path
+
+    def refuse(locator: Any) -> None:
+        # Root may write anywhere: what the system would answer to others is raised here.
+        folder = Path(locator.get_cache_path())
+        if folder.is_relative_to(package.path):
+            raise OSError(errno.EROFS, "Read-only file system", str(folder))
+        ensure(locator)
+
+    monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", refuse)
+    assert package.call() == (1, 0)
     source = package.path / "kernels.py"
     source.write_text(source.read_text() + "# changed\n")
-    assert package.call(first=READ_ONLY) == (0, 1)
+    assert package.call() == (0, 1)
     assert {path: path.read_bytes() for path in package.entries} == before
     assert list(package.user.rglob("*.nbc"))
-    assert package.call(first=READ_ONLY) == (1, 0)
+    assert package.call() == (1, 0)
 
 
 def test_two_that_compile_at_once_leave_a_whole_cache(package: Package) -> None:
-    both = [package.start() for _ in range(2)]
-    for process in both:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        assert said.strip() in ("0 1", "1 0")
+    for process in [package.start() for _ in range(2)]:
+        assert said(process) in ("0 1", "1 0")
     assert package.call() == (1, 0)
     assert not list((package.path / "__pycache__").glob("*.tmp.*"))
 
